@@ -1,0 +1,27 @@
+//! What every daemon needs and no daemon should write twice: clock, shutdown, tasks, logs, paths, readiness.
+//!
+//! | file | owns |
+//! |---|---|
+//! | `clock.rs` | [`Clock`]: the only way to the time; [`SystemClock`] and a [`ManualClock`] for tests |
+//! | `shutdown.rs` | [`Shutdown`]: the request to stop, and who made it |
+//! | `supervisor.rs` | [`Supervisor`]: every task has a [`TaskKind`], an owner and a policy |
+//! | `home.rs` | [`Home`]: where state, run files and configuration lie |
+//! | `logging.rs` | [`init_logging`] |
+//! | `durable_file.rs` | [`write_durably`]: the one way to replace a small file |
+//! | `notify.rs` | sd_notify |
+
+mod clock;
+mod durable_file;
+mod home;
+mod logging;
+mod notify;
+mod shutdown;
+mod supervisor;
+
+pub use clock::{Clock, ManualClock, SystemClock};
+pub use durable_file::write_durably;
+pub use home::Home;
+pub use logging::{LogFormat, init_logging};
+pub use notify::notify_ready;
+pub use shutdown::Shutdown;
+pub use supervisor::{OnFailure, Supervisor, TaskKind};

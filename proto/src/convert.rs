@@ -1,0 +1,76 @@
+//! Checked conversions between wire messages and `aap_types`.
+
+use aap_types::{BatchId, Digest, Epoch, ExitCode, NodeId, Problem, Sequence, SourcePosition, StreamKey};
+use tonic::metadata::MetadataValue;
+use tonic::{Code, Status};
+
+use crate::v1;
+
+/// Metadata key of a status that carries the JSON of a [`Problem`].
+pub const PROBLEM_METADATA: &str = "aap-problem-bin";
+
+/// A message that does not mean anything.
+#[derive(Debug, thiserror::Error)]
+pub enum ConvertError {
+    /// A name is not a name.
+    #[error("read name in message")]
+    Name(#[from] aap_types::NameError),
+    /// The digest has another length.
+    #[error("digest is {0} bytes long, not 32")]
+    Digest(usize),
+    /// The positions are not positions.
+    #[error("positions of batch {0} cannot be decoded")]
+    Positions(u64),
+}
+
+/// Identity, digest and positions of a batch that came from `node`.
+pub fn batch_id(
+    node: &NodeId,
+    batch: &v1::Batch,
+) -> Result<(BatchId, Digest, Vec<SourcePosition>), ConvertError> {
+    let key = StreamKey { node: node.clone(), epoch: Epoch(batch.epoch), stream: batch.stream.parse()? };
+    let digest =
+        <[u8; 32]>::try_from(batch.digest.as_ref()).map_err(|_| ConvertError::Digest(batch.digest.len()))?;
+    let positions =
+        SourcePosition::decode_all(&batch.positions).ok_or(ConvertError::Positions(batch.sequence))?;
+    Ok((BatchId { key, sequence: Sequence(batch.sequence) }, Digest(digest), positions))
+}
+
+/// A gRPC status that carries `problem` whole.
+pub fn status_of_problem(problem: &Problem) -> Status {
+    let code = match problem.exit {
+        ExitCode::NotFound => Code::NotFound,
+        ExitCode::Usage => Code::InvalidArgument,
+        ExitCode::LoginNeeded => Code::Unauthenticated,
+        ExitCode::Denied => Code::PermissionDenied,
+        ExitCode::Conflict => Code::FailedPrecondition,
+        ExitCode::Unavailable => Code::Unavailable,
+        ExitCode::Pending => Code::DeadlineExceeded,
+        ExitCode::Bug => Code::Internal,
+        _ => Code::Unknown,
+    };
+    let mut status = Status::new(code, problem.message.clone());
+    if let Ok(json) = serde_json::to_vec(problem) {
+        status.metadata_mut().insert_bin(PROBLEM_METADATA, MetadataValue::from_bytes(&json));
+    }
+    status
+}
+
+/// The problem a status carries, or one made from its code.
+pub fn problem_of_status(status: &Status) -> Problem {
+    let carried = status
+        .metadata()
+        .get_bin(PROBLEM_METADATA)
+        .and_then(|value| value.to_bytes().ok())
+        .and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    carried.unwrap_or_else(|| {
+        let (code, exit) = match status.code() {
+            Code::Unavailable | Code::DeadlineExceeded => ("platform.unreachable", ExitCode::Unavailable),
+            Code::Unauthenticated => ("auth.token_refused", ExitCode::LoginNeeded),
+            Code::PermissionDenied => ("auth.denied", ExitCode::Denied),
+            Code::Cancelled => ("platform.cancelled", ExitCode::Interrupted),
+            _ => ("platform.call_failed", ExitCode::Failed),
+        };
+        Problem::new(code, exit, status.message().to_owned())
+    })
+}

@@ -1,0 +1,25 @@
+//! The wire: generated protobuf messages and services, and checked conversions to the types the rest uses.
+//!
+//! The `.proto` files under `proto/proto/` are the definition; `cargo xtask gen` writes `src/generated/`.
+
+mod convert;
+
+pub use convert::{ConvertError, PROBLEM_METADATA, batch_id, problem_of_status, status_of_problem};
+
+/// Messages and services of package `aap.v1`.
+#[expect(
+    clippy::all,
+    missing_debug_implementations,
+    unreachable_pub,
+    clippy::allow_attributes_without_reason,
+    reason = "generated code"
+)]
+pub mod v1 {
+    include!("generated/aap.v1.rs");
+}
+
+/// Newest version of the session protocol that this build speaks.
+pub const PROTOCOL_VERSION: u32 = 1;
+
+/// Largest session or operator message: a frame is at most 16 MiB decoded, and some room for its envelope.
+pub const MESSAGE_BYTES_MAX: usize = 20 << 20;
