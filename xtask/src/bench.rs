@@ -1,0 +1,39 @@
+//! `bench`: figures, each beside a limit or a peer measured in the same run.
+
+use anyhow::Result;
+
+use crate::{build, tools};
+
+/// The measuring programs: (crate, example).
+const EXAMPLES: [(&str, &str); 3] =
+    [("aap-decode", "decode_rate"), ("aap-buffer", "append_rate"), ("aap-transport", "carrier_rate")];
+
+/// Runs the measuring programs whose name contains `filter`, then the end-to-end measurements.
+pub(crate) fn run(filter: Option<&str>) -> Result<()> {
+    let wanted = |name: &str| filter.is_none_or(|filter| name.contains(filter));
+    let programs = build::release()?;
+    for (package, example) in EXAMPLES.into_iter().filter(|(_, example)| wanted(example)) {
+        tools::run(tools::cargo().args([
+            "run",
+            "--release",
+            "--locked",
+            "--package",
+            package,
+            "--example",
+            example,
+        ]))?;
+    }
+    let mut command = tools::cargo();
+    command.args([
+        "test",
+        "--release",
+        "--locked",
+        "--package",
+        "aap-tests",
+        "--test",
+        "bench",
+        "--",
+        "--nocapture",
+    ]);
+    tools::run(command.args(filter).env("AAP_TEST_BIN", programs.as_str()))
+}

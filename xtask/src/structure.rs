@@ -1,0 +1,178 @@
+//! The shape of the workspace: which crate may depend on which, which crate is the home of which driver, which
+//! licences may come in, and which crates may stand in the lock file twice.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::tools;
+
+/// Layers from the bottom; a crate may depend on crates of lower layers only. Crates of one layer do not see each other,
+/// except where [`SAME_LAYER`] says so.
+const LAYERS: [&[&str]; 7] = [
+    &["aap-types"],
+    &["aap-runtime"],
+    &["aap-proto", "aap-buffer", "aap-decode"],
+    &["aap-transport", "aap-sql", "aap-lake", "aap-store", "aap-client"],
+    &["aap-agent", "aap-coordinator", "aap-engine"],
+    &["aap-cli"],
+    &["aap-tests", "xtask", "aap-proto-gen"],
+];
+
+/// Exceptions to the rule above, each with its reason.
+const SAME_LAYER: [(&str, &str, &str); 1] =
+    [("aap-lake", "aap-store", "a file becomes visible by the catalogue's commit, so the lake writes both")];
+
+/// What `cli` may see of ours: it links no storage, no engine, no Arrow.
+const CLI_SEES: [&str; 3] = ["aap-client", "aap-runtime", "aap-types"];
+
+/// Each driver is named by exactly one crate.
+const HOMES: [(&str, &str); 9] = [
+    ("duckdb", "aap-engine"),
+    ("libduckdb-sys", "aap-engine"),
+    ("ort", "aap-engine"),
+    ("rusqlite", "aap-store"),
+    ("object_store", "aap-lake"),
+    ("rdkafka", "aap-kafka"),
+    ("quinn", "aap-transport"),
+    ("rcgen", "aap-transport"),
+    ("ratatui", "aap-tui"),
+];
+
+/// Crates that must not be in the tree at all.
+const BANNED: [(&str, &str); 4] = [
+    ("aws-lc-sys", "TLS runs on ring: one provider, and forty CPU seconds less to build"),
+    ("openssl-sys", "rustls everywhere; OpenSSL only ever inside the coordinator's drivers"),
+    ("native-tls", "rustls everywhere"),
+    ("serde_yml", "unmaintained and unsound"),
+];
+
+/// Licences that may come in; each alternative of an expression counts.
+const LICENCES: [&str; 13] = [
+    "MIT",
+    "Apache-2.0",
+    "Apache-2.0 WITH LLVM-exception",
+    "BSD-2-Clause",
+    "BSD-3-Clause",
+    "ISC",
+    "Zlib",
+    "Unicode-3.0",
+    "CC0-1.0",
+    "0BSD",
+    "Unlicense",
+    "CDLA-Permissive-2.0",
+    "BSL-1.0",
+];
+
+/// Crates that stand in the lock file in more than one version today. A new one fails the check: unify it, or add it
+/// here with the change that brings it.
+const DUPLICATES: &[&str] = &include!("duplicates.in");
+
+/// Checks all of the above.
+pub(crate) fn check() -> Result<()> {
+    let json = tools::output(tools::cargo().args(["metadata", "--format-version", "1", "--locked"]))?;
+    let metadata: Value = serde_json::from_str(&json).context("read cargo's metadata")?;
+    let packages = metadata["packages"].as_array().context("find packages in cargo's metadata")?;
+    let mut faults = Vec::new();
+    let ours: Vec<&Value> = packages.iter().filter(|package| package["source"].is_null()).collect();
+    for package in &ours {
+        direction(package, &mut faults);
+        homes(package, &mut faults);
+    }
+    for package in packages.iter().filter(|package| !package["source"].is_null()) {
+        licence(package, &mut faults);
+        let name = text(package, "name");
+        if let Some((_, reason)) = BANNED.iter().find(|(banned, _)| *banned == name) {
+            faults.push(format!("`{name}` is in the tree; it is banned: {reason}"));
+        }
+    }
+    duplicates(packages, &mut faults);
+    if !faults.is_empty() {
+        bail!("the structure does not hold:\n  {}", faults.join("\n  "));
+    }
+    println!("structure: {} crates of ours, {} from elsewhere", ours.len(), packages.len() - ours.len());
+    Ok(())
+}
+
+fn text<'a>(package: &'a Value, key: &str) -> &'a str {
+    package[key].as_str().unwrap_or_default()
+}
+
+fn layer(name: &str) -> Option<usize> {
+    LAYERS.iter().position(|layer| layer.contains(&name))
+}
+
+fn dependencies(package: &Value) -> impl Iterator<Item = (&str, bool)> {
+    package["dependencies"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|dependency| (text(dependency, "name"), dependency["kind"] == "dev"))
+}
+
+fn direction(package: &Value, faults: &mut Vec<String>) {
+    let name = text(package, "name");
+    let Some(own) = layer(name) else {
+        faults.push(format!("`{name}` has no layer: give it one in xtask/src/structure.rs"));
+        return;
+    };
+    for (dependency, dev) in dependencies(package).filter(|(dependency, _)| layer(dependency).is_some()) {
+        let allowed = layer(dependency).is_some_and(|theirs| theirs < own)
+            || SAME_LAYER.iter().any(|(from, to, _)| *from == name && *to == dependency)
+            || (dev && dependency == name);
+        if !allowed {
+            faults.push(format!(
+                "`{name}` must not depend on `{dependency}`: dependencies point to lower layers"
+            ));
+        }
+        if name == "aap-cli" && !CLI_SEES.contains(&dependency) {
+            faults
+                .push(format!("`{name}` must not depend on `{dependency}`: it sees {}", CLI_SEES.join(", ")));
+        }
+    }
+}
+
+fn homes(package: &Value, faults: &mut Vec<String>) {
+    let name = text(package, "name");
+    for (dependency, _) in dependencies(package) {
+        if let Some((driver, home)) =
+            HOMES.iter().find(|(driver, home)| *driver == dependency && *home != name)
+        {
+            faults.push(format!("`{name}` names `{driver}`, whose one home is `{home}`"));
+        }
+    }
+}
+
+fn licence(package: &Value, faults: &mut Vec<String>) {
+    let expression = text(package, "license").replace('/', " OR ");
+    let allowed = expression.split(" OR ").any(|alternative| {
+        alternative
+            .trim_matches(['(', ')', ' '])
+            .split(" AND ")
+            .all(|one| LICENCES.contains(&one.trim_matches(['(', ')', ' '])))
+    });
+    if !allowed {
+        faults.push(format!(
+            "`{}` is licensed `{expression}`, which is not on the list",
+            text(package, "name")
+        ));
+    }
+}
+
+fn duplicates(packages: &[Value], faults: &mut Vec<String>) {
+    let mut versions: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for package in packages {
+        versions.entry(text(package, "name")).or_default().insert(text(package, "version"));
+    }
+    for (name, found) in versions.iter().filter(|(_, found)| found.len() > 1) {
+        if !DUPLICATES.contains(name) {
+            let list = found.iter().copied().collect::<Vec<_>>().join(", ");
+            faults
+                .push(format!("`{name}` is there in versions {list}: unify them, or list it with a reason"));
+        }
+    }
+    for name in DUPLICATES.iter().filter(|name| versions.get(**name).is_none_or(|found| found.len() < 2)) {
+        faults.push(format!("`{name}` is listed as a duplicate and is none: take it off the list"));
+    }
+}
