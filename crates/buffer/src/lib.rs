@@ -1,1 +1,26 @@
-//! Stub.
+//! The durable buffer: an append-only log of batches that is database, outbox and ledger at once.
+//!
+//! Agent and coordinator embed the same [`Buffer`]. *Append durably → acknowledge upstream → consume downstream →
+//! move the cursor → reclaim.*
+
+mod buffer;
+mod codec;
+mod config;
+mod error;
+mod format;
+mod frame;
+pub mod fs;
+pub mod offline;
+pub mod scan;
+mod schema;
+
+pub use buffer::{
+    AppendTicket, Buffer, Identity, Opened, RecoveryReport, SegmentRef, Snapshot, Stats, StreamStats, Tail,
+};
+pub use codec::{DECODED_BYTES_MAX, EncodedBatch, Encoder, decode};
+pub use config::{BufferConfig, Durability, WhenFull};
+pub use error::{Error, Retry};
+pub use format::FORMAT_VERSION;
+pub use frame::{Entry, Frame, FrameKind};
+pub use fs::{FileHandle, FileSystem, RealFileSystem};
+pub use schema::{FrameSchema, SCHEMA_BYTES_MAX};

@@ -1,0 +1,1 @@
+//! What `aap-agent buffer` needs with no daemon running. SKELETON.
