@@ -1,1 +1,39 @@
-//! Stub.
+//! How a daemon runs SQL without linking an engine: it spawns `aap-engine`, one process per query, and talks to it.
+//!
+//! The child is unprivileged, has no network, a memory cap and a deadline; whatever it does, the daemon loses one
+//! query and nothing else. The dialog:
+//!
+//! ```text
+//! daemon ── Request (JSON line) ─────────────▶ engine     the statement, format, limits, an empty scratch folder
+//! daemon ◀─ Needs (frame) ──────────────────── engine     the tables the one SELECT names, with their time ranges
+//! daemon ── Manifest (JSON line) ────────────▶ engine     which bytes of which files those tables are, pinned
+//! daemon ◀─ Columns, Data*, End | Problem ──── engine     read only as fast as the consumer takes it
+//! ```
+//!
+//! A frame is `length: u32 little-endian | kind: u8 | length bytes`. The engine ends itself when its stdin closes.
+//!
+//! | file | owns |
+//! |---|---|
+//! | `dialog.rs` | the messages both sides share |
+//! | `wire.rs` | the frames |
+//! | `catalog.rs` | [`Catalog`]: the seam to whoever knows the tables |
+//! | `engine.rs` | [`Engine`]: spawning, limits, concurrency |
+//! | `stream.rs` | [`QueryStream`]: the answer, deadline, cancel, death |
+//! | `problem.rs` | what can go wrong with a query, as the operator sees it |
+//! | `fragment.rs` | [`Planned`]: a statement split for many nodes |
+
+mod catalog;
+mod dialog;
+mod engine;
+mod fragment;
+pub mod problem;
+mod stream;
+pub mod wire;
+
+pub use catalog::{Catalog, ResolvedTables};
+pub use dialog::{
+    Column, EngineQuery, Format, Limits, Manifest, Needs, QueryEnd, Request, SegmentRef, TableManifest, TableNeed,
+};
+pub use engine::{Engine, EngineConfig};
+pub use fragment::{PlanRequest, Planned};
+pub use stream::{QueryEvent, QueryStream};

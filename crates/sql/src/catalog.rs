@@ -1,0 +1,33 @@
+//! The seam to whoever knows which files a table is made of.
+
+use std::any::Any;
+
+use aap_types::Problem;
+
+use crate::{Manifest, TableNeed};
+
+/// Finds the files of tables.
+pub trait Catalog: Send + Sync + 'static {
+    /// The files of every table in `need`, pinned until the query ends. Runs on the blocking pool.
+    ///
+    /// A name it does not know is left out of the manifest (the caller then names the near ones), or is a
+    /// [`crate::problem::unknown_table`].
+    fn resolve(&self, need: &[TableNeed]) -> Result<ResolvedTables, Problem>;
+
+    /// All names it knows.
+    fn table_names(&self) -> Vec<String>;
+}
+
+/// What a catalogue found.
+pub struct ResolvedTables {
+    /// The files.
+    pub manifest: Manifest,
+    /// Whatever keeps the files in being; dropped when the engine has ended.
+    pub pins: Box<dyn Any + Send>,
+}
+
+impl std::fmt::Debug for ResolvedTables {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ResolvedTables").field("manifest", &self.manifest).finish_non_exhaustive()
+    }
+}
