@@ -1,1 +1,54 @@
-//! Stub.
+//! The session between an agent and its coordinator: who may hold it, and what carries it.
+//!
+//! The agent dials, the coordinator listens with UDP and TCP on one port number. Two carriers move the same
+//! messages (`aap_proto::v1::AgentMessage` up, `CoordinatorMessage` down):
+//!
+//! ```text
+//! agent                                              coordinator
+//! AgentSender ──▶ QUIC:  control stream + a lane per data stream ──▶ AgentReceiver
+//!             └─▶ gRPC:  Uplink.Session over TLS over TCP       ──┘
+//! CoordinatorReceiver ◀──────────────────────────────────────────── CoordinatorSender
+//! ```
+//!
+//! Both speak TLS 1.3 only, with certificates of the embedded authority on both sides. The node's identity is
+//! the URI name in its certificate, never something that it says.
+//!
+//! Delivery promise of a session: messages of one data stream (its schemas, batches and skips) arrive in the
+//! order in which they were sent, and so do all other messages among themselves. There is no order between data
+//! streams. What was sent but not acknowledged when a session ends may or may not have arrived.
+//!
+//! | file | owns |
+//! |---|---|
+//! | `ca.rs` | [`Authority`]: the embedded certificate authority in a directory |
+//! | `identity.rs` | the node's name in its certificate |
+//! | `tls.rs` | [`TlsFiles`] and the TLS configurations of both sides |
+//! | `session.rs` | [`AgentSession`] and the sender and receiver halves of both sides |
+//! | `client.rs` | [`Dialer`]: choice of carrier, fallback and return |
+//! | `server.rs` | [`Server`]: the listener and its limits |
+//! | `grpc.rs` | the gRPC carrier |
+//! | `testing.rs` | a session in memory and a faulty one (feature `testing`) |
+//! | `limits.rs` | every number, with its reason |
+
+mod ca;
+mod client;
+mod error;
+mod grpc;
+mod identity;
+mod inbox;
+mod limits;
+mod server;
+mod session;
+#[cfg(feature = "testing")]
+pub mod testing;
+mod tls;
+
+pub use ca::Authority;
+pub use client::{ClientConfig, Dialer, Prefer, connect};
+pub use error::Error;
+pub use limits::{QUIC_CONNECT_DEADLINE, STALL_DEADLINE};
+pub use server::{Server, ServerConfig, Serving, serve};
+pub use session::{
+    AgentReceiver, AgentSender, AgentSession, BetterCarrier, Carrier, CoordinatorReceiver, CoordinatorSender,
+    Peer, SessionHandler,
+};
+pub use tls::TlsFiles;

@@ -1,0 +1,297 @@
+//! The embedded certificate authority: a root key in a directory, and the certificates it issues.
+//!
+//! ```text
+//! DIR/.lock                 held while the directory is changed
+//! DIR/root.pem  root.key    the authority: ECDSA P-256, self-signed
+//! DIR/server.pem .key       the coordinator: server authentication only, its DNS names and addresses
+//! DIR/nodes/ID.pem .key     a node: client authentication only, one URI name `spiffe://aap/node/ID`
+//! ```
+//!
+//! Every file has mode 0600 and is replaced whole. The key is written before its certificate; a pair that does
+//! not belong together, as a crash between the two leaves it, is issued again.
+//!
+//! Lifetimes: the design aims at 30 days for the coordinator and 24 hours for a node, with renewal over the
+//! session. Until there is renewal, both get [`LEAF_DAYS`], so that a platform that runs for months without a
+//! restart does not lock its own agent out; a start with less than a third left issues them again.
+
+use std::fs::{DirBuilder, File};
+use std::net::IpAddr;
+use std::os::unix::fs::DirBuilderExt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aap_runtime::{Clock, write_durably};
+use aap_types::NodeId;
+use camino::{Utf8Path, Utf8PathBuf};
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyPair, KeyUsagePurpose, PublicKeyData, SanType, date_time_ymd,
+};
+use x509_parser::extensions::ParsedExtension;
+use x509_parser::prelude::X509Certificate;
+
+use crate::tls::{TlsFiles, certificates, refuse_exposed};
+use crate::{Error, identity};
+
+/// Life of the root (reliability-security 4.4: ten years).
+const ROOT_DAYS: u64 = 3653;
+/// Life of what the root issues; see the module's text.
+const LEAF_DAYS: u64 = 730;
+/// Certificates begin this much earlier, for nodes whose clock is slow.
+const SKEW_SECONDS: u64 = 3600;
+/// Seconds of a day.
+const DAY: u64 = 86_400;
+
+/// The authority of one platform.
+pub struct Authority {
+    directory: Utf8PathBuf,
+    issuer: Issuer<'static, KeyPair>,
+    root_key_id: Vec<u8>,
+    clock: Arc<dyn Clock>,
+}
+
+impl std::fmt::Debug for Authority {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Authority").field("directory", &self.directory).finish_non_exhaustive()
+    }
+}
+
+impl Authority {
+    /// Opens the authority in `directory`; makes directory, key and root certificate where there is none.
+    pub fn create_or_open(directory: &Utf8Path, clock: Arc<dyn Clock>) -> Result<Self, Error> {
+        create_directory(&directory.join("nodes"))?;
+        let _lock = lock(directory)?;
+        let (certificate, key_path) = (directory.join("root.pem"), directory.join("root.key"));
+        let key = match (key_path.exists(), certificate.exists()) {
+            (true, _) => read_key(&key_path)?,
+            (false, false) => new_key(&key_path)?,
+            (false, true) => return Err(Error::RootMismatch { path: key_path }),
+        };
+        if !certificate.exists() {
+            let root = root_params(clock.as_ref()).self_signed(&key).map_err(issue_error("root"))?;
+            write(&certificate, root.pem().as_bytes())?;
+        }
+        let der = certificates(&certificate)?.remove(0);
+        let root = parse(&certificate, &der)?;
+        if root.public_key().raw != key.subject_public_key_info() {
+            return Err(Error::RootMismatch { path: key_path });
+        }
+        let root_key_id = subject_key_id(&root).unwrap_or_default();
+        let issuer = Issuer::from_ca_cert_der(&der, key).map_err(issue_error("root"))?;
+        Ok(Self { directory: directory.to_owned(), issuer, root_key_id, clock })
+    }
+
+    /// The certificate of the authority, to be given to nodes.
+    pub fn root_path(&self) -> Utf8PathBuf {
+        self.directory.join("root.pem")
+    }
+
+    /// The coordinator's identity for `names` (DNS names or addresses) and always `localhost`, `127.0.0.1`, `::1`.
+    /// Issued again when it is missing, damaged, lacks a name, or has less than a third of its life left.
+    pub fn server_files(&self, names: &[String]) -> Result<TlsFiles, Error> {
+        let files = self.files("server");
+        let wanted = server_names(names)?;
+        let _lock = lock(&self.directory)?;
+        if !self.is_good(&files, &wanted)? {
+            let (certificate, key) = self.issue_server(names)?;
+            replace(&files, &certificate, &key)?;
+        }
+        Ok(files)
+    }
+
+    /// The identity of `node`, issued again under the same conditions as [`Self::server_files`].
+    pub fn node_files(&self, node: &NodeId) -> Result<TlsFiles, Error> {
+        let files = self.files(&format!("nodes/{node}"));
+        let wanted = [node_name(node)?];
+        let _lock = lock(&self.directory)?;
+        if !self.is_good(&files, &wanted)? {
+            let (certificate, key) = self.issue_node(node)?;
+            replace(&files, &certificate, &key)?;
+        }
+        Ok(files)
+    }
+
+    /// A fresh server certificate and key, PEM; nothing is written.
+    pub fn issue_server(&self, names: &[String]) -> Result<(String, String), Error> {
+        self.issue("aap-coordinator", server_names(names)?, ExtendedKeyUsagePurpose::ServerAuth)
+    }
+
+    /// A fresh node certificate and key, PEM; nothing is written.
+    pub fn issue_node(&self, node: &NodeId) -> Result<(String, String), Error> {
+        self.issue(node.as_str(), vec![node_name(node)?], ExtendedKeyUsagePurpose::ClientAuth)
+    }
+
+    fn issue(
+        &self,
+        subject: &str,
+        names: Vec<SanType>,
+        usage: ExtendedKeyUsagePurpose,
+    ) -> Result<(String, String), Error> {
+        let mut params = params(subject, LEAF_DAYS, self.clock.as_ref());
+        params.subject_alt_names = names;
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![usage];
+        params.use_authority_key_identifier_extension = true;
+        let key = KeyPair::generate().map_err(issue_error(subject))?;
+        let certificate = params.signed_by(&key, &self.issuer).map_err(issue_error(subject))?;
+        Ok((certificate.pem(), key.serialize_pem()))
+    }
+
+    fn files(&self, stem: &str) -> TlsFiles {
+        TlsFiles {
+            root: self.root_path(),
+            certificate: self.directory.join(format!("{stem}.pem")),
+            key: self.directory.join(format!("{stem}.key")),
+        }
+    }
+
+    /// Whether the pair on disk is ours, complete, carries `wanted`, and lives long enough. An exposed key is an
+    /// error and not a reason to issue a new one: somebody must learn of it.
+    fn is_good(&self, files: &TlsFiles, wanted: &[SanType]) -> Result<bool, Error> {
+        if !files.key.exists() || !files.certificate.exists() {
+            return Ok(false);
+        }
+        let Ok(key) = read_key(&files.key) else {
+            refuse_exposed(&files.key)?;
+            return Ok(false);
+        };
+        let Ok(mut chain) = certificates(&files.certificate) else { return Ok(false) };
+        let der = chain.remove(0);
+        let Ok(leaf) = parse(&files.certificate, &der) else { return Ok(false) };
+        Ok(leaf.public_key().raw == key.subject_public_key_info()
+            && authority_key_id(&leaf).is_some_and(|id| id == self.root_key_id)
+            && self.lives_long_enough(&leaf)
+            && has_names(&leaf, wanted))
+    }
+
+    fn lives_long_enough(&self, leaf: &X509Certificate<'_>) -> bool {
+        let (begin, end) = (leaf.validity().not_before.timestamp(), leaf.validity().not_after.timestamp());
+        let now = self.clock.unix_us() / 1_000_000;
+        now >= begin && end - now > (end - begin) / 3
+    }
+}
+
+fn params(subject: &str, days: u64, clock: &dyn Clock) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    let mut name = DistinguishedName::new();
+    name.push(DnType::OrganizationName, "AAP");
+    name.push(DnType::CommonName, subject);
+    params.distinguished_name = name;
+    let now = clock.unix_ms() / 1000;
+    let epoch = date_time_ymd(1970, 1, 1);
+    params.not_before = epoch + Duration::from_secs(now.saturating_sub(SKEW_SECONDS));
+    params.not_after = epoch + Duration::from_secs(now + days * DAY);
+    params
+}
+
+fn root_params(clock: &dyn Clock) -> CertificateParams {
+    let mut params = params("AAP authority", ROOT_DAYS, clock);
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params
+}
+
+/// The names of the coordinator, each once.
+fn server_names(names: &[String]) -> Result<Vec<SanType>, Error> {
+    let mut wanted = Vec::new();
+    for name in names.iter().map(String::as_str).chain(["localhost", "127.0.0.1", "::1"]) {
+        let entry = match name.parse::<IpAddr>() {
+            Ok(address) => SanType::IpAddress(address),
+            Err(_) => SanType::DnsName(dns_name(name)?),
+        };
+        if !wanted.contains(&entry) {
+            wanted.push(entry);
+        }
+    }
+    Ok(wanted)
+}
+
+fn dns_name(name: &str) -> Result<rcgen::string::Ia5String, Error> {
+    let bad = || Error::BadName { name: name.to_owned() };
+    rustls_pki_types::DnsName::try_from(name).map_err(|_| bad())?;
+    name.try_into().map_err(|_| bad())
+}
+
+fn node_name(node: &NodeId) -> Result<SanType, Error> {
+    let uri = identity::node_uri(node);
+    uri.as_str().try_into().map(SanType::URI).map_err(issue_error(node.as_str()))
+}
+
+/// Whether `leaf` carries every name of `wanted`.
+fn has_names(leaf: &X509Certificate<'_>, wanted: &[SanType]) -> bool {
+    use x509_parser::extensions::GeneralName;
+    let Ok(Some(names)) = leaf.subject_alternative_name() else { return false };
+    let carries = |want: &SanType| {
+        names.value.general_names.iter().any(|name| match (name, want) {
+            (GeneralName::DNSName(have), SanType::DnsName(want)) => *have == want.as_str(),
+            (GeneralName::URI(have), SanType::URI(want)) => *have == want.as_str(),
+            (GeneralName::IPAddress(have), SanType::IpAddress(IpAddr::V4(want))) => *have == want.octets(),
+            (GeneralName::IPAddress(have), SanType::IpAddress(IpAddr::V6(want))) => *have == want.octets(),
+            _ => false,
+        })
+    };
+    wanted.iter().all(carries)
+}
+
+fn subject_key_id(certificate: &X509Certificate<'_>) -> Option<Vec<u8>> {
+    certificate.extensions().iter().find_map(|extension| match extension.parsed_extension() {
+        ParsedExtension::SubjectKeyIdentifier(id) => Some(id.0.to_vec()),
+        _ => None,
+    })
+}
+
+fn authority_key_id(certificate: &X509Certificate<'_>) -> Option<Vec<u8>> {
+    certificate.extensions().iter().find_map(|extension| match extension.parsed_extension() {
+        ParsedExtension::AuthorityKeyIdentifier(id) => id.key_identifier.as_ref().map(|id| id.0.to_vec()),
+        _ => None,
+    })
+}
+
+fn parse<'a>(path: &Utf8Path, der: &'a [u8]) -> Result<X509Certificate<'a>, Error> {
+    let parsed = x509_parser::parse_x509_certificate(der);
+    parsed
+        .map(|(_, certificate)| certificate)
+        .map_err(|error| Error::Unreadable { path: path.to_owned(), reason: error.to_string() })
+}
+
+fn read_key(path: &Utf8Path) -> Result<KeyPair, Error> {
+    refuse_exposed(path)?;
+    let pem = std::fs::read_to_string(path).map_err(Error::file("read private key", path))?;
+    KeyPair::from_pem(&pem)
+        .map_err(|error| Error::Unreadable { path: path.to_owned(), reason: error.to_string() })
+}
+
+fn new_key(path: &Utf8Path) -> Result<KeyPair, Error> {
+    let key = KeyPair::generate().map_err(issue_error("root"))?;
+    write(path, key.serialize_pem().as_bytes())?;
+    Ok(key)
+}
+
+fn replace(files: &TlsFiles, certificate: &str, key: &str) -> Result<(), Error> {
+    write(&files.key, key.as_bytes())?;
+    write(&files.certificate, certificate.as_bytes())
+}
+
+fn write(path: &Utf8Path, bytes: &[u8]) -> Result<(), Error> {
+    write_durably(path, bytes, 0o600).map_err(Error::file("write", path))
+}
+
+fn create_directory(path: &Utf8Path) -> Result<(), Error> {
+    let mut builder = DirBuilder::new();
+    builder.recursive(true).mode(0o700).create(path).map_err(Error::file("create directory", path))
+}
+
+/// Two programs of one platform may start at once; the second waits for the first.
+fn lock(directory: &Utf8Path) -> Result<File, Error> {
+    let path = directory.join(".lock");
+    let file = File::options().create(true).truncate(false).write(true).open(&path);
+    let file = file.map_err(Error::file("open", &path))?;
+    file.lock().map_err(Error::file("lock", &path))?;
+    Ok(file)
+}
+
+fn issue_error(subject: &str) -> impl FnOnce(rcgen::Error) -> Error {
+    let subject = subject.to_owned();
+    move |source| Error::Issue { subject, source: Arc::new(source) }
+}

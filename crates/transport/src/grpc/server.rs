@@ -1,0 +1,140 @@
+//! Serving over TCP: connections whose TLS handshake is done become sessions.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use aap_proto::MESSAGE_BYTES_MAX;
+use aap_proto::v1::uplink_server::{Uplink, UplinkServer};
+use aap_proto::v1::{AgentMessage, CoordinatorMessage};
+use aap_runtime::Shutdown;
+use aap_types::NodeId;
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::task::TaskTracker;
+use tonic::codec::Streaming;
+use tonic::transport::server::{Connected, Server};
+use tonic::{Request, Response, Status};
+
+use crate::inbox::Inbox;
+use crate::limits::{
+    CONNECTION_WINDOW_BYTES, HEADER_BYTES_MAX, HTTP2_FRAME_BYTES, HTTP2_KEEP_ALIVE, HTTP2_KEEP_ALIVE_TIMEOUT,
+    HTTP2_STREAMS_MAX, QUEUE_MESSAGES, STREAM_WINDOW_BYTES,
+};
+use crate::{AgentReceiver, Carrier, CoordinatorSender, Error, Peer, SessionHandler, identity};
+
+/// A connection whose peer is a node of ours. Holds its place in the connection limit.
+pub(crate) struct AcceptedStream {
+    stream: TlsStream<TcpStream>,
+    peer: Peer,
+    _place: OwnedSemaphorePermit,
+}
+
+impl AcceptedStream {
+    /// Shakes hands on `stream` and learns the node from its certificate.
+    pub(crate) async fn accept(
+        tls: &TlsAcceptor,
+        stream: TcpStream,
+        address: SocketAddr,
+        place: OwnedSemaphorePermit,
+    ) -> Result<Self, Error> {
+        super::tune(&stream).map_err(Error::broken)?;
+        let stream = tls.accept(stream).await.map_err(Error::broken)?;
+        let node = identity::node_of(stream.get_ref().1.peer_certificates())?;
+        Ok(Self { stream, peer: Peer { node, carrier: Carrier::Grpc, address }, _place: place })
+    }
+
+    pub(crate) fn node(&self) -> &NodeId {
+        &self.peer.node
+    }
+}
+
+impl Connected for AcceptedStream {
+    type ConnectInfo = Peer;
+    fn connect_info(&self) -> Peer {
+        self.peer.clone()
+    }
+}
+
+impl AsyncRead for AcceptedStream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for AcceptedStream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write(cx, buf)
+    }
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, bufs)
+    }
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+}
+
+/// Serves the accepted connections until `stop`, then waits for those that are open.
+pub(crate) async fn run(
+    accepted: mpsc::Receiver<AcceptedStream>,
+    handler: Arc<dyn SessionHandler>,
+    tasks: TaskTracker,
+    stop: Shutdown,
+) -> Result<(), Error> {
+    let service = UplinkServer::new(Sessions { handler, tasks, stop: stop.clone() })
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    Server::builder()
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_frame_size(HTTP2_FRAME_BYTES)
+        .max_concurrent_streams(HTTP2_STREAMS_MAX)
+        .http2_max_header_list_size(HEADER_BYTES_MAX)
+        .http2_keepalive_interval(Some(HTTP2_KEEP_ALIVE))
+        .http2_keepalive_timeout(Some(HTTP2_KEEP_ALIVE_TIMEOUT))
+        .add_service(service)
+        .serve_with_incoming_shutdown(ReceiverStream::new(accepted).map(Ok::<_, io::Error>), stop.requested())
+        .await
+        .map_err(Error::broken)
+}
+
+struct Sessions {
+    handler: Arc<dyn SessionHandler>,
+    tasks: TaskTracker,
+    stop: Shutdown,
+}
+
+#[tonic::async_trait]
+impl Uplink for Sessions {
+    type SessionStream = BoxStream<'static, Result<CoordinatorMessage, Status>>;
+
+    async fn session(
+        &self,
+        request: Request<Streaming<AgentMessage>>,
+    ) -> Result<Response<Self::SessionStream>, Status> {
+        let peer = request.extensions().get::<Peer>().cloned();
+        let peer = peer.ok_or_else(|| Status::internal("connection without a peer"))?;
+        let (queue, queued) = mpsc::channel(QUEUE_MESSAGES);
+        let rx = AgentReceiver(Inbox::grpc(request.into_inner(), self.stop.clone()));
+        self.tasks.spawn(self.handler.clone().session(peer, CoordinatorSender(queue), rx));
+        Ok(Response::new(ReceiverStream::new(queued).map(Ok).boxed()))
+    }
+}

@@ -1,0 +1,186 @@
+//! The listener for agents: one port number, its limits, and the sessions that come out of it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use aap_runtime::Shutdown;
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, warn};
+
+use crate::grpc::{self, AcceptedStream};
+use crate::limits::{ACCEPT_PAUSE, CLOSE_DEADLINE, CONNECTIONS_MAX, HANDSHAKE_DEADLINE, HANDSHAKES_MAX};
+use crate::tls::ALPN_GRPC;
+use crate::{Error, SessionHandler, TlsFiles};
+
+/// Where a coordinator listens for agents, and as whom.
+#[derive(Debug, Clone)]
+pub struct ServerConfig {
+    /// Address of both UDP and TCP; port 0 takes one that is free for both.
+    pub bind: SocketAddr,
+    /// Identity of the coordinator and root of the authority.
+    pub tls: TlsFiles,
+}
+
+/// A bound listener that does not accept yet.
+#[derive(Debug)]
+pub struct Server {
+    tcp: TcpListener,
+    address: SocketAddr,
+    tls: TlsAcceptorDebug,
+}
+
+/// A running listener.
+#[derive(Debug)]
+pub struct Serving {
+    address: SocketAddr,
+    task: JoinHandle<Result<(), Error>>,
+}
+
+impl Serving {
+    /// Where it listens, with UDP and TCP.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Waits for its end, which the request to stop brings.
+    pub async fn finished(self) -> Result<(), Error> {
+        self.task.await.unwrap_or_else(|panic| Err(Error::broken(panic)))
+    }
+}
+
+/// Binds and serves until `shutdown`, in a task of its own.
+pub async fn serve(
+    config: ServerConfig,
+    handler: Arc<dyn SessionHandler>,
+    shutdown: Shutdown,
+) -> Result<Serving, Error> {
+    let server = Server::bind(&config).await?;
+    let address = server.address();
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "owned by the returned value, which hands its end to the caller"
+    )]
+    let task = tokio::spawn(server.run(handler, shutdown));
+    Ok(Serving { address, task })
+}
+
+impl Server {
+    /// Takes the port. Agents that dial before [`Server::run`] wait.
+    pub async fn bind(config: &ServerConfig) -> Result<Self, Error> {
+        let fail = |source| Error::Bind { address: config.bind, source: Arc::new(source) };
+        let tls = TlsAcceptor::from(Arc::new(config.tls.server(ALPN_GRPC)?));
+        let tcp = TcpListener::bind(config.bind).await.map_err(fail)?;
+        let address = tcp.local_addr().map_err(fail)?;
+        Ok(Self { tcp, address, tls: TlsAcceptorDebug(tls) })
+    }
+
+    /// Where it listens, with UDP and TCP.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves until `shutdown`; then sessions get their end (`recv` gives `None`) and [`CLOSE_DEADLINE`] to finish.
+    pub async fn run(self, handler: Arc<dyn SessionHandler>, shutdown: Shutdown) -> Result<(), Error> {
+        let tasks = TaskTracker::new();
+        // One place: an accepted connection is taken up at once.
+        let (accepted, queue) = mpsc::channel(1);
+        let accept = accept_tcp(self.tcp, self.tls.0, accepted, tasks.clone());
+        let serve = grpc::run(queue, handler, tasks.clone(), shutdown.clone());
+        let stopped = async {
+            shutdown.requested().await;
+            tasks.close();
+            sleep(CLOSE_DEADLINE).await;
+        };
+        tokio::select! {
+            result = async { tokio::join!(until(&shutdown, accept), serve).1 } => {
+                tasks.close();
+                let _ended = timeout(CLOSE_DEADLINE, tasks.wait()).await;
+                result
+            }
+            () = stopped => {
+                warn!(sessions = tasks.len(), "agent sessions did not end in time and are cut");
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Runs `work` until `shutdown`.
+async fn until(shutdown: &Shutdown, work: impl Future<Output = ()>) {
+    tokio::select! {
+        () = shutdown.requested() => {}
+        () = work => {}
+    }
+}
+
+/// Accepts for ever. No error of a peer or of the descriptor table ends it.
+async fn accept_tcp(
+    listener: TcpListener,
+    tls: TlsAcceptor,
+    accepted: mpsc::Sender<AcceptedStream>,
+    tasks: TaskTracker,
+) {
+    let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+    let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut failing = false;
+    loop {
+        let (stream, address) = match listener.accept().await {
+            Ok(connection) => connection,
+            Err(error) => {
+                if !std::mem::replace(&mut failing, true) {
+                    warn!(%error, "accepting agents failed; trying on");
+                }
+                sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        failing = false;
+        let (Ok(turn), Ok(place)) =
+            (handshakes.clone().try_acquire_owned(), connections.clone().try_acquire_owned())
+        else {
+            debug!(%address, "connection refused: limit reached");
+            continue;
+        };
+        let (tls, accepted) = (tls.clone(), accepted.clone());
+        tasks.spawn(async move {
+            let handshake = AcceptedStream::accept(&tls, stream, address, place);
+            let result = timeout(HANDSHAKE_DEADLINE, handshake).await;
+            drop(turn);
+            match result {
+                Ok(Ok(stream)) => {
+                    debug!(%address, node = %stream.node(), "node connected");
+                    // The receiver is gone only when the listener stops.
+                    drop(accepted.send(stream).await);
+                }
+                Ok(Err(error)) => debug!(%address, error = %chain(&error), "handshake refused"),
+                Err(_) => debug!(%address, "handshake took too long"),
+            }
+        });
+    }
+}
+
+/// An error with its sources on one line.
+pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        text.push_str(": ");
+        text.push_str(&source.to_string());
+        next = source.source();
+    }
+    text
+}
+
+/// `TlsAcceptor` has no `Debug`.
+struct TlsAcceptorDebug(TlsAcceptor);
+
+impl std::fmt::Debug for TlsAcceptorDebug {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("TlsAcceptor")
+    }
+}

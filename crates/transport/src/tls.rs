@@ -1,0 +1,120 @@
+//! TLS of both sides: 1.3 only, `ring`, certificates of the embedded authority and no others.
+
+use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
+
+use camino::{Utf8Path, Utf8PathBuf};
+use rustls::crypto::CryptoProvider;
+use rustls::server::WebPkiClientVerifier;
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use serde::{Deserialize, Serialize};
+
+use crate::Error;
+
+/// Application protocol of the gRPC carrier.
+pub(crate) const ALPN_GRPC: &[u8] = b"h2";
+
+/// Where the identity of one side lies. Read at every connect, so that a re-issued certificate is taken up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TlsFiles {
+    /// Certificate of the authority that the peer must come from, PEM.
+    pub root: Utf8PathBuf,
+    /// Own certificate, PEM.
+    pub certificate: Utf8PathBuf,
+    /// Own private key, PEM, mode 0600.
+    pub key: Utf8PathBuf,
+}
+
+/// A loaded [`TlsFiles`].
+struct Loaded {
+    roots: Arc<RootCertStore>,
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+}
+
+impl TlsFiles {
+    fn load(&self) -> Result<Loaded, Error> {
+        refuse_exposed(&self.key)?;
+        let mut roots = RootCertStore::empty();
+        for certificate in certificates(&self.root)? {
+            roots.add(certificate).map_err(|error| unreadable(&self.root, &error))?;
+        }
+        let key = PrivateKeyDer::from_pem_slice(&read(&self.key)?)
+            .map_err(|error| unreadable(&self.key, &error))?;
+        Ok(Loaded { roots: Arc::new(roots), chain: certificates(&self.certificate)?, key })
+    }
+
+    /// What the coordinator accepts with: the client must have a certificate of the authority.
+    pub(crate) fn server(&self, protocol: &[u8]) -> Result<ServerConfig, Error> {
+        let loaded = self.load()?;
+        let verifier = WebPkiClientVerifier::builder_with_provider(loaded.roots, provider())
+            .build()
+            .map_err(Error::tls)?;
+        let mut config = ServerConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .map_err(Error::tls)?
+            .with_client_cert_verifier(verifier)
+            .with_single_cert(loaded.chain, loaded.key)
+            .map_err(Error::tls)?;
+        config.alpn_protocols = vec![protocol.to_vec()];
+        // No resumption: every session shows its certificate again, and a ticket is state an attacker can ask for.
+        config.send_tls13_tickets = 0;
+        config.max_early_data_size = 0;
+        Ok(config)
+    }
+
+    /// What an agent dials with.
+    pub(crate) fn client(&self, protocol: &[u8]) -> Result<ClientConfig, Error> {
+        let loaded = self.load()?;
+        let mut config = ClientConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .map_err(Error::tls)?
+            .with_root_certificates(loaded.roots)
+            .with_client_auth_cert(loaded.chain, loaded.key)
+            .map_err(Error::tls)?;
+        config.alpn_protocols = vec![protocol.to_vec()];
+        config.resumption = rustls::client::Resumption::disabled();
+        config.enable_early_data = false;
+        Ok(config)
+    }
+}
+
+/// The one cryptography, named here so that no process default decides.
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
+/// Refuses a private key that somebody beside its owner can read.
+pub(crate) fn refuse_exposed(path: &Utf8Path) -> Result<(), Error> {
+    let metadata = std::fs::metadata(path).map_err(Error::file("read private key", path))?;
+    let mode = metadata.permissions().mode() & 0o777;
+    if mode & 0o077 != 0 {
+        return Err(Error::KeyExposed { path: path.to_owned(), mode });
+    }
+    Ok(())
+}
+
+/// Every certificate in a PEM file, at least one.
+pub(crate) fn certificates(path: &Utf8Path) -> Result<Vec<CertificateDer<'static>>, Error> {
+    let pem = read(path)?;
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
+    match found {
+        Ok(found) if !found.is_empty() => Ok(found),
+        Ok(_) => Err(Error::Unreadable {
+            path: path.to_owned(),
+            reason: "there is no certificate in it".to_owned(),
+        }),
+        Err(error) => Err(unreadable(path, &error)),
+    }
+}
+
+fn read(path: &Utf8Path) -> Result<Vec<u8>, Error> {
+    std::fs::read(path).map_err(Error::file("read", path))
+}
+
+fn unreadable(path: &Utf8Path, error: &dyn std::error::Error) -> Error {
+    Error::Unreadable { path: path.to_owned(), reason: error.to_string() }
+}
