@@ -1,1 +1,59 @@
-//! Stub.
+//! Bytes to Arrow: every format a source may speak becomes a `RecordBatch` here. Pure: no I/O, no clock, no tasks.
+//!
+//! # How data enters and leaves
+//! A source builds one [`Decoder`] from a [`DecoderConfig`] and keeps it as long as the source lives, because column
+//! types are learned over its life: columns are only added and types only widened
+//! (nothing yet → `Int64` → `Float64` → `Utf8`, `Boolean` → `Utf8`). One batch has one schema.
+//!
+//! ```text
+//! chunk ──► boundary(chunk) = n ──► decode(&chunk[..n], context) ──► Decoded { batch, raw_bytes, bad, … }
+//!              └─ the rest waits for more bytes; at the end of the input it is decoded as it is
+//! ```
+//!
+//! Every batch has `ts: Timestamp(us, "UTC")`, first: the time the record states, else the time it was observed. A
+//! bad record never ends a batch: it is returned in [`Decoded::bad`] with its line, offset, reason and text, and the caller refuses
+//! the whole input or keeps it as dead letters ([`dead_letters`]).
+//!
+//! # What the columns are
+//! - JSON, CSV, logfmt and regex records: one typed column a field. Nested JSON stays as its text. Fields named like a system column
+//!   (`_node`, `_seq` …) and names that differ only in case get a suffix, because SQL could not tell them apart. A
+//!   column that has held nothing but nulls so far is left out.
+//! - Log formats (text, combined, syslog, CRI): the OpenTelemetry log columns `ts, observed_ts, severity, body, attributes,
+//!   resource`, then typed columns. `severity` and `resource` are `Dictionary(Int8, Utf8)`.
+//!
+//! | file | owns |
+//! |---|---|
+//! | `config.rs` | [`DecoderConfig`], [`Format`], [`TimestampRule`] |
+//! | `decoder.rs` | [`Decoder`]: one front for all formats, and the record boundaries |
+//! | `decoded.rs` | [`Decoded`], [`BadRow`], [`RowError`], [`dead_letters`] |
+//! | `table.rs`, `column.rs` | columns that grow, widen, and roll a bad row back |
+//! | `json.rs`, `json/` | the JSON hot path |
+//! | `lines.rs`, `severity.rs` | plain lines and the log columns |
+//! | `time.rs`, `time/` | timestamps in all their spellings |
+//! | `scan.rs` | the only `unsafe` code: vector scanning and unchecked UTF-8 |
+
+mod column;
+mod config;
+mod decoded;
+mod decoder;
+mod json;
+mod lines;
+mod scan;
+mod severity;
+mod table;
+#[cfg(test)]
+mod tests;
+mod time;
+
+pub use config::{ConfigError, DecoderConfig, Format, TimestampRule};
+pub use decoded::{BadRow, Context, DecodeError, Decoded, RowError, dead_letters};
+pub use decoder::Decoder;
+
+/// Most columns a decoder learns: beyond it a record is refused. A source of more is almost surely using data as keys.
+pub const COLUMNS_MAX: usize = 4096;
+/// Deepest nesting of a JSON value. The scanner keeps one bit a level in a word.
+pub const DEPTH_MAX: u32 = 64;
+/// Most bytes one `decode` call takes: text grows at most sixfold on the way, and a column's offsets are 32 bit.
+pub const INPUT_BYTES_MAX: usize = 256 << 20;
+/// How much of a bad record's text is kept.
+pub const BAD_TEXT_BYTES_MAX: usize = 64 << 10;

@@ -1,0 +1,156 @@
+//! What comes out of a decoder: a batch, what it cost, and what could not be read.
+
+use std::sync::Arc;
+
+use arrow_array::{ArrayRef, RecordBatch, StringArray, TimestampMicrosecondArray};
+use arrow_schema::{ArrowError, DataType, Field, Schema, TimeUnit};
+use bytes::Bytes;
+
+use crate::{BAD_TEXT_BYTES_MAX, COLUMNS_MAX, DEPTH_MAX, INPUT_BYTES_MAX};
+
+/// What the caller knows of a chunk and its bytes do not say.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Context<'a> {
+    /// When the bytes were observed, in microseconds since 1970.
+    pub observed_us: i64,
+    /// Log formats: the JSON object that says where the lines come from, such as `{"log.file.path":"/var/log/x"}`.
+    pub resource: Option<&'a str>,
+    /// CRI: the path of the file, from which pod, namespace and container are read.
+    pub path: Option<&'a str>,
+}
+
+/// The records of one call.
+#[derive(Debug)]
+pub struct Decoded {
+    /// The good rows; it may have none.
+    pub batch: RecordBatch,
+    /// How many bytes of input were decoded, good and bad.
+    pub raw_bytes: u64,
+    /// The records that are not in the batch, in order.
+    pub bad: Vec<BadRow>,
+    /// Invalid UTF-8 sequences of plain lines that became U+FFFD.
+    pub replaced: u64,
+    /// Fields that came again in the same record: the last one stands.
+    pub duplicate_fields: u64,
+}
+
+/// A record that could not be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BadRow {
+    /// Its line in the call's input, from 1.
+    pub line: u64,
+    /// Its first byte in the call's input.
+    pub offset: u64,
+    /// Why.
+    pub reason: RowError,
+    /// Its text, at most [`BAD_TEXT_BYTES_MAX`] bytes of it.
+    pub text: Bytes,
+}
+
+impl BadRow {
+    pub(crate) fn new(line: u64, offset: usize, reason: RowError, text: &[u8]) -> Self {
+        let kept = &text[..text.len().min(BAD_TEXT_BYTES_MAX)];
+        Self { line, offset: offset as u64, reason, text: Bytes::copy_from_slice(kept) }
+    }
+}
+
+/// Why a record could not be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RowError {
+    /// Not JSON.
+    #[error("not JSON: {what} at byte {at} of the record")]
+    Json {
+        /// What is wrong.
+        what: &'static str,
+        /// Where, from the beginning of the record.
+        at: u64,
+    },
+    /// JSON, but a record must be an object.
+    #[error("not a JSON object")]
+    NotAnObject,
+    /// Nested too deep.
+    #[error("nested deeper than {DEPTH_MAX} levels")]
+    TooDeep,
+    /// Too many columns.
+    #[error("more than {COLUMNS_MAX} columns in this stream's records")]
+    TooManyColumns,
+    /// Not UTF-8.
+    #[error("not UTF-8 at byte {at} of the record")]
+    NotUtf8 {
+        /// Where, from the beginning of the record.
+        at: u64,
+    },
+    /// CSV: another number of fields than the header.
+    #[error("{found} fields where the header has {expected}")]
+    Ragged {
+        /// Columns of the header.
+        expected: usize,
+        /// Fields of the record.
+        found: usize,
+    },
+    /// The record has not the shape of its format.
+    #[error("not {format}: {what}")]
+    Format {
+        /// The format's name in words.
+        format: &'static str,
+        /// What is wrong.
+        what: &'static str,
+    },
+}
+
+/// Why a call decoded nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum DecodeError {
+    /// More bytes at once than a batch may hold.
+    #[error("{bytes} bytes in one piece: the most is {INPUT_BYTES_MAX}")]
+    InputTooLarge {
+        /// How many were given.
+        bytes: usize,
+    },
+    /// The CSV header cannot name columns.
+    #[error("read the CSV header: {what}")]
+    Header {
+        /// What is wrong.
+        what: String,
+    },
+    /// A bug of ours: the columns do not form a batch.
+    #[error("build the batch")]
+    Build(#[from] ArrowError),
+}
+
+/// The type of `ts` and `observed_ts`.
+pub(crate) fn ts_type() -> DataType {
+    DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))
+}
+
+/// Makes the column of a time.
+pub(crate) fn ts_array(values: Vec<i64>) -> ArrayRef {
+    Arc::new(TimestampMicrosecondArray::from(values).with_timezone("UTC"))
+}
+
+/// The batch for the dead-letter stream of `stream`: `ts, stream, reason, source, text`, one row a bad record.
+/// Text that is not UTF-8 gets U+FFFD.
+pub fn dead_letters(
+    bad: &[BadRow],
+    stream: &str,
+    source: &str,
+    observed_us: i64,
+) -> Result<RecordBatch, ArrowError> {
+    let utf8 = |name: &str| Field::new(name, DataType::Utf8, true);
+    let schema = Schema::new(vec![
+        Field::new("ts", ts_type(), true),
+        utf8("stream"),
+        utf8("reason"),
+        utf8("source"),
+        utf8("text"),
+    ]);
+    let text = bad.iter().map(|row| String::from_utf8_lossy(&row.text));
+    let columns: Vec<ArrayRef> = vec![
+        ts_array(vec![observed_us; bad.len()]),
+        Arc::new(StringArray::new_repeated(stream, bad.len())),
+        Arc::new(StringArray::from_iter_values(bad.iter().map(|row| row.reason.to_string()))),
+        Arc::new(StringArray::new_repeated(source, bad.len())),
+        Arc::new(StringArray::from_iter_values(text)),
+    ];
+    RecordBatch::try_new(Arc::new(schema), columns)
+}

@@ -1,0 +1,438 @@
+//! JSON straight into columns: no tree between, no allocation a row.
+//!
+//! A record is walked once. The n-th field is compared with the field that stood there in the record before
+//! ([`Table::predict`]), so that a name costs one comparison; strings without escapes are copied from the input to their column;
+//! numbers are read by hand. A schema change (new field, other type) first checks the rest of its record, so that a bad record never
+//! teaches the schema anything.
+//!
+//! | file | owns |
+//! |---|---|
+//! | `json.rs` | records, fields, values |
+//! | `json/text.rs`, `json/number.rs` | the scalars |
+//! | `json/skip.rs` | passing over a value strictly: nested values are kept as their text |
+//! | `json/fault.rs` | what is wrong and where |
+
+mod fault;
+mod number;
+mod skip;
+mod text;
+
+use memchr::memchr;
+
+use self::fault::{Cause, Fault};
+use self::number::Number;
+use crate::column::{self, Kind};
+use crate::decoded::{BadRow, Context, DecodeError, Decoded, RowError, ts_array};
+use crate::scan;
+use crate::table::{Role, Table};
+use crate::time::TimeReader;
+
+/// A row of no rank has not stated its time yet.
+const UNRANKED: u8 = u8::MAX;
+
+#[derive(Debug)]
+pub(crate) struct JsonDecoder {
+    table: Table,
+    time: TimeReader,
+    raw: Option<column::Column>,
+    ts: Vec<i64>,
+    rows: usize,
+    row: Row,
+    /// Decoded field names with escapes.
+    name: Vec<u8>,
+    duplicates: u64,
+}
+
+/// What is known of the record being read.
+#[derive(Debug)]
+struct Row {
+    start: usize,
+    ts: i64,
+    ts_rank: u8,
+    /// Its grammar was checked to its end: it may change the schema.
+    is_checked: bool,
+}
+
+impl JsonDecoder {
+    pub(crate) fn new(time_field: Option<String>, time: TimeReader, keep_raw: bool) -> Self {
+        let reserved: &[&str] = if keep_raw { &["ts", "raw"] } else { &["ts"] };
+        Self {
+            table: Table::new(time_field, reserved),
+            time,
+            raw: keep_raw.then(|| {
+                let mut raw = column::Column::new();
+                raw.widen(Kind::Text);
+                raw
+            }),
+            ts: Vec::new(),
+            rows: 0,
+            row: Row { start: 0, ts: 0, ts_rank: UNRANKED, is_checked: false },
+            name: Vec::new(),
+            duplicates: 0,
+        }
+    }
+
+    /// Decodes one object a line.
+    pub(crate) fn lines(&mut self, bytes: &[u8], context: &Context<'_>) -> Result<Decoded, DecodeError> {
+        self.time.observed(context.observed_us);
+        let all_utf8 = scan::is_utf8(bytes);
+        let mut bad = Vec::new();
+        let mut at = if bytes.starts_with(b"\xef\xbb\xbf") { 3 } else { 0 };
+        let mut line = 0;
+        while at < bytes.len() {
+            line += 1;
+            match self.line(bytes, at, all_utf8) {
+                Ok(end) => at = end,
+                Err(reason) => {
+                    let end = line_end(bytes, at);
+                    bad.push(BadRow::new(line, at, reason, trim_line_end(&bytes[at..end])));
+                    at = end + 1;
+                }
+            }
+        }
+        self.finish(bytes, bad)
+    }
+
+    /// Decodes the line at `start`; returns where the next one begins.
+    #[inline]
+    fn line(&mut self, bytes: &[u8], start: usize, all_utf8: bool) -> Result<usize, RowError> {
+        if !all_utf8 {
+            check_utf8(&bytes[start..line_end(bytes, start)])?;
+        }
+        let begin = skip::space::<false>(bytes, start);
+        match bytes.get(begin) {
+            None => return Ok(begin),
+            Some(b'\n') => return Ok(begin + 1),
+            _ => {}
+        }
+        let columns = self.table.entries.len();
+        let ended = self.record::<false>(bytes, begin).and_then(|end| {
+            let next = skip::space::<false>(bytes, end);
+            match bytes.get(next) {
+                None => Ok((end, next)),
+                Some(b'\n') => Ok((end, next + 1)),
+                Some(_) => Err(Fault::syntax(next, "something after the object")),
+            }
+        });
+        match ended {
+            Ok((end, next)) => {
+                self.commit(&bytes[begin..end]);
+                Ok(next)
+            }
+            Err(fault) => {
+                self.table.roll_back(self.rows, columns);
+                Err(fault.into_error(start))
+            }
+        }
+    }
+
+    /// Decodes one document: an array of objects, or one object.
+    pub(crate) fn document(&mut self, bytes: &[u8], context: &Context<'_>) -> Result<Decoded, DecodeError> {
+        self.time.observed(context.observed_us);
+        let mut bad = Vec::new();
+        let begin = if bytes.starts_with(b"\xef\xbb\xbf") { 3 } else { 0 };
+        if let Err(reason) = check_utf8(bytes) {
+            bad.push(BadRow::new(1, 0, reason, bytes));
+        } else if let Err((at, fault)) = self.elements(bytes, begin, &mut bad) {
+            bad.push(bad_element(bytes, at, bytes.len(), fault));
+        }
+        self.finish(bytes, bad)
+    }
+
+    /// Decodes the elements; on a syntax error, where the broken element began and what is wrong: nothing after it can be read.
+    fn elements(&mut self, bytes: &[u8], begin: usize, bad: &mut Vec<BadRow>) -> Result<(), (usize, Fault)> {
+        let mut at = skip::space::<true>(bytes, begin);
+        let is_array = bytes.get(at) == Some(&b'[');
+        if at == bytes.len() {
+            return Ok(());
+        }
+        if is_array {
+            at = skip::space::<true>(bytes, at + 1);
+        }
+        let mut is_open = !(is_array && bytes.get(at) == Some(&b']'));
+        while is_open {
+            let start = at;
+            at = self.element(bytes, start, bad).map_err(|fault| (start, fault))?;
+            at = skip::space::<true>(bytes, at);
+            is_open = is_array && bytes.get(at) == Some(&b',');
+            if is_open {
+                at = skip::space::<true>(bytes, at + 1);
+            }
+        }
+        if is_array {
+            if bytes.get(at) != Some(&b']') {
+                return Err((at, Fault::syntax(at, "no comma or closing bracket after an element")));
+            }
+            at = skip::space::<true>(bytes, at + 1);
+        }
+        if at < bytes.len() {
+            return Err((at, Fault::syntax(at, "something after the document")));
+        }
+        Ok(())
+    }
+
+    /// Decodes one element; what is JSON but no record is a bad row of its own.
+    fn element(&mut self, bytes: &[u8], start: usize, bad: &mut Vec<BadRow>) -> Result<usize, Fault> {
+        let columns = self.table.entries.len();
+        match self.record::<true>(bytes, start) {
+            Ok(end) => {
+                self.commit(&bytes[start..end]);
+                Ok(end)
+            }
+            Err(fault) => {
+                self.table.roll_back(self.rows, columns);
+                let end = skip::value::<true>(bytes, start)?;
+                bad.push(bad_element(bytes, start, end, fault));
+                Ok(end)
+            }
+        }
+    }
+
+    /// Reads the object at `at` into the columns; returns the byte after it.
+    #[inline(always)]
+    fn record<const MULTILINE: bool>(&mut self, bytes: &[u8], at: usize) -> Result<usize, Fault> {
+        if bytes.get(at) != Some(&b'{') {
+            // `nul` is no JSON at all, `null` is, but no record.
+            skip::value::<MULTILINE>(bytes, at)?;
+            return Err(Fault { at, cause: Cause::NotAnObject });
+        }
+        self.row = Row { start: at, ts: 0, ts_rank: UNRANKED, is_checked: false };
+        let mut at = skip::space::<MULTILINE>(bytes, at + 1);
+        if bytes.get(at) == Some(&b'}') {
+            return Ok(at + 1);
+        }
+        let mut previous = None;
+        loop {
+            let (entry, after_name) = match self.table.predict(previous, bytes, at) {
+                Some(found) => found,
+                None => self.field::<MULTILINE>(previous, bytes, at)?,
+            };
+            let begin = skip::colon::<MULTILINE>(bytes, after_name)?;
+            at = skip::space::<MULTILINE>(bytes, self.value::<MULTILINE>(bytes, begin, entry)?);
+            match bytes.get(at) {
+                Some(b',') => at = skip::space::<MULTILINE>(bytes, at + 1),
+                Some(b'}') => return Ok(at + 1),
+                Some(_) => return Err(Fault::syntax(at, "no comma or closing brace after a value")),
+                None => return Err(Fault::syntax(at, "ends in the middle")),
+            }
+            previous = Some(entry);
+        }
+    }
+
+    /// Finds or adds the field whose name stands at `at`, which was not the expected one.
+    #[inline(never)]
+    fn field<const MULTILINE: bool>(
+        &mut self,
+        previous: Option<usize>,
+        bytes: &[u8],
+        at: usize,
+    ) -> Result<(usize, usize), Fault> {
+        if bytes.get(at) != Some(&b'"') {
+            return Err(Fault::syntax(at, "no field name where one must stand"));
+        }
+        self.name.clear();
+        let end = text::string(bytes, at + 1, |piece| self.name.extend_from_slice(piece))?;
+        if let Some(entry) = self.table.find(previous, &self.name) {
+            return Ok((entry, end));
+        }
+        check_record::<MULTILINE>(&mut self.row, bytes)?;
+        let name =
+            std::str::from_utf8(&self.name).map_err(|_| Fault::syntax(at, "field name that is not UTF-8"))?;
+        let entry = self.table.add(previous, name).ok_or(Fault { at, cause: Cause::TooManyColumns })?;
+        Ok((entry, end))
+    }
+
+    /// Reads the value at `at` into its column; returns the byte after it.
+    #[inline(always)]
+    fn value<const MULTILINE: bool>(
+        &mut self,
+        bytes: &[u8],
+        at: usize,
+        entry: usize,
+    ) -> Result<usize, Fault> {
+        let Self { table, row, rows, time, duplicates, .. } = self;
+        let entry = &mut table.entries[entry];
+        if entry.column.has(*rows) {
+            *duplicates += 1;
+        }
+        if entry.role != Role::Plain
+            && let Some(end) = time_value(row, time, entry.role, bytes, at)?
+        {
+            return Ok(end);
+        }
+        let column = &mut entry.column;
+        let mut admit = |column: &mut column::Column, kind| {
+            if !column.accepts(kind) && !column.is_text() {
+                check_record::<MULTILINE>(row, bytes)?;
+                column.widen(kind);
+            }
+            Ok::<(), Fault>(())
+        };
+        match bytes.get(at) {
+            Some(b'"') => {
+                admit(column, Kind::Text)?;
+                let end = scan::string_end(bytes, at + 1);
+                if bytes.get(end) == Some(&b'"') {
+                    column.push_text(*rows, &bytes[at + 1..end]);
+                    return Ok(end + 1);
+                }
+                let mut end = at;
+                column.push_written(*rows, |out| {
+                    end = text::string(bytes, at + 1, |piece| out.extend_from_slice(piece))?;
+                    Ok::<(), Fault>(())
+                })?;
+                Ok(end)
+            }
+            Some(b'-' | b'0'..=b'9') => {
+                let (number, end) = number::number(bytes, at)?;
+                match number {
+                    Number::Integer(value) if column.accepts(Kind::Integer) => {
+                        column.push_integer(*rows, value)
+                    }
+                    Number::Float(value) if column.is_float() => column.push_float(*rows, value),
+                    Number::Integer(value) if column.is_float() && column::is_exact(value) => {
+                        column.push_float(*rows, value as f64);
+                    }
+                    _ if column.is_text() => column.push_text(*rows, &bytes[at..end]),
+                    number => {
+                        check_record::<MULTILINE>(row, bytes)?;
+                        push_other_number(column, *rows, number, &bytes[at..end]);
+                    }
+                }
+                Ok(end)
+            }
+            Some(b't') => {
+                let end = skip::literal(bytes, at, b"true")?;
+                admit(column, Kind::Boolean)?;
+                push_boolean(column, *rows, true);
+                Ok(end)
+            }
+            Some(b'f') => {
+                let end = skip::literal(bytes, at, b"false")?;
+                admit(column, Kind::Boolean)?;
+                push_boolean(column, *rows, false);
+                Ok(end)
+            }
+            Some(b'n') => {
+                let end = skip::literal(bytes, at, b"null")?;
+                column.push_null(*rows);
+                Ok(end)
+            }
+            _ => {
+                let end = skip::value::<MULTILINE>(bytes, at)?;
+                admit(column, Kind::Text)?;
+                column.push_text(*rows, &bytes[at..end]);
+                Ok(end)
+            }
+        }
+    }
+
+    /// Makes the record just read a row.
+    #[inline(always)]
+    fn commit(&mut self, text: &[u8]) {
+        self.ts.push(if self.row.ts_rank == UNRANKED { self.time.observed_us() } else { self.row.ts });
+        if let Some(raw) = &mut self.raw {
+            raw.push_text(self.rows, text);
+        }
+        self.rows += 1;
+    }
+
+    fn finish(&mut self, bytes: &[u8], bad: Vec<BadRow>) -> Result<Decoded, DecodeError> {
+        let rows = std::mem::take(&mut self.rows);
+        let next = Vec::with_capacity(rows);
+        let mut leading = vec![("ts", ts_array(std::mem::replace(&mut self.ts, next)))];
+        leading.extend(self.raw.as_mut().and_then(|raw| raw.finish(rows)).map(|raw| ("raw", raw)));
+        let batch = self.table.finish(rows, leading)?;
+        let duplicate_fields = std::mem::take(&mut self.duplicates);
+        Ok(Decoded { batch, raw_bytes: bytes.len() as u64, bad, replaced: 0, duplicate_fields })
+    }
+}
+
+/// Takes the record's time from a field that may state it; the byte after the value if it is a column no more.
+fn time_value(
+    row: &mut Row,
+    time: &mut TimeReader,
+    role: Role,
+    bytes: &[u8],
+    at: usize,
+) -> Result<Option<usize>, Fault> {
+    let Role::Time { rank, column } = role else { return Ok(None) };
+    let (read, end) = match bytes.get(at) {
+        Some(b'"') => {
+            let end = scan::string_end(bytes, at + 1);
+            if bytes.get(end) != Some(&b'"') {
+                return Ok(None);
+            }
+            (time.text(&bytes[at + 1..end]), end + 1)
+        }
+        Some(b'-' | b'0'..=b'9') => match number::number(bytes, at)? {
+            (Number::Integer(value), end) => (time.integer(value), end),
+            (Number::Float(value), end) => (time.float(value), end),
+            (Number::Beyond, _) => return Ok(None),
+        },
+        _ => return Ok(None),
+    };
+    let Some(us) = read else { return Ok(None) };
+    if rank <= row.ts_rank {
+        (row.ts, row.ts_rank) = (us, rank);
+    }
+    Ok((!column).then_some(end))
+}
+
+/// Checks the record's grammar to its end, once: before it may change the schema.
+#[cold]
+fn check_record<const MULTILINE: bool>(row: &mut Row, bytes: &[u8]) -> Result<(), Fault> {
+    if !row.is_checked {
+        let end = skip::value::<MULTILINE>(bytes, row.start)?;
+        let next = skip::space::<MULTILINE>(bytes, end);
+        if !MULTILINE && !matches!(bytes.get(next), None | Some(b'\n')) {
+            return Err(Fault::syntax(next, "something after the object"));
+        }
+        row.is_checked = true;
+    }
+    Ok(())
+}
+
+/// A number in a column of another type: the column widens to hold both without loss.
+#[cold]
+fn push_other_number(column: &mut column::Column, row: usize, number: Number, text: &[u8]) {
+    let kind = match number {
+        Number::Integer(_) if !column.is_float() => Kind::Integer,
+        Number::Float(_) => Kind::Float,
+        _ => Kind::Text,
+    };
+    column.widen(kind);
+    match number {
+        Number::Integer(value) if column.accepts(Kind::Integer) => column.push_integer(row, value),
+        Number::Float(value) if column.accepts(Kind::Float) => column.push_float(row, value),
+        _ => column.push_text(row, text),
+    }
+}
+
+#[inline(always)]
+fn push_boolean(column: &mut column::Column, row: usize, value: bool) {
+    if column.is_text() {
+        column.push_text(row, if value { b"true" } else { b"false" });
+    } else {
+        column.push_boolean(row, value);
+    }
+}
+
+fn bad_element(bytes: &[u8], start: usize, end: usize, fault: Fault) -> BadRow {
+    let line = 1 + memchr::memchr_iter(b'\n', &bytes[..start]).count() as u64;
+    BadRow::new(line, start, fault.into_error(start), &bytes[start..end])
+}
+
+fn line_end(bytes: &[u8], start: usize) -> usize {
+    memchr(b'\n', &bytes[start..]).map_or(bytes.len(), |length| start + length)
+}
+
+fn trim_line_end(line: &[u8]) -> &[u8] {
+    line.strip_suffix(b"\r").unwrap_or(line)
+}
+
+fn check_utf8(text: &[u8]) -> Result<(), RowError> {
+    std::str::from_utf8(text)
+        .map(|_| ())
+        .map_err(|error| RowError::NotUtf8 { at: error.valid_up_to() as u64 })
+}

@@ -1,0 +1,105 @@
+//! Plain lines: one copy into the `body` column, a glance at the beginning for the time and the severity.
+
+use std::sync::Arc;
+
+use arrow_array::{Array, ArrayRef, RecordBatch, StringArray};
+use arrow_schema::{Field, Schema, SchemaRef};
+use memchr::memchr;
+
+use crate::decoded::{Context, DecodeError, Decoded, ts_array};
+use crate::scan;
+use crate::severity::{Severity, constant_array, severity_array};
+use crate::time::TimeReader;
+
+/// The columns of the OpenTelemetry log model, in order.
+pub(crate) const LOG_COLUMNS: [&str; 6] = ["ts", "observed_ts", "severity", "body", "attributes", "resource"];
+
+#[derive(Debug)]
+pub(crate) struct LineDecoder {
+    time: TimeReader,
+    schema: Option<SchemaRef>,
+    rows_before: usize,
+}
+
+/// The columns of one batch in the making.
+struct Rows {
+    ts: Vec<i64>,
+    severity: Vec<i8>,
+    offsets: Vec<i32>,
+    bytes: Vec<u8>,
+}
+
+impl LineDecoder {
+    pub(crate) fn new(time: TimeReader) -> Self {
+        Self { time, schema: None, rows_before: 0 }
+    }
+
+    /// Decodes lines that end with LF or CRLF; the last may have no end.
+    pub(crate) fn lines(&mut self, bytes: &[u8], context: &Context<'_>) -> Result<Decoded, DecodeError> {
+        self.time.observed(context.observed_us);
+        let (clean, replaced) = match scan::is_utf8(bytes) {
+            true => (None, 0),
+            false => replace_invalid(bytes),
+        };
+        let rows = self.split(clean.as_deref().unwrap_or(bytes));
+        self.rows_before = rows.ts.len();
+        let batch = self.batch(rows, context)?;
+        Ok(Decoded { batch, raw_bytes: bytes.len() as u64, bad: Vec::new(), replaced, duplicate_fields: 0 })
+    }
+
+    fn split(&self, bytes: &[u8]) -> Rows {
+        let expected = self.rows_before + self.rows_before / 8 + 1;
+        let mut rows = Rows {
+            ts: Vec::with_capacity(expected),
+            severity: Vec::with_capacity(expected),
+            offsets: Vec::with_capacity(expected + 1),
+            bytes: Vec::with_capacity(bytes.len()),
+        };
+        rows.offsets.push(0);
+        let mut at = 0;
+        while at < bytes.len() {
+            let end = memchr(b'\n', &bytes[at..]).map_or(bytes.len(), |length| at + length);
+            let line = &bytes[at..end];
+            let line = line.strip_suffix(b"\r").unwrap_or(line);
+            rows.bytes.extend_from_slice(line);
+            rows.offsets.push(rows.bytes.len() as i32);
+            rows.ts.push(self.time.leading(line).unwrap_or(self.time.observed_us()));
+            rows.severity.push(Severity::of_line(line) as i8);
+            at = end + 1;
+        }
+        rows
+    }
+
+    fn batch(&mut self, rows: Rows, context: &Context<'_>) -> Result<RecordBatch, DecodeError> {
+        let count = rows.ts.len();
+        let columns: Vec<ArrayRef> = vec![
+            ts_array(rows.ts),
+            ts_array(vec![context.observed_us; count]),
+            severity_array(rows.severity),
+            Arc::new(scan::string_array(rows.offsets, rows.bytes, None)),
+            Arc::new(StringArray::new_null(count)),
+            constant_array(context.resource, count),
+        ];
+        let schema = self.schema.get_or_insert_with(|| {
+            let fields = LOG_COLUMNS.iter().zip(&columns);
+            let fields = fields.map(|(name, array)| Field::new(*name, array.data_type().clone(), true));
+            Arc::new(Schema::new(fields.collect::<Vec<_>>()))
+        });
+        Ok(RecordBatch::try_new(Arc::clone(schema), columns)?)
+    }
+}
+
+/// The same text with U+FFFD for each invalid sequence, and how many there were. Line ends stay where they are: no
+/// invalid sequence contains one.
+fn replace_invalid(bytes: &[u8]) -> (Option<Vec<u8>>, u64) {
+    let mut clean = Vec::with_capacity(bytes.len() + bytes.len() / 8);
+    let mut replaced = 0;
+    for chunk in bytes.utf8_chunks() {
+        clean.extend_from_slice(chunk.valid().as_bytes());
+        if !chunk.invalid().is_empty() {
+            clean.extend_from_slice("\u{fffd}".as_bytes());
+            replaced += 1;
+        }
+    }
+    (Some(clean), replaced)
+}
