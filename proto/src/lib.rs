@@ -7,13 +7,7 @@ mod convert;
 pub use convert::{ConvertError, PROBLEM_METADATA, batch_id, problem_of_status, status_of_problem};
 
 /// Messages and services of package `aap.v1`.
-#[expect(
-    clippy::all,
-    missing_debug_implementations,
-    unreachable_pub,
-    clippy::allow_attributes_without_reason,
-    reason = "generated code"
-)]
+#[expect(clippy::allow_attributes_without_reason, reason = "generated code")]
 pub mod v1 {
     include!("generated/aap.v1.rs");
 }
