@@ -1,7 +1,8 @@
-//! The handle. SKELETON: the signatures stand; the log behind them follows.
+//! The handle: cheap to clone, safe to share; every append goes to the writer thread, every read is its own.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 
 use aap_runtime::Clock;
 use aap_types::{
@@ -9,9 +10,18 @@ use aap_types::{
 };
 use camino::Utf8PathBuf;
 use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
-use crate::{BufferConfig, Entry, Error, FileSystem, Frame};
+use crate::format::SEGMENT_HEADER;
+use crate::identity::Identity;
+use crate::log::{GROUP_BYTES_MAX, Shared};
+use crate::recovery::RecoveryReport;
+use crate::stats::{self, Stats};
+use crate::writer::{self, Call, Feed, Work};
+use crate::{BufferConfig, Entry, Error, FileSystem, Frame, read, recovery};
+
+/// What declarations may add to the entries of one append.
+const GROUP_SLACK: u64 = 8 << 20;
 
 /// What opening gave.
 #[derive(Debug)]
@@ -22,87 +32,13 @@ pub struct Opened {
     pub recovery: RecoveryReport,
 }
 
-/// What recovery found and did.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RecoveryReport {
-    /// The store was made just now.
-    pub created: bool,
-    /// Segment files found.
-    pub segments: u64,
-    /// Bytes read to find out.
-    pub bytes_read: u64,
-    /// Bytes of an unfinished group that were cut off.
-    pub torn_bytes: u64,
-    /// Damaged regions below the synced mark, copied to `lost+found/`.
-    pub damaged_regions: u64,
-    /// Their bytes.
-    pub damaged_bytes: u64,
-    /// A new epoch was minted, and why.
-    pub new_epoch: Option<String>,
-    /// What an operator must know. Empty where all is well.
-    pub problems: Vec<String>,
-}
-
-/// Who this store is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Identity {
-    /// Minted with the store.
-    pub store_id: [u8; 16],
-    /// Counts the openings, durably; a coordinator that saw a larger one knows of a roll-back or a clone.
-    pub generation: u64,
-    /// The present life.
-    pub epoch: Epoch,
-    /// Whose it is.
-    pub node: NodeId,
-}
-
 /// The newest durable batch of a stream key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tail {
     /// Its number.
     pub sequence: Sequence,
-    /// Its digest.
+    /// Its digest; zeros if it was lost with a damaged segment.
     pub digest: Digest,
-}
-
-/// One stream's books, in this store's life.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StreamStats {
-    /// Rows ever stored.
-    pub rows: u64,
-    /// Batches ever stored.
-    pub batches: u64,
-    /// Bytes ever stored.
-    pub bytes: u64,
-    /// Their size as the sources gave them.
-    pub raw_bytes: u64,
-    /// Rows given up (skips, drops, damage).
-    pub dropped_rows: u64,
-    /// Batches not yet delivered.
-    pub waiting_batches: u64,
-    /// Rows not yet delivered, about.
-    pub waiting_rows: u64,
-    /// Bytes not yet delivered, about.
-    pub waiting_bytes: u64,
-}
-
-/// What the store holds.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Stats {
-    /// Bytes of data on disk.
-    pub stored_bytes: u64,
-    /// Of these, not yet delivered to the landing consumer.
-    pub waiting_bytes: u64,
-    /// Batches not yet delivered.
-    pub waiting_batches: u64,
-    /// The budget.
-    pub capacity_bytes: u64,
-    /// Appends wait, because the budget or the disk is used up.
-    pub blocked: bool,
-    /// By stream, all nodes and epochs together.
-    pub streams: BTreeMap<StreamName, StreamStats>,
-    /// What is wrong. Empty where all is well.
-    pub problems: Vec<String>,
 }
 
 /// One segment file of a snapshot. Bytes from `durable_end` on must not be read.
@@ -112,6 +48,8 @@ pub struct SegmentRef {
     pub path: Utf8PathBuf,
     /// Its number.
     pub segment: u64,
+    /// Of which store: checksums depend on it.
+    pub store_id: [u8; 16],
     /// Where its first group begins.
     pub start: u64,
     /// Where its durable groups end.
@@ -123,22 +61,45 @@ pub struct SegmentRef {
 pub struct Snapshot {
     /// Oldest first.
     pub segments: Vec<SegmentRef>,
+    _pins: Vec<Arc<()>>,
 }
 
 /// The outcome of [`Buffer::try_append`]: await it. Dropping it does not cancel the append.
 #[derive(Debug)]
-pub struct AppendTicket {}
+pub struct AppendTicket {
+    answer: oneshot::Receiver<Result<Vec<BatchId>, Error>>,
+}
 
 impl AppendTicket {
-    /// Waits until the group is durable. Cancel-safe.
+    /// Waits until the group is durable.
+    ///
+    /// # Errors
+    /// [`Error::OutOfOrder`], [`Error::Oversize`], [`Error::Io`], [`Error::Closed`].
     pub async fn durable(self) -> Result<Vec<BatchId>, Error> {
-        Err(Error::Closed)
+        self.answer.await.unwrap_or(Err(Error::Closed))
     }
 }
 
 /// A cheap handle of an open store.
 #[derive(Debug, Clone)]
-pub struct Buffer {}
+pub struct Buffer {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    shared: Arc<Shared>,
+    feed: Arc<Feed>,
+    changes: watch::Receiver<u64>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // The thread syncs and ends by itself; waiting for it here could block an executor.
+        self.feed.close();
+    }
+}
 
 impl Buffer {
     /// Opens or creates the store and starts its writer thread. Blocking: call it on the blocking pool.
@@ -147,90 +108,222 @@ impl Buffer {
     /// [`Error::Locked`], [`Error::ForeignNode`], [`Error::NewerFormat`], [`Error::Setting`], [`Error::Io`]. Damaged
     /// data is never an error: it stands in the report.
     pub fn open(
-        _fs: Arc<dyn FileSystem>,
-        _clock: Arc<dyn Clock>,
-        _config: BufferConfig,
+        fs: Arc<dyn FileSystem>,
+        clock: Arc<dyn Clock>,
+        config: BufferConfig,
     ) -> Result<Opened, Error> {
-        Err(Error::Closed)
+        if let Some(window) = config.durability.loss_window() {
+            tracing::warn!(directory = %config.directory, durability = ?config.durability, "{window}");
+        }
+        let (log, recovery) = recovery::open(fs, clock, config)?;
+        let shared = log.shared.clone();
+        let feed = Arc::new(Feed::new());
+        let (sender, changes) = watch::channel(0);
+        let thread = std::thread::Builder::new()
+            .name("buffer-writer".into())
+            .spawn({
+                let feed = feed.clone();
+                move || writer::run(log, &feed, &sender)
+            })
+            .map_err(|error| Error::io("start the writer of", &shared.config.directory, error))?;
+        let thread = Mutex::new(Some(thread));
+        Ok(Opened { buffer: Self { inner: Arc::new(Inner { shared, feed, changes, thread }) }, recovery })
     }
 
     /// Syncs, ends the writer thread, gives the lock back. Blocking. Later appends get [`Error::Closed`].
-    pub fn close(&self) {}
+    pub fn close(&self) {
+        self.inner.feed.close();
+        let thread = self.inner.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread
+            && thread.join().is_err()
+        {
+            tracing::error!("the buffer's writer thread panicked");
+        }
+    }
 
     /// Appends all entries in one group, all or none, and resolves when it is durable. Waits for room. Once queued it
     /// commits even if the future is dropped.
-    pub async fn append(&self, _entries: Vec<Entry>) -> Result<Vec<BatchId>, Error> {
-        Err(Error::Closed)
+    ///
+    /// # Errors
+    /// [`Error::OutOfOrder`], [`Error::Oversize`], [`Error::Io`], [`Error::Closed`]; nothing of it was taken.
+    pub async fn append(&self, entries: Vec<Entry>) -> Result<Vec<BatchId>, Error> {
+        if entries.is_empty() {
+            return Ok(vec![]);
+        }
+        let bytes = check_size(&entries)?;
+        let room = self.inner.feed.room(bytes).await?;
+        self.enqueue(entries, bytes, room)?.durable().await
     }
 
     /// Like [`Self::append`], but refuses with [`Error::Full`] instead of waiting for room.
-    pub fn try_append(&self, _entries: Vec<Entry>) -> Result<AppendTicket, Error> {
-        Err(Error::Closed)
+    ///
+    /// # Errors
+    /// [`Error::Full`], [`Error::Oversize`], [`Error::Closed`].
+    pub fn try_append(&self, entries: Vec<Entry>) -> Result<AppendTicket, Error> {
+        let bytes = check_size(&entries)?;
+        if self.inner.shared.index().blocked.is_some() {
+            return Err(Error::Full);
+        }
+        let room = self.inner.feed.try_room(bytes)?;
+        self.enqueue(entries, bytes, room)
     }
 
-    /// Moves a consumer's cursor forward. In memory at once; durable with the next group or within a second.
-    pub fn advance(&self, _consumer: &str, _key: &StreamKey, _through: Sequence) {}
+    fn enqueue(
+        &self,
+        entries: Vec<Entry>,
+        bytes: u64,
+        room: tokio::sync::OwnedSemaphorePermit,
+    ) -> Result<AppendTicket, Error> {
+        let (sender, answer) = oneshot::channel();
+        self.inner.feed.push(Work::Append(Call { entries, bytes, answer: sender, _room: room }))?;
+        Ok(AppendTicket { answer })
+    }
+
+    /// Moves a consumer's cursor forward, at most to the tail. In memory at once; durable with the next group or within
+    /// a second. A key that this store does not know is ignored.
+    pub fn advance(&self, consumer: &str, key: &StreamKey, through: Sequence) {
+        if self.inner.shared.index().advance(consumer, key, through) {
+            self.inner.feed.moved();
+        }
+    }
 
     /// Begins a new epoch, durably: later own batches count from 1 again under it.
-    pub async fn new_epoch(&self, _reason: &str) -> Result<Epoch, Error> {
-        Err(Error::Closed)
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::Closed`].
+    pub async fn new_epoch(&self, reason: &str) -> Result<Epoch, Error> {
+        let (answer, outcome) = oneshot::channel();
+        self.inner.feed.push(Work::NewEpoch { reason: reason.to_owned(), answer })?;
+        outcome.await.unwrap_or(Err(Error::Closed))
+    }
+
+    /// Takes positions from a ledger, durably; only replaces older or missing ones.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::Closed`].
+    pub async fn adopt_positions(&self, positions: Vec<SourcePosition>) -> Result<(), Error> {
+        let (answer, outcome) = oneshot::channel();
+        self.inner.feed.push(Work::Adopt { positions, answer })?;
+        outcome.await.unwrap_or(Err(Error::Closed))
     }
 
     /// The last durable sequence of every key.
     pub fn tails(&self) -> Vec<(StreamKey, Sequence)> {
-        vec![]
+        let index = self.inner.shared.index();
+        index.channels.iter().filter(|c| c.tail > Sequence::ZERO).map(|c| (c.key.clone(), c.tail)).collect()
     }
+
     /// The newest durable batch of a key.
-    pub fn tail(&self, _key: &StreamKey) -> Option<Tail> {
-        None
+    pub fn tail(&self, key: &StreamKey) -> Option<Tail> {
+        let index = self.inner.shared.index();
+        let (_, channel) = index.channel(key)?;
+        let digest = channel.digests.back().copied().unwrap_or(Digest([0; 32]));
+        (channel.tail > Sequence::ZERO).then_some(Tail { sequence: channel.tail, digest })
     }
+
     /// The first sequence still stored of every key that has any.
     pub fn heads(&self) -> Vec<(StreamKey, Sequence)> {
-        vec![]
+        let index = self.inner.shared.index();
+        let mut heads: BTreeMap<u32, Sequence> = BTreeMap::new();
+        for segment in index.segments.values() {
+            for (number, span) in &segment.index.spans {
+                heads.entry(*number).or_insert(span.first);
+            }
+        }
+        let named = |(number, head): (u32, Sequence)| {
+            index.channels.get(number as usize).map(|channel| (channel.key.clone(), head))
+        };
+        heads.into_iter().filter_map(named).collect()
     }
+
     /// The digest of a stored batch, from memory or (blocking) from its frame. `None` if it is no longer known.
-    pub fn digest_of(&self, _id: &BatchId) -> Option<Digest> {
-        None
+    pub fn digest_of(&self, id: &BatchId) -> Option<Digest> {
+        let recent = {
+            let index = self.inner.shared.index();
+            index.channel(&id.key)?.1.recent_digest(id.sequence)
+        };
+        recent.or_else(|| read::digest_of(&self.inner.shared, id))
     }
+
     /// Durable frames of a key after a sequence, in order, about `bytes_max` of them and at least one; empty = nothing
-    /// more. What is damaged or was dropped comes as a skip. Blocking.
-    pub fn read(&self, _key: &StreamKey, _after: Sequence, _bytes_max: usize) -> Result<Vec<Frame>, Error> {
-        Err(Error::Closed)
+    /// more. What is damaged, was dropped or reclaimed comes as a skip. Blocking.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if a segment cannot be opened.
+    pub fn read(&self, key: &StreamKey, after: Sequence, bytes_max: usize) -> Result<Vec<Frame>, Error> {
+        read::read(&self.inner.shared, key, after, bytes_max)
     }
+
     /// How far a consumer came.
-    pub fn cursor(&self, _consumer: &str, _key: &StreamKey) -> Sequence {
-        Sequence::ZERO
+    pub fn cursor(&self, consumer: &str, key: &StreamKey) -> Sequence {
+        let index = self.inner.shared.index();
+        let Some((number, _)) = index.channel(key) else { return Sequence::ZERO };
+        index.cursors.get(&(consumer.to_owned(), number)).copied().unwrap_or_default()
     }
+
     /// Changes with every durable group.
     pub fn changes(&self) -> watch::Receiver<u64> {
-        watch::channel(0).1
+        self.inner.changes.clone()
     }
+
     /// The last durable position of a source of this node.
-    pub fn position(&self, _kind: SourceKind, _key: &str) -> Option<SourcePosition> {
-        None
+    pub fn position(&self, kind: SourceKind, key: &str) -> Option<SourcePosition> {
+        let index = self.inner.shared.index();
+        let of_this = (index.identity.node.clone(), kind, key.to_owned());
+        index.positions.get(&of_this).map(|(_, position)| position.clone())
     }
+
     /// All of this node's.
     pub fn positions(&self) -> Vec<SourcePosition> {
-        vec![]
+        let node = self.inner.shared.index().identity.node.clone();
+        self.positions_of(&node)
     }
+
     /// All positions that came with the batches of `node`: what a ledger gives back in the hello.
-    pub fn positions_of(&self, _node: &NodeId) -> Vec<SourcePosition> {
-        vec![]
+    pub fn positions_of(&self, node: &NodeId) -> Vec<SourcePosition> {
+        let index = self.inner.shared.index();
+        let of_node = index.positions.iter().filter(|((of, ..), _)| of == node);
+        of_node.map(|(_, (_, position))| position.clone()).collect()
     }
-    /// Takes positions from a ledger, durably; only replaces older or missing ones.
-    pub async fn adopt_positions(&self, _positions: Vec<SourcePosition>) -> Result<(), Error> {
-        Err(Error::Closed)
-    }
+
     /// Who this store is.
     pub fn identity(&self) -> Identity {
-        unreachable!("skeleton")
+        self.inner.shared.index().identity.clone()
     }
+
     /// Pins the segments that hold frames of these streams (all if `None`) until the snapshot is dropped.
-    pub fn snapshot(&self, _streams: Option<&[StreamName]>) -> Snapshot {
-        Snapshot { segments: vec![] }
+    pub fn snapshot(&self, streams: Option<&[StreamName]>) -> Snapshot {
+        let index = self.inner.shared.index();
+        let wanted = |number: &u32| {
+            let channel = index.channels.get(*number as usize);
+            channel.is_some_and(|c| streams.is_none_or(|streams| streams.contains(&c.key.stream)))
+        };
+        let (segments, pins) = index
+            .segments
+            .iter()
+            .filter(|(_, segment)| segment.index.spans.keys().any(wanted))
+            .map(|(id, segment)| {
+                let reference = SegmentRef {
+                    path: segment.path.clone(),
+                    segment: *id,
+                    store_id: index.identity.store_id,
+                    start: SEGMENT_HEADER as u64,
+                    durable_end: segment.index.end,
+                };
+                (reference, segment.pin.clone())
+            })
+            .unzip();
+        Snapshot { segments, _pins: pins }
     }
+
     /// What the store holds.
     pub fn stats(&self) -> Stats {
-        Stats::default()
+        stats::of(&self.inner.shared.index(), &self.inner.shared.config)
     }
+}
+
+fn check_size(entries: &[Entry]) -> Result<u64, Error> {
+    const LIMIT: u64 = GROUP_BYTES_MAX - GROUP_SLACK;
+    let bytes = entries.iter().map(Entry::bytes).sum();
+    if bytes > LIMIT { Err(Error::Oversize { bytes, limit: LIMIT }) } else { Ok(bytes) }
 }

@@ -119,7 +119,11 @@ impl Encoder {
 /// Whether columns agree in number, names and types; ids and metadata do not matter.
 fn same_columns(one: &Schema, other: &Schema) -> bool {
     one.fields().len() == other.fields().len()
-        && one.fields().iter().zip(other.fields()).all(|(a, b)| a.name() == b.name() && a.data_type() == b.data_type())
+        && one
+            .fields()
+            .iter()
+            .zip(other.fields())
+            .all(|(a, b)| a.name() == b.name() && a.data_type() == b.data_type())
 }
 
 /// Gives dictionary ids in the order in which the schema message gave them: depth first, a dictionary before what is
@@ -177,11 +181,9 @@ pub fn decode(
 
 /// Runs code of Arrow on bytes of others. What we can check is checked before; a panic that remains is that input's
 /// error, not the end of the process.
-pub(crate) fn guarded<T>(
-    what: &'static str,
-    work: impl FnOnce() -> Result<T, Error>,
-) -> Result<T, Error> {
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err(Error::Invalid(format!("{what}: refused by Arrow"))))
+pub(crate) fn guarded<T>(what: &'static str, work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+    catch_unwind(AssertUnwindSafe(work))
+        .unwrap_or_else(|_| Err(Error::Invalid(format!("{what}: refused by Arrow"))))
 }
 
 fn decode_checked(
@@ -289,11 +291,7 @@ impl<'a> MessagePart<'a> {
 }
 
 /// Arrow slices without looking, and trusts the claimed sizes: look here.
-fn check_buffers(
-    batch: &arrow_ipc::RecordBatch<'_>,
-    body: &[u8],
-    budget: &mut u64,
-) -> Result<(), Error> {
+fn check_buffers(batch: &arrow_ipc::RecordBatch<'_>, body: &[u8], budget: &mut u64) -> Result<(), Error> {
     let invalid = |what: &str| Error::Invalid(what.to_owned());
     let rows = u64::try_from(batch.length()).map_err(|_| invalid("a negative number of rows"))?;
     if rows > u64::from(u32::MAX) {

@@ -92,12 +92,14 @@ pub(crate) enum Kind {
     Positions = 6,
     /// A checkpoint of everything but frames.
     State = 7,
+    /// Sequences below the tail that are given up; body as of a skip.
+    Hole = 8,
 }
 
 impl Kind {
     fn from_byte(byte: u8) -> Option<Self> {
         use Kind::*;
-        [Data, Skip, Schema, Channel, Cursors, Positions, State].into_iter().find(|k| *k as u8 == byte)
+        [Data, Skip, Schema, Channel, Cursors, Positions, State, Hole].into_iter().find(|k| *k as u8 == byte)
     }
 }
 

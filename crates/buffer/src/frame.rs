@@ -54,7 +54,8 @@ impl Entry {
         const OVERHEAD: usize = 256;
         let bytes = match self {
             Self::Own { batch, positions, .. } => {
-                batch.payload.len() + positions.iter().map(|p| p.key.len() + p.detail.len() + 15).sum::<usize>()
+                batch.payload.len()
+                    + positions.iter().map(|p| p.key.len() + p.detail.len() + 15).sum::<usize>()
             }
             Self::Landed { positions, batch, .. } => batch.payload.len() + positions.len(),
             Self::Skip { reason, .. } => reason.len(),

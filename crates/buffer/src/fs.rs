@@ -11,6 +11,7 @@ mod faulty;
 mod real;
 mod sim;
 
+use std::any::Any;
 use std::fmt::Debug;
 use std::io;
 
@@ -19,6 +20,9 @@ use camino::Utf8Path;
 pub use faulty::{Fault, FaultKind, FaultyFileSystem};
 pub use real::RealFileSystem;
 pub use sim::{CrashPlan, SimFileSystem};
+
+/// A lock that is held as long as it lives.
+pub type Lock = Box<dyn Any + Send + Sync>;
 
 /// How a file is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,7 +55,7 @@ pub trait FileSystem: Debug + Send + Sync + 'static {
     /// Makes the names in a directory durable.
     fn sync_directory(&self, path: &Utf8Path) -> io::Result<()>;
     /// Takes the lock `path` for as long as the value lives. `None` if somebody else holds it.
-    fn lock(&self, path: &Utf8Path) -> io::Result<Option<Box<dyn Send + Sync>>>;
+    fn lock(&self, path: &Utf8Path) -> io::Result<Option<Lock>>;
 }
 
 /// An open file.

@@ -10,17 +10,28 @@ mod error;
 mod format;
 mod frame;
 pub mod fs;
+mod group;
+mod identity;
+mod index;
+mod log;
+mod mutant;
 pub mod offline;
+mod read;
+mod recovery;
 pub mod scan;
 mod schema;
+mod stats;
+mod walk;
+mod writer;
 
-pub use buffer::{
-    AppendTicket, Buffer, Identity, Opened, RecoveryReport, SegmentRef, Snapshot, Stats, StreamStats, Tail,
-};
+pub use buffer::{AppendTicket, Buffer, Opened, SegmentRef, Snapshot, Tail};
 pub use codec::{DECODED_BYTES_MAX, EncodedBatch, Encoder, decode};
 pub use config::{BufferConfig, Durability, WhenFull};
 pub use error::{Error, Retry};
 pub use format::FORMAT_VERSION;
 pub use frame::{Entry, Frame, FrameKind};
 pub use fs::{FileHandle, FileSystem, RealFileSystem};
+pub use identity::Identity;
+pub use recovery::RecoveryReport;
 pub use schema::{FrameSchema, SCHEMA_BYTES_MAX};
+pub use stats::{Stats, StreamStats};

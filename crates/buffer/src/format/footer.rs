@@ -44,7 +44,16 @@ pub(crate) fn footer_bytes(seed: Seed, footer: &Footer) -> (Vec<u8>, Vec<u8>) {
     put(&[footer.last_group, footer.ts_min_us.cast_unsigned(), footer.ts_max_us.cast_unsigned()]);
     put(&[footer.spans.len() as u64]);
     for (channel, s) in &footer.spans {
-        put(&[u64::from(*channel), s.first.0, s.last.0, s.first_offset, s.rows, s.batches, s.bytes, s.raw_bytes]);
+        put(&[
+            u64::from(*channel),
+            s.first.0,
+            s.last.0,
+            s.first_offset,
+            s.rows,
+            s.batches,
+            s.bytes,
+            s.raw_bytes,
+        ]);
     }
     put(&[footer.schemas.len() as u64]);
     footer.schemas.iter().for_each(|(fingerprint, offset)| put(&[*fingerprint, *offset]));

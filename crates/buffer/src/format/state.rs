@@ -7,9 +7,6 @@ use aap_types::{Digest, Epoch, NodeId, Sequence, SourcePosition, StreamKey, Stre
 
 use super::Fields;
 
-/// Digests kept per channel for answering repeats whose frames are gone.
-pub(crate) const DIGESTS_KEPT: usize = 8;
-
 /// What was ever stored of a stream key, in this store.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Counters {
@@ -92,7 +89,10 @@ impl State {
             put_text(&mut out, channel.key.node.as_str());
             put_text(&mut out, channel.key.stream.as_str());
             let c = &channel.counters;
-            put_all(&mut out, &[channel.key.epoch.0, channel.tail.0, c.rows, c.batches, c.bytes, c.raw_bytes]);
+            put_all(
+                &mut out,
+                &[channel.key.epoch.0, channel.tail.0, c.rows, c.batches, c.bytes, c.raw_bytes],
+            );
             put_all(&mut out, &[c.dropped_rows, c.dropped_batches, channel.digests.len() as u64]);
             channel.digests.iter().for_each(|digest| out.extend_from_slice(&digest.0));
             put_all(&mut out, &[channel.holes.len() as u64]);

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use camino::Utf8Path;
 
-use super::{FileHandle, FileSystem, Open};
+use super::{FileHandle, FileSystem, Lock, Open};
 
 /// How a call fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,7 +114,7 @@ impl FileSystem for FaultyFileSystem {
         unless_interrupted(self.plan.step(true))?;
         self.inner.sync_directory(path)
     }
-    fn lock(&self, path: &Utf8Path) -> io::Result<Option<Box<dyn Send + Sync>>> {
+    fn lock(&self, path: &Utf8Path) -> io::Result<Option<Lock>> {
         self.inner.lock(path)
     }
 }

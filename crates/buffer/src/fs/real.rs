@@ -7,7 +7,7 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use camino::Utf8Path;
 use rustix::fs::{FlockOperation, flock};
 
-use super::{FileHandle, FileSystem, Open};
+use super::{FileHandle, FileSystem, Lock, Open};
 
 /// Data of others lies in these files: only the owner reads them.
 const FILE_MODE: u32 = 0o600;
@@ -75,9 +75,14 @@ impl FileSystem for RealFileSystem {
         File::open(path)?.sync_all()
     }
 
-    fn lock(&self, path: &Utf8Path) -> io::Result<Option<Box<dyn Send + Sync>>> {
-        let file =
-            OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(FILE_MODE).open(path)?;
+    fn lock(&self, path: &Utf8Path) -> io::Result<Option<Lock>> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(FILE_MODE)
+            .open(path)?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(Some(Box::new(file))),
             Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),

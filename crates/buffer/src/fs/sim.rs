@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use camino::{Utf8Path, Utf8PathBuf};
 
-use super::{FileHandle, FileSystem, Open};
+use super::{FileHandle, FileSystem, Lock, Open};
 
 /// What a disk writes at once.
 const SECTOR: usize = 512;
@@ -243,8 +243,7 @@ impl SimFileSystem {
         *disk = Disk { life, ..Disk::default() };
         for (path, bytes) in image {
             disk.next_file += 1;
-            let content =
-                Content { seen: bytes.clone(), durable: bytes.clone(), dirty: BTreeSet::new() };
+            let content = Content { seen: bytes.clone(), durable: bytes.clone(), dirty: BTreeSet::new() };
             disk.files.insert(disk.next_file, content);
             disk.names.insert(path.clone(), disk.next_file);
         }
@@ -323,7 +322,7 @@ impl FileSystem for SimFileSystem {
         Ok(())
     }
 
-    fn lock(&self, path: &Utf8Path) -> io::Result<Option<Box<dyn Send + Sync>>> {
+    fn lock(&self, path: &Utf8Path) -> io::Result<Option<Lock>> {
         let mut disk = self.disk();
         let life = disk.life;
         if disk.locks.get(path) == Some(&life) {

@@ -1,0 +1,354 @@
+//! What is known in memory: channels, cursors, positions, segments. Only durable things stand here; the writer puts
+//! them in after the sync, everybody else reads them under one short lock.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+
+use aap_types::{Digest, NodeId, Sequence, SourceKind, SourcePosition, StreamKey};
+use camino::Utf8PathBuf;
+
+use crate::FrameSchema;
+use crate::format::{
+    ChannelState, Counters, Footer, Hole, Kind, PositionState, RecordHeader, Seed, Span, State,
+};
+use crate::frame::parse_skip;
+use crate::identity::Identity;
+
+/// Digests kept in memory and in checkpoints per channel, for repeats whose frames are gone.
+const DIGESTS_KEPT: usize = 8;
+/// Schemas kept in memory; those beyond are read from their segment again.
+const SCHEMAS_KEPT: usize = 4096;
+/// Keys of HTTP requests are promised for a day.
+const HTTP_KEY_KEPT_US: i64 = 24 * 3600 * 1_000_000;
+/// Distinct problems shown; repetitions count only once.
+const PROBLEMS_KEPT: usize = 32;
+/// Bounds the list of holes of one channel; the oldest are forgotten and found again by reading.
+const HOLES_KEPT: usize = 1024;
+
+#[derive(Debug)]
+pub(crate) struct Channel {
+    pub(crate) key: StreamKey,
+    pub(crate) tail: Sequence,
+    pub(crate) digests: VecDeque<Digest>,
+    pub(crate) counters: Counters,
+    pub(crate) holes: Vec<Hole>,
+    /// Where a reader that goes on in order continues: (next sequence, segment, offset).
+    pub(crate) hint: Option<(Sequence, u64, u64)>,
+}
+
+impl Channel {
+    pub(crate) fn new(key: StreamKey) -> Self {
+        Self {
+            key,
+            tail: Sequence::ZERO,
+            digests: VecDeque::new(),
+            counters: Counters::default(),
+            holes: Vec::new(),
+            hint: None,
+        }
+    }
+
+    /// The digest of a sequence, if it is one of the last.
+    pub(crate) fn recent_digest(&self, sequence: Sequence) -> Option<Digest> {
+        let back = self.tail.0.checked_sub(sequence.0)?;
+        let index = (self.digests.len() as u64).checked_sub(back + 1)?;
+        self.digests.get(usize::try_from(index).ok()?).copied()
+    }
+
+    fn push_digest(&mut self, digest: Digest) {
+        if self.digests.len() == DIGESTS_KEPT {
+            self.digests.pop_front();
+        }
+        self.digests.push_back(digest);
+    }
+
+    pub(crate) fn hole_at(&self, sequence: Sequence) -> Option<&Hole> {
+        self.holes.iter().find(|hole| (hole.from..=hole.to).contains(&sequence))
+    }
+
+    pub(crate) fn add_hole(&mut self, hole: Hole) {
+        self.counters.dropped_rows += hole.rows;
+        self.counters.dropped_batches += hole.to.0 - hole.from.0 + 1;
+        match self.holes.last_mut() {
+            Some(last) if last.to.next() == hole.from && last.reason == hole.reason => {
+                last.to = hole.to;
+                last.rows += hole.rows;
+            }
+            _ => self.holes.push(hole),
+        }
+        if self.holes.len() > HOLES_KEPT {
+            self.holes.remove(0);
+        }
+    }
+}
+
+/// One segment file.
+#[derive(Debug)]
+pub(crate) struct Segment {
+    pub(crate) path: Utf8PathBuf,
+    pub(crate) seed: Seed,
+    /// Readers hold a clone; with more than one the file stays.
+    pub(crate) pin: Arc<()>,
+    /// Length of the file.
+    pub(crate) file_bytes: u64,
+    /// End of durable data, spans and schemas.
+    pub(crate) index: Footer,
+    pub(crate) sealed: bool,
+}
+
+impl Segment {
+    pub(crate) fn new(path: Utf8PathBuf, seed: Seed, file_bytes: u64) -> Self {
+        Self { path, seed, pin: Arc::new(()), file_bytes, index: Footer::default(), sealed: false }
+    }
+
+    pub(crate) fn is_pinned(&self) -> bool {
+        Arc::strong_count(&self.pin) > 1
+    }
+
+    /// Books a frame record of `bytes` at `offset` for its channel.
+    pub(crate) fn note_frame(&mut self, header: &RecordHeader, last: Sequence, offset: u64) {
+        let index = &mut self.index;
+        let span = index.spans.entry(header.channel).or_insert(Span {
+            first: header.sequence,
+            last,
+            first_offset: offset,
+            rows: 0,
+            batches: 0,
+            bytes: 0,
+            raw_bytes: 0,
+        });
+        span.last = span.last.max(last);
+        span.rows += u64::from(header.rows);
+        span.batches += last.0.saturating_sub(header.sequence.0) + 1;
+        span.bytes += header.total_bytes() as u64;
+        span.raw_bytes += header.raw_bytes;
+        if header.rows > 0 {
+            let empty = index.ts_min_us == 0 && index.ts_max_us == 0;
+            index.ts_min_us = if empty { header.ts_min_us } else { index.ts_min_us.min(header.ts_min_us) };
+            index.ts_max_us = if empty { header.ts_max_us } else { index.ts_max_us.max(header.ts_max_us) };
+        }
+    }
+}
+
+pub(crate) type CursorKey = (String, u32);
+
+#[derive(Debug)]
+pub(crate) struct Index {
+    pub(crate) identity: Identity,
+    pub(crate) channels: Vec<Channel>,
+    pub(crate) by_key: HashMap<StreamKey, u32>,
+    pub(crate) cursors: BTreeMap<CursorKey, Sequence>,
+    /// What would be left of them after a crash; reclaim goes by these.
+    pub(crate) durable_cursors: BTreeMap<CursorKey, Sequence>,
+    pub(crate) moved_cursors: BTreeSet<CursorKey>,
+    pub(crate) positions: HashMap<(NodeId, SourceKind, String), (i64, SourcePosition)>,
+    pub(crate) segments: BTreeMap<u64, Segment>,
+    pub(crate) schemas: HashMap<u64, Arc<FrameSchema>>,
+    pub(crate) problems: Vec<String>,
+    /// Why appends wait, if they do.
+    pub(crate) blocked: Option<String>,
+    pub(crate) closed: bool,
+}
+
+impl Index {
+    pub(crate) fn new(identity: Identity) -> Self {
+        Self {
+            identity,
+            channels: Vec::new(),
+            by_key: HashMap::new(),
+            cursors: BTreeMap::new(),
+            durable_cursors: BTreeMap::new(),
+            moved_cursors: BTreeSet::new(),
+            positions: HashMap::new(),
+            segments: BTreeMap::new(),
+            schemas: HashMap::new(),
+            problems: Vec::new(),
+            blocked: None,
+            closed: false,
+        }
+    }
+
+    pub(crate) fn channel(&self, key: &StreamKey) -> Option<(u32, &Channel)> {
+        let number = *self.by_key.get(key)?;
+        self.channels.get(number as usize).map(|channel| (number, channel))
+    }
+
+    /// Gives `key` the number `number`, which must be the next free one or its own.
+    pub(crate) fn add_channel(&mut self, number: u32, key: StreamKey) {
+        if number as usize == self.channels.len() {
+            self.by_key.insert(key.clone(), number);
+            self.channels.push(Channel::new(key));
+        }
+    }
+
+    pub(crate) fn add_problem(&mut self, text: String) {
+        if !self.problems.contains(&text) && self.problems.len() < PROBLEMS_KEPT {
+            tracing::warn!(problem = %text, "buffer degraded");
+            self.problems.push(text);
+        }
+    }
+
+    pub(crate) fn keep_schema(&mut self, schema: Arc<FrameSchema>) {
+        if self.schemas.len() >= SCHEMAS_KEPT {
+            self.schemas.clear();
+        }
+        self.schemas.insert(schema.fingerprint(), schema);
+    }
+
+    pub(crate) fn set_position(&mut self, node: &NodeId, at_us: i64, position: SourcePosition) {
+        self.positions.insert((node.clone(), position.kind, position.key.clone()), (at_us, position));
+    }
+
+    pub(crate) fn apply_positions(&mut self, node: &NodeId, at_us: i64, encoded: &[u8]) {
+        match SourcePosition::decode_all(encoded) {
+            Some(positions) => positions.into_iter().for_each(|p| self.set_position(node, at_us, p)),
+            None => self.add_problem(format!("unreadable source positions from node `{node}`")),
+        }
+    }
+
+    /// Applies a durable frame, skip or hole to its channel.
+    pub(crate) fn apply_frame(
+        &mut self,
+        header: &RecordHeader,
+        positions: &[u8],
+        payload: &[u8],
+        at_us: i64,
+    ) {
+        let Some(channel) = self.channels.get_mut(header.channel as usize) else { return };
+        let skip = || parse_skip(payload).unwrap_or((header.sequence, 0, String::new()));
+        if header.kind == Kind::Hole {
+            let (to, rows, reason) = skip();
+            channel.add_hole(Hole { from: header.sequence, to, rows, reason });
+            return;
+        }
+        if header.sequence <= channel.tail {
+            return;
+        }
+        let expected = channel.tail.next();
+        if header.sequence > expected {
+            let to = Sequence(header.sequence.0 - 1);
+            channel.add_hole(Hole { from: expected, to, rows: 0, reason: DAMAGED.into() });
+            channel.digests.clear();
+        }
+        if header.kind == Kind::Skip {
+            let (to, rows, _) = skip();
+            channel.counters.dropped_rows += rows;
+            channel.counters.dropped_batches += to.0.saturating_sub(header.sequence.0) + 1;
+            channel.tail = to.max(header.sequence);
+            channel.digests.clear();
+        } else {
+            channel.tail = header.sequence;
+            channel.counters.rows += u64::from(header.rows);
+            channel.counters.batches += 1;
+            channel.counters.bytes += header.total_bytes() as u64;
+            channel.counters.raw_bytes += header.raw_bytes;
+        }
+        channel.push_digest(header.digest);
+        let node = channel.key.node.clone();
+        if !positions.is_empty() {
+            self.apply_positions(&node, at_us, positions);
+        }
+    }
+
+    /// Moves a cursor in memory. Whether it moved.
+    pub(crate) fn advance(&mut self, consumer: &str, key: &StreamKey, through: Sequence) -> bool {
+        let Some((number, channel)) = self.channel(key) else { return false };
+        let through = through.min(channel.tail);
+        if consumer.is_empty() || consumer.len() > usize::from(u8::MAX) {
+            return false;
+        }
+        let key = (consumer.to_owned(), number);
+        if self.cursors.get(&key).is_some_and(|known| *known >= through) || through == Sequence::ZERO {
+            return false;
+        }
+        self.cursors.insert(key.clone(), through);
+        self.moved_cursors.insert(key);
+        true
+    }
+
+    pub(crate) fn apply_cursors(&mut self, moves: impl IntoIterator<Item = (CursorKey, Sequence)>) {
+        for (key, sequence) in moves {
+            let cursor = self.cursors.entry(key.clone()).or_default();
+            *cursor = (*cursor).max(sequence);
+            let durable = self.durable_cursors.entry(key).or_default();
+            *durable = (*durable).max(sequence);
+        }
+    }
+
+    /// The checkpoint that a new segment begins with.
+    pub(crate) fn state(&self, next_group: u64, now_us: i64) -> State {
+        let channels = self.channels.iter().map(|channel| ChannelState {
+            key: channel.key.clone(),
+            tail: channel.tail,
+            digests: channel.digests.iter().copied().collect(),
+            counters: channel.counters,
+            holes: channel.holes.clone(),
+        });
+        let kept = |kind: SourceKind, at_us: i64| {
+            kind != SourceKind::HttpKey || now_us.saturating_sub(at_us) < HTTP_KEY_KEPT_US
+        };
+        let mut positions: Vec<PositionState> = self
+            .positions
+            .iter()
+            .filter(|((_, kind, _), (at_us, _))| kept(*kind, *at_us))
+            .map(|((node, _, _), (updated_us, position))| PositionState {
+                node: node.clone(),
+                updated_us: *updated_us,
+                position: position.clone(),
+            })
+            .collect();
+        positions.sort_by(|a, b| {
+            (&a.node, a.position.kind, &a.position.key).cmp(&(&b.node, b.position.kind, &b.position.key))
+        });
+        State {
+            node: self.identity.node.clone(),
+            epoch: self.identity.epoch,
+            generation: self.identity.generation,
+            next_group,
+            channels: channels.collect(),
+            cursors: self.cursors.clone(),
+            positions,
+            segment_ends: self.segments.iter().map(|(id, segment)| (*id, segment.index.end)).collect(),
+        }
+    }
+
+    /// Starts from a checkpoint.
+    pub(crate) fn load(&mut self, state: State) {
+        for channel in state.channels {
+            let number = self.channels.len() as u32;
+            self.by_key.insert(channel.key.clone(), number);
+            self.channels.push(Channel {
+                key: channel.key,
+                tail: channel.tail,
+                digests: channel.digests.into(),
+                counters: channel.counters,
+                holes: channel.holes,
+                hint: None,
+            });
+        }
+        self.durable_cursors.clone_from(&state.cursors);
+        self.cursors = state.cursors;
+        for p in state.positions {
+            self.set_position(&p.node.clone(), p.updated_us, p.position);
+        }
+    }
+
+    /// Whether everything in a segment was delivered, as far as is durable.
+    pub(crate) fn is_delivered(&self, segment: &Segment, landing: &str) -> bool {
+        segment.index.spans.iter().all(|(channel, span)| {
+            self.durable_cursors.get(&(landing.to_owned(), *channel)).is_some_and(|c| *c >= span.last)
+        })
+    }
+
+    /// Bytes of files.
+    pub(crate) fn file_bytes(&self) -> u64 {
+        self.segments.values().map(|segment| segment.file_bytes).sum()
+    }
+}
+
+/// The reason in a skip for what cannot be read.
+pub(crate) const DAMAGED: &str = "damaged on disk";
+/// The reason in a skip for what was reclaimed.
+pub(crate) const RECLAIMED: &str = "no longer stored";
+/// The reason in a skip for what `drop-oldest` took.
+pub(crate) const DROPPED: &str = "dropped: buffer full";

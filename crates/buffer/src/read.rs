@@ -1,0 +1,259 @@
+//! Reading frames back, in order, over whatever is missing.
+
+use std::sync::Arc;
+
+use aap_types::{BatchId, Digest, Sequence, StreamKey};
+use arrow_schema::Schema;
+use bytes::Bytes;
+use camino::Utf8PathBuf;
+
+use crate::format::{Kind, RECORD_HEADER, RecordHeader, Seed, aligned};
+use crate::frame::{parse_skip, skip_payload};
+use crate::fs::Open;
+use crate::index::{DAMAGED, Index, RECLAIMED};
+use crate::log::Shared;
+use crate::walk::{Item, Walker};
+use crate::{Error, Frame, FrameKind, FrameSchema};
+
+/// Where the next frame of a key is looked for.
+enum Next {
+    /// There is none.
+    End,
+    /// Sequences without data, up to and including this one.
+    Skip { to: Sequence, rows: u64, reason: String },
+    /// In this part of this segment.
+    In(Place),
+}
+
+struct Place {
+    path: Utf8PathBuf,
+    seed: Seed,
+    start: u64,
+    end: u64,
+    /// The last sequence of the key in this segment.
+    last: Sequence,
+    channel: u32,
+    _pin: Arc<()>,
+}
+
+struct Reader<'a> {
+    shared: &'a Shared,
+    key: &'a StreamKey,
+    want: Sequence,
+    /// Bytes still to be read.
+    room: usize,
+    frames: Vec<Frame>,
+}
+
+/// Frames of `key` after `after`, about `bytes_max` of them and at least one.
+pub(crate) fn read(
+    shared: &Shared,
+    key: &StreamKey,
+    after: Sequence,
+    bytes_max: usize,
+) -> Result<Vec<Frame>, Error> {
+    let mut reader = Reader { shared, key, want: after.next(), room: bytes_max.max(1), frames: Vec::new() };
+    while reader.room > 0 {
+        match reader.locate() {
+            Next::End => break,
+            Next::Skip { to, rows, reason } => reader.skip(to, rows, &reason),
+            Next::In(place) => reader.read_segment(&place)?,
+        }
+    }
+    Ok(reader.frames)
+}
+
+/// The digest of a stored batch whose frame must be looked for.
+pub(crate) fn digest_of(shared: &Shared, id: &BatchId) -> Option<Digest> {
+    let after = Sequence(id.sequence.0.checked_sub(1)?);
+    let frames = read(shared, &id.key, after, 1).ok()?;
+    let frame = frames.into_iter().next()?;
+    (frame.id == *id && frame.kind == FrameKind::Data).then_some(frame.digest)
+}
+
+fn locate(index: &Index, key: &StreamKey, want: Sequence) -> Next {
+    let Some((number, channel)) = index.channel(key) else { return Next::End };
+    if want > channel.tail {
+        return Next::End;
+    }
+    if let Some(hole) = channel.hole_at(want) {
+        // A hole that is read from its middle keeps its end and reason; its rows were told with its beginning.
+        let rows = if hole.from == want { hole.rows } else { 0 };
+        return Next::Skip { to: hole.to, rows, reason: hole.reason.clone() };
+    }
+    let hinted = channel.hint.filter(|(next, ..)| *next == want).and_then(|(_, segment, offset)| {
+        let found = index.segments.get(&segment)?;
+        let span = found.index.spans.get(&number)?;
+        (span.last >= want && offset < found.index.end).then_some((found, span, offset))
+    });
+    let found = hinted.or_else(|| {
+        index.segments.values().find_map(|segment| {
+            let span = segment.index.spans.get(&number)?;
+            (span.last >= want).then_some((segment, span, span.first_offset))
+        })
+    });
+    let Some((segment, span, start)) = found else {
+        return Next::Skip { to: channel.tail, rows: 0, reason: RECLAIMED.into() };
+    };
+    if span.first > want {
+        let is_before_all =
+            !index.segments.values().any(|s| s.index.spans.get(&number).is_some_and(|s| s.last < want));
+        let reason = if is_before_all { RECLAIMED } else { DAMAGED };
+        return Next::Skip { to: Sequence(span.first.0 - 1), rows: 0, reason: reason.into() };
+    }
+    Next::In(Place {
+        path: segment.path.clone(),
+        seed: segment.seed,
+        start,
+        end: segment.index.end,
+        last: span.last,
+        channel: number,
+        _pin: segment.pin.clone(),
+    })
+}
+
+impl Reader<'_> {
+    fn locate(&self) -> Next {
+        locate(&self.shared.index(), self.key, self.want)
+    }
+
+    /// A skip from the wanted sequence, or to the next hole if that comes first.
+    fn skip(&mut self, to: Sequence, rows: u64, reason: &str) {
+        let id = BatchId { key: self.key.clone(), sequence: self.want };
+        let payload = skip_payload(to, rows, reason);
+        let digest = Digest::of(&id, &[], &payload);
+        self.push_skip(id, digest, 0, payload);
+    }
+
+    fn push_skip(&mut self, id: BatchId, digest: Digest, sealed_us: i64, payload: Bytes) {
+        let Some((to, rows, reason)) = parse_skip(&payload) else { return };
+        let to = to.max(id.sequence);
+        self.want = to.next();
+        self.room = self.room.saturating_sub(RECORD_HEADER + payload.len());
+        self.frames.push(Frame {
+            id,
+            kind: FrameKind::Skip { to, rows, reason },
+            digest,
+            rows: 0,
+            ts_min_us: 0,
+            ts_max_us: 0,
+            sealed_us,
+            raw_bytes: 0,
+            positions: Bytes::new(),
+            schema: FrameSchema::of(Arc::new(Schema::empty())),
+            payload,
+        });
+    }
+
+    fn read_segment(&mut self, place: &Place) -> Result<(), Error> {
+        let failed = |error| Error::io("read", &place.path, error);
+        let file = self.shared.fs.open(&place.path, Open::Read).map_err(failed)?;
+        let mut walker = Walker::new(file.as_ref(), place.seed, place.start, place.end);
+        while self.room > 0 && self.want <= place.last {
+            let Some(found) = walker.next().map_err(failed)? else {
+                self.skip(place.last, 0, DAMAGED);
+                break;
+            };
+            let Item::Record(header) = found.item else { continue };
+            let is_frame = matches!(header.kind, Kind::Data | Kind::Skip);
+            if !is_frame || header.channel != place.channel || header.sequence < self.want {
+                continue;
+            }
+            if self.shared.index().channel(self.key).is_some_and(|(_, c)| c.hole_at(self.want).is_some()) {
+                // Given up since: the outer loop answers with the skip.
+                break;
+            }
+            if header.sequence > self.want {
+                self.skip(Sequence(header.sequence.0 - 1), 0, DAMAGED);
+            }
+            let body = walker.body(&header, found.start).map_err(failed)?.map(Bytes::copy_from_slice);
+            match body {
+                Some(body) => self.push(&header, &body)?,
+                None => {
+                    self.note_damage(place, found.start);
+                    self.skip(header.sequence, header.rows.into(), DAMAGED);
+                }
+            }
+            self.leave_hint(place, found.end);
+        }
+        Ok(())
+    }
+
+    fn push(&mut self, header: &RecordHeader, body: &Bytes) -> Result<(), Error> {
+        let id = BatchId { key: self.key.clone(), sequence: header.sequence };
+        let positions = body.slice(..header.positions_bytes as usize);
+        let start = aligned(header.positions_bytes as usize);
+        let payload = body.slice(start..start + header.payload_bytes as usize);
+        if header.kind == Kind::Skip {
+            self.push_skip(id, header.digest, header.sealed_us, payload);
+            return Ok(());
+        }
+        let Some(schema) = schema(self.shared, header.schema)? else {
+            self.shared.index().add_problem(format!("the schema of `{id}` is lost"));
+            self.skip(header.sequence, header.rows.into(), DAMAGED);
+            return Ok(());
+        };
+        self.want = header.sequence.next();
+        self.room = self.room.saturating_sub(header.total_bytes());
+        self.frames.push(Frame {
+            id,
+            kind: FrameKind::Data,
+            digest: header.digest,
+            rows: header.rows,
+            ts_min_us: header.ts_min_us,
+            ts_max_us: header.ts_max_us,
+            sealed_us: header.sealed_us,
+            raw_bytes: header.raw_bytes,
+            positions,
+            schema,
+            payload,
+        });
+        Ok(())
+    }
+
+    fn leave_hint(&self, place: &Place, offset: u64) {
+        let mut index = self.shared.index();
+        if let Some(channel) = index.channels.get_mut(place.channel as usize) {
+            channel.hint = Some((self.want, place.seed.segment, offset));
+        }
+    }
+
+    fn note_damage(&self, place: &Place, offset: u64) {
+        self.shared
+            .index()
+            .add_problem(format!("segment {:016x} is damaged at offset {offset}", place.seed.segment));
+    }
+}
+
+/// A schema by its fingerprint: from memory, or from a segment that declares it.
+pub(crate) fn schema(shared: &Shared, fingerprint: u64) -> Result<Option<Arc<FrameSchema>>, Error> {
+    let places: Vec<_> = {
+        let index = shared.index();
+        if let Some(schema) = index.schemas.get(&fingerprint) {
+            return Ok(Some(schema.clone()));
+        }
+        let declares = |s: &&crate::index::Segment| s.index.schemas.iter().any(|(f, _)| *f == fingerprint);
+        let place = |s: &crate::index::Segment| {
+            let at = s.index.schemas.iter().find(|(f, _)| *f == fingerprint).map_or(0, |(_, at)| *at);
+            (s.path.clone(), s.seed, at, s.index.end, s.pin.clone())
+        };
+        index.segments.values().filter(declares).map(place).collect()
+    };
+    for (path, seed, at, end, _pin) in places {
+        let failed = |error| Error::io("read", &path, error);
+        let file = shared.fs.open(&path, Open::Read).map_err(failed)?;
+        let mut walker = Walker::new(file.as_ref(), seed, at, end);
+        let Some(found) = walker.next().map_err(failed)? else { continue };
+        let Item::Record(header) = found.item else { continue };
+        if header.kind != Kind::Schema || header.schema != fingerprint {
+            continue;
+        }
+        let Some(body) = walker.body(&header, found.start).map_err(failed)? else { continue };
+        let ipc = Bytes::copy_from_slice(&body[..header.payload_bytes as usize]);
+        if let Ok(schema) = FrameSchema::from_ipc(ipc) {
+            shared.index().keep_schema(schema.clone());
+            return Ok(Some(schema));
+        }
+    }
+    Ok(None)
+}
