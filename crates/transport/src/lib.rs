@@ -26,6 +26,8 @@
 //! | `client.rs` | [`Dialer`]: choice of carrier, fallback and return |
 //! | `server.rs` | [`Server`]: the listener and its limits |
 //! | `grpc.rs` | the gRPC carrier |
+//! | `quic.rs` | the QUIC carrier |
+//! | `inbox.rs` | what a receiver receives from |
 //! | `testing.rs` | a session in memory and a faulty one (feature `testing`) |
 //! | `limits.rs` | every number, with its reason |
 
@@ -36,6 +38,7 @@ mod grpc;
 mod identity;
 mod inbox;
 mod limits;
+mod quic;
 mod server;
 mod session;
 #[cfg(feature = "testing")]

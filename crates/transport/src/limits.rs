@@ -51,3 +51,40 @@ pub(crate) const CLOSE_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Pause after a failed accept, so that a full descriptor table does not spin.
 pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Streams of a QUIC connection that carry data, one per data stream (reliability-security 4.6: 64). Data streams
+/// beyond half of it share the other half.
+pub(crate) const QUIC_LANES_MAX: u32 = 64;
+/// A lane may run this far ahead; at 50 ms that is 80 MB/s. Less than the connection's window, so that a lane
+/// that waits for a lost packet leaves room for the others.
+pub(crate) const QUIC_STREAM_WINDOW_BYTES: u32 = 4 << 20;
+/// Unread bytes of a connection that the receiver holds for all lanes together.
+pub(crate) const QUIC_CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+/// Messages received and not yet taken.
+pub(crate) const QUIC_RECEIVED_MESSAGES_MAX: usize = 64;
+/// Their size together, in KiB: the largest message and a half.
+pub(crate) const QUIC_RECEIVED_KIB_MAX: u32 = 32 << 10;
+/// Control before data.
+pub(crate) const QUIC_CONTROL_PRIORITY: i32 = 10;
+/// Idle sessions say that they live. With [`QUIC_IDLE_TIMEOUT_MS`] a dead path is noticed after at most their sum.
+pub(crate) const QUIC_KEEP_ALIVE: Duration = Duration::from_millis(750);
+/// Silence after which a path is dead: with the keep-alive and [`QUIC_SUSPECT_DEADLINE`] below the 5 s within
+/// which the issue demands to be on gRPC.
+pub(crate) const QUIC_IDLE_TIMEOUT_MS: u32 = 3000;
+/// How long a QUIC attempt may take where the last one failed or the last session died of silence. A handshake
+/// on a path that works well takes less; on a slow one the background attempts with the full deadline find it.
+pub(crate) const QUIC_SUSPECT_DEADLINE: Duration = Duration::from_millis(500);
+/// First pause between background attempts to return to QUIC; doubles up to [`QUIC_RETRY_PAUSE_MAX`].
+pub(crate) const QUIC_RETRY_PAUSE: Duration = Duration::from_secs(1);
+/// Longest pause: a network that lets UDP through again is used within half a minute.
+pub(crate) const QUIC_RETRY_PAUSE_MAX: Duration = Duration::from_secs(30);
+/// Bytes kept for a connection that is not admitted yet (reliability-security 4.6).
+pub(crate) const QUIC_INCOMING_BYTES: u64 = 64 << 10;
+/// The same for all of them together.
+pub(crate) const QUIC_INCOMING_BYTES_TOTAL: u64 = 16 << 20;
+/// With more handshakes than this under way, an address must answer a token before it costs a signature.
+pub(crate) const RETRY_ABOVE_HANDSHAKES: usize = 64;
+/// Socket buffers for UDP: a burst of a whole window; the system may grant less.
+pub(crate) const UDP_BUFFER_BYTES: usize = 4 << 20;
+/// Tries to find a port number that is free for UDP and TCP.
+pub(crate) const PORT_TRIES: usize = 32;

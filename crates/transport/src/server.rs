@@ -1,6 +1,7 @@
 //! The listener for agents: one port number, its limits, and the sessions that come out of it.
 
-use std::net::SocketAddr;
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 
 use aap_runtime::Shutdown;
@@ -13,9 +14,11 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use crate::grpc::{self, AcceptedStream};
-use crate::limits::{ACCEPT_PAUSE, CLOSE_DEADLINE, CONNECTIONS_MAX, HANDSHAKE_DEADLINE, HANDSHAKES_MAX};
-use crate::tls::ALPN_GRPC;
-use crate::{Error, SessionHandler, TlsFiles};
+use crate::limits::{
+    ACCEPT_PAUSE, CLOSE_DEADLINE, CONNECTIONS_MAX, HANDSHAKE_DEADLINE, HANDSHAKES_MAX, PORT_TRIES,
+};
+use crate::tls::{ALPN_GRPC, ALPN_QUIC};
+use crate::{Error, SessionHandler, TlsFiles, quic};
 
 /// Where a coordinator listens for agents, and as whom.
 #[derive(Debug, Clone)]
@@ -30,8 +33,9 @@ pub struct ServerConfig {
 #[derive(Debug)]
 pub struct Server {
     tcp: TcpListener,
+    udp: UdpSocket,
     address: SocketAddr,
-    tls: TlsAcceptorDebug,
+    tls: TlsFiles,
 }
 
 /// A running listener.
@@ -69,14 +73,25 @@ pub async fn serve(
     Ok(Serving { address, task })
 }
 
+/// What the two carriers share.
+#[derive(Clone)]
+pub(crate) struct Listening {
+    pub(crate) handler: Arc<dyn SessionHandler>,
+    /// The sessions that run.
+    pub(crate) tasks: TaskTracker,
+    /// Places for connections, of both carriers together.
+    pub(crate) connections: Arc<Semaphore>,
+}
+
 impl Server {
     /// Takes the port. Agents that dial before [`Server::run`] wait.
     pub async fn bind(config: &ServerConfig) -> Result<Self, Error> {
+        // Unusable certificates are refused now, not at the first agent.
+        config.tls.server(ALPN_GRPC)?;
         let fail = |source| Error::Bind { address: config.bind, source: Arc::new(source) };
-        let tls = TlsAcceptor::from(Arc::new(config.tls.server(ALPN_GRPC)?));
-        let tcp = TcpListener::bind(config.bind).await.map_err(fail)?;
+        let (tcp, udp) = bind_both(config.bind).await.map_err(fail)?;
         let address = tcp.local_addr().map_err(fail)?;
-        Ok(Self { tcp, address, tls: TlsAcceptorDebug(tls) })
+        Ok(Self { tcp, udp, address, tls: config.tls.clone() })
     }
 
     /// Where it listens, with UDP and TCP.
@@ -84,30 +99,57 @@ impl Server {
         self.address
     }
 
-    /// Serves until `shutdown`; then sessions get their end (`recv` gives `None`) and [`CLOSE_DEADLINE`] to finish.
+    /// Serves until `shutdown`; then sessions get their end (`recv` gives `None`) and five seconds to finish.
     pub async fn run(self, handler: Arc<dyn SessionHandler>, shutdown: Shutdown) -> Result<(), Error> {
-        let tasks = TaskTracker::new();
-        // One place: an accepted connection is taken up at once.
-        let (accepted, queue) = mpsc::channel(1);
-        let accept = accept_tcp(self.tcp, self.tls.0, accepted, tasks.clone());
-        let serve = grpc::run(queue, handler, tasks.clone(), shutdown.clone());
-        let stopped = async {
+        let listening = Listening {
+            handler,
+            tasks: TaskTracker::new(),
+            connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+        };
+        let tcp = run_tcp(self.tcp, self.tls.server(ALPN_GRPC)?, listening.clone(), shutdown.clone());
+        let udp = quic::run(self.udp, self.tls.server(ALPN_QUIC)?, listening.clone(), shutdown.clone());
+        let too_late = async {
             shutdown.requested().await;
-            tasks.close();
             sleep(CLOSE_DEADLINE).await;
         };
         tokio::select! {
-            result = async { tokio::join!(until(&shutdown, accept), serve).1 } => {
-                tasks.close();
-                let _ended = timeout(CLOSE_DEADLINE, tasks.wait()).await;
-                result
-            }
-            () = stopped => {
-                warn!(sessions = tasks.len(), "agent sessions did not end in time and are cut");
+            result = async { tokio::try_join!(tcp, udp) } => result.map(drop),
+            () = too_late => {
+                warn!(sessions = listening.tasks.len(), "agent sessions did not end in time and are cut");
                 Ok(())
             }
         }
     }
+}
+
+/// Binds TCP and UDP to one port number.
+async fn bind_both(address: SocketAddr) -> io::Result<(TcpListener, UdpSocket)> {
+    let mut tries = PORT_TRIES;
+    loop {
+        let tcp = TcpListener::bind(address).await?;
+        match quic::bind(tcp.local_addr()?) {
+            Ok(udp) => return Ok((tcp, udp)),
+            // Any port will do, and this one is taken for UDP.
+            Err(error) if address.port() == 0 && error.kind() == io::ErrorKind::AddrInUse && tries > 0 => {
+                tries -= 1
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+async fn run_tcp(
+    listener: TcpListener,
+    tls: rustls::ServerConfig,
+    listening: Listening,
+    stop: Shutdown,
+) -> Result<(), Error> {
+    // One place: an accepted connection is taken up at once.
+    let (accepted, queue) = mpsc::channel(1);
+    let tls = TlsAcceptor::from(Arc::new(tls));
+    let accept = accept_tcp(listener, tls, accepted, listening.connections.clone());
+    let serve = grpc::run(queue, listening, stop.clone());
+    tokio::join!(until(&stop, accept), serve).1
 }
 
 /// Runs `work` until `shutdown`.
@@ -123,10 +165,10 @@ async fn accept_tcp(
     listener: TcpListener,
     tls: TlsAcceptor,
     accepted: mpsc::Sender<AcceptedStream>,
-    tasks: TaskTracker,
+    connections: Arc<Semaphore>,
 ) {
     let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
-    let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let tasks = TaskTracker::new();
     let mut failing = false;
     loop {
         let (stream, address) = match listener.accept().await {
@@ -174,13 +216,4 @@ pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
         next = source.source();
     }
     text
-}
-
-/// `TlsAcceptor` has no `Debug`.
-struct TlsAcceptorDebug(TlsAcceptor);
-
-impl std::fmt::Debug for TlsAcceptorDebug {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("TlsAcceptor")
-    }
 }

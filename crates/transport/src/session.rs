@@ -13,8 +13,10 @@ use prost::Message;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::inbox::Inbox;
+use crate::quic::Lanes;
 use crate::{Error, STALL_DEADLINE};
 
 /// What moves the messages of a session.
@@ -53,14 +55,35 @@ pub struct AgentSession {
 
 /// Tells when a session that fell back could move to its preferred carrier.
 #[derive(Debug)]
-pub struct BetterCarrier(pub(crate) Option<watch::Receiver<bool>>);
+pub struct BetterCarrier(Option<Probing>);
+
+#[derive(Debug)]
+struct Probing {
+    found: watch::Receiver<bool>,
+    _task: AbortOnDropHandle<()>,
+}
 
 impl BetterCarrier {
+    /// There is none.
+    pub(crate) fn none() -> Self {
+        Self(None)
+    }
+
+    /// There is one as soon as `probe` ends, which is given up with this value.
+    pub(crate) fn after(probe: impl Future<Output = ()> + Send + 'static) -> Self {
+        let (tell, found) = watch::channel(false);
+        let task = TaskTracker::new().spawn(async move {
+            probe.await;
+            tell.send_replace(true);
+        });
+        Self(Some(Probing { found, _task: AbortOnDropHandle::new(task) }))
+    }
+
     /// Waits until dialling again would give a better carrier; for ever if this one is the best. Cancel-safe.
     /// Then end this session at a batch boundary and dial again: batch ids make it safe at any moment.
     pub async fn available(&mut self) {
-        if let Some(found) = &mut self.0
-            && found.wait_for(|found| *found).await.is_ok()
+        if let Some(probing) = &mut self.0
+            && probing.found.wait_for(|found| *found).await.is_ok()
         {
             return;
         }
@@ -92,6 +115,8 @@ pub(crate) fn messages(
 pub(crate) enum Outbox {
     /// All in one queue.
     Queue(mpsc::Sender<Outgoing>),
+    /// Each data stream in its lane.
+    Quic(Arc<Lanes>),
 }
 
 /// The agent's sending half. Clones send on the same session.
@@ -154,6 +179,7 @@ impl Outbox {
     async fn send(&self, outgoing: Outgoing) -> Result<(), Error> {
         match self {
             Self::Queue(queue) => enqueue(queue, outgoing).await,
+            Self::Quic(lanes) => lanes.send(outgoing).await,
         }
     }
 }

@@ -26,7 +26,7 @@ pub fn pair() -> (AgentSession, CoordinatorSender, AgentReceiver) {
         tx: AgentSender::new(Outbox::Queue(up)),
         rx: CoordinatorReceiver(queue(from_coordinator, Ok)),
         carrier: Carrier::Memory,
-        better: BetterCarrier(None),
+        better: BetterCarrier::none(),
     };
     (session, CoordinatorSender(down), AgentReceiver(Inbox::stream(received, Shutdown::default())))
 }
@@ -84,10 +84,11 @@ async fn relay_down(
     let mut passed = 0;
     loop {
         let message = match broken.run_until_cancelled(rx.recv()).await {
-            Some(Ok(None)) => return,
+            // Breaking the way up makes the coordinator end its side, which must not look polite here.
+            Some(Ok(None)) if !broken.is_cancelled() => return,
             Some(Ok(Some(message))) if after.is_none_or(|after| passed < after) => Ok(message),
             Some(Err(error)) => Err(error),
-            Some(Ok(Some(_))) | None => Err(Error::broken(io::Error::other("cut by the test"))),
+            Some(Ok(_)) | None => Err(Error::broken(io::Error::other("cut by the test"))),
         };
         passed += 1;
         let over = message.is_err();

@@ -15,6 +15,8 @@ use crate::Error;
 
 /// Application protocol of the gRPC carrier.
 pub(crate) const ALPN_GRPC: &[u8] = b"h2";
+/// Application protocol of the QUIC carrier.
+pub(crate) const ALPN_QUIC: &[u8] = b"aap/1";
 
 /// Where the identity of one side lies. Read at every connect, so that a re-issued certificate is taken up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -48,7 +48,7 @@ async fn open(target: &Target, tls: Arc<rustls::ClientConfig>) -> Result<AgentSe
         tx: AgentSender::new(Outbox::Queue(queue)),
         rx: CoordinatorReceiver(Inbox::grpc(reply.into_inner(), Shutdown::default())),
         carrier: Carrier::Grpc,
-        better: BetterCarrier(None),
+        better: BetterCarrier::none(),
     })
 }
 

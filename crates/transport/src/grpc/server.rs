@@ -3,7 +3,6 @@
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use aap_proto::MESSAGE_BYTES_MAX;
@@ -19,7 +18,6 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
-use tokio_util::task::TaskTracker;
 use tonic::codec::Streaming;
 use tonic::transport::server::{Connected, Server};
 use tonic::{Request, Response, Status};
@@ -29,7 +27,8 @@ use crate::limits::{
     CONNECTION_WINDOW_BYTES, HEADER_BYTES_MAX, HTTP2_FRAME_BYTES, HTTP2_KEEP_ALIVE, HTTP2_KEEP_ALIVE_TIMEOUT,
     HTTP2_STREAMS_MAX, QUEUE_MESSAGES, STREAM_WINDOW_BYTES,
 };
-use crate::{AgentReceiver, Carrier, CoordinatorSender, Error, Peer, SessionHandler, identity};
+use crate::server::Listening;
+use crate::{AgentReceiver, Carrier, CoordinatorSender, Error, Peer, identity};
 
 /// A connection whose peer is a node of ours. Holds its place in the connection limit.
 pub(crate) struct AcceptedStream {
@@ -95,11 +94,10 @@ impl AsyncWrite for AcceptedStream {
 /// Serves the accepted connections until `stop`, then waits for those that are open.
 pub(crate) async fn run(
     accepted: mpsc::Receiver<AcceptedStream>,
-    handler: Arc<dyn SessionHandler>,
-    tasks: TaskTracker,
+    listening: Listening,
     stop: Shutdown,
 ) -> Result<(), Error> {
-    let service = UplinkServer::new(Sessions { handler, tasks, stop: stop.clone() })
+    let service = UplinkServer::new(Sessions { listening, stop: stop.clone() })
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     Server::builder()
@@ -117,8 +115,7 @@ pub(crate) async fn run(
 }
 
 struct Sessions {
-    handler: Arc<dyn SessionHandler>,
-    tasks: TaskTracker,
+    listening: Listening,
     stop: Shutdown,
 }
 
@@ -134,7 +131,8 @@ impl Uplink for Sessions {
         let peer = peer.ok_or_else(|| Status::internal("connection without a peer"))?;
         let (queue, queued) = mpsc::channel(QUEUE_MESSAGES);
         let rx = AgentReceiver(Inbox::grpc(request.into_inner(), self.stop.clone()));
-        self.tasks.spawn(self.handler.clone().session(peer, CoordinatorSender(queue), rx));
+        let handler = self.listening.handler.clone();
+        self.listening.tasks.spawn(handler.session(peer, CoordinatorSender(queue), rx));
         Ok(Response::new(ReceiverStream::new(queued).map(Ok).boxed()))
     }
 }

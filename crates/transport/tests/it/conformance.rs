@@ -6,7 +6,7 @@ use aap_proto::MESSAGE_BYTES_MAX;
 use aap_proto::v1::coordinator_message::Kind;
 use aap_transport::{AgentSession, Carrier, Error, Prefer, connect, testing};
 
-use crate::support::{Platform, check_session, greet, make_batch, schema, within};
+use crate::support::{Platform, check_session, greet, hello, make_batch, schema, within};
 
 /// A session over `carrier` whose other end is a checker, and what must stay alive for it.
 async fn open(carrier: Carrier) -> (AgentSession, Option<Platform>) {
@@ -31,6 +31,8 @@ async fn conforms(carrier: Carrier) {
     refuses_what_is_too_large_and_goes_on(carrier).await;
     refuses_a_batch_without_schema_and_goes_on(carrier).await;
     ends_politely(carrier).await;
+    ends_when_the_listener_stops(carrier).await;
+    breaks_when_the_session_is_cut(carrier).await;
 }
 
 async fn greets(carrier: Carrier) {
@@ -103,6 +105,35 @@ async fn ends_politely(carrier: Carrier) {
     }
 }
 
+async fn ends_when_the_listener_stops(carrier: Carrier) {
+    let (mut session, platform) = open(carrier).await;
+    let Some(platform) = platform else { return };
+    greet(&mut session, 1).await;
+    platform.shutdown.request();
+    within(async { while let Ok(Some(_)) = session.rx.recv().await {} }).await;
+    drop(session);
+    within(platform.serving.finished()).await.unwrap();
+    assert_eq!(*platform.checker.ends.lock().unwrap(), [Ok(())]);
+}
+
+async fn breaks_when_the_session_is_cut(carrier: Carrier) {
+    let cuts = [
+        testing::Cut { after_from_agent: Some(3), after_from_coordinator: None },
+        testing::Cut { after_from_agent: None, after_from_coordinator: Some(3) },
+    ];
+    for cut in cuts {
+        let (session, _platform) = open(carrier).await;
+        let mut session = testing::faulty(session, cut);
+        for number in 0..3 {
+            greet(&mut session, number).await;
+        }
+        session.tx.send(hello(3)).await.unwrap();
+        let error = within(session.rx.recv()).await.unwrap_err();
+        assert!(matches!(error, Error::Broken(_)), "{error}");
+        assert!(within(session.rx.recv()).await.unwrap().is_none(), "the error is the end");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn memory_conforms() {
     conforms(Carrier::Memory).await;
@@ -111,4 +142,9 @@ async fn memory_conforms() {
 #[tokio::test(flavor = "multi_thread")]
 async fn grpc_conforms() {
     conforms(Carrier::Grpc).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn quic_conforms() {
+    conforms(Carrier::Quic).await;
 }

@@ -2,6 +2,9 @@
 
 #![expect(clippy::unwrap_used, clippy::disallowed_methods, reason = "helpers of tests are tests too")]
 
+mod authority;
 mod conformance;
+mod fallback;
+mod hostile;
 mod identity;
 mod support;

@@ -1,0 +1,219 @@
+//! Dialling over UDP, and the agent's lanes.
+
+use std::collections::HashMap;
+use std::collections::hash_map::{DefaultHasher, Entry};
+use std::hash::{Hash, Hasher};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use aap_proto::v1::AgentMessage;
+use aap_proto::v1::agent_message::Kind;
+use aap_runtime::Shutdown;
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use quinn::crypto::rustls::QuicClientConfig;
+use quinn::{Connection, RecvStream, SendStream};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tokio_util::task::TaskTracker;
+use tracing::debug;
+
+use super::{DONE, MAGIC, PROBE, SESSION, receive, wire};
+use crate::client::Target;
+use crate::inbox::Inbox;
+use crate::limits::{CLOSE_DEADLINE, QUEUE_MESSAGES, QUIC_CONTROL_PRIORITY, QUIC_LANES_MAX};
+use crate::session::{AgentSender, BetterCarrier, Outbox, Outgoing, enqueue, messages};
+use crate::tls::ALPN_QUIC;
+use crate::{AgentSession, Carrier, CoordinatorReceiver, Error, TlsFiles};
+
+/// What the error messages call this carrier.
+const NAME: &str = "quic";
+
+/// Opens a session with the coordinator at `target`. `lost` is set if it later dies of silence.
+pub(crate) async fn connect(
+    target: &Target,
+    files: &TlsFiles,
+    deadline: Duration,
+    lost: Arc<AtomicBool>,
+) -> Result<AgentSession, Error> {
+    let (connection, send, recv) = open(target, files, SESSION, deadline).await?;
+    let (received, reading) = receive::receive(connection.clone(), recv, lost);
+    let (control, queued) = mpsc::channel(QUEUE_MESSAGES);
+    let lanes = Arc::new(Lanes { connection, control, open: Mutex::default(), tasks: TaskTracker::new() });
+    // These end with the session's halves: the reader when nobody receives, the writers when nobody sends.
+    let tasks = TaskTracker::new();
+    tasks.spawn(reading);
+    tasks.spawn(write_control(send, queued, lanes.tasks.clone()));
+    Ok(AgentSession {
+        tx: AgentSender::new(Outbox::Quic(lanes)),
+        rx: CoordinatorReceiver(Inbox::stream(received, Shutdown::default())),
+        carrier: Carrier::Quic,
+        better: BetterCarrier::none(),
+    })
+}
+
+/// Asks whether a session could be opened over QUIC.
+pub(crate) async fn probe(target: &Target, files: &TlsFiles, deadline: Duration) -> Result<(), Error> {
+    let (connection, ..) = open(target, files, PROBE, deadline).await?;
+    connection.close(DONE, b"");
+    Ok(())
+}
+
+async fn open(
+    target: &Target,
+    files: &TlsFiles,
+    kind: u8,
+    deadline: Duration,
+) -> Result<(Connection, SendStream, RecvStream), Error> {
+    let tls = QuicClientConfig::try_from(files.client(ALPN_QUIC)?).map_err(Error::tls)?;
+    let mut config = quinn::ClientConfig::new(Arc::new(tls));
+    config.transport_config(super::transport());
+    let opened = timeout(deadline, async {
+        let connection = shake_hands(target, config).await?;
+        let (send, recv) = greet(&connection, kind).await?;
+        Ok::<_, io::Error>((connection, send, recv))
+    });
+    match opened.await {
+        Ok(Ok(opened)) => Ok(opened),
+        Ok(Err(error)) => Err(target.failed(NAME, error)),
+        Err(_) => Err(target.timed_out(NAME, deadline)),
+    }
+}
+
+/// Dials every address of the coordinator at once; the first that answers wins.
+async fn shake_hands(target: &Target, config: quinn::ClientConfig) -> io::Result<Connection> {
+    let addresses = tokio::net::lookup_host(target.text()).await?;
+    let mut attempts: FuturesUnordered<_> =
+        addresses.map(|address| dial(address, target, config.clone())).collect();
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    while let Some(attempt) = attempts.next().await {
+        match attempt {
+            Ok(connection) => return Ok(connection),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+async fn dial(address: SocketAddr, target: &Target, config: quinn::ClientConfig) -> io::Result<Connection> {
+    let any: IpAddr = match address {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let endpoint = super::endpoint(super::bind(SocketAddr::new(any, 0))?, None)?;
+    let connecting =
+        endpoint.connect_with(config, address, &target.name().to_str()).map_err(io::Error::other)?;
+    connecting.await.map_err(io::Error::other)
+}
+
+async fn greet(connection: &Connection, kind: u8) -> io::Result<(SendStream, RecvStream)> {
+    let (mut send, mut recv) = connection.open_bi().await?;
+    let [a, b, c, d] = MAGIC;
+    let preface = [a, b, c, d, kind];
+    send.write_all(&preface).await?;
+    let mut answer = [0; 5];
+    recv.read_exact(&mut answer).await.map_err(io::Error::other)?;
+    if answer != preface {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "it speaks another protocol"));
+    }
+    Ok((send, recv))
+}
+
+/// The streams of one session, opened as their data streams appear.
+#[derive(Debug)]
+pub(crate) struct Lanes {
+    connection: Connection,
+    control: mpsc::Sender<Outgoing>,
+    open: Mutex<HashMap<LaneKey, mpsc::Sender<Outgoing>>>,
+    tasks: TaskTracker,
+}
+
+/// Data streams have a lane each; once there are too many of them, the others share by hash.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum LaneKey {
+    Own(String),
+    Shared(u64),
+}
+
+impl Lanes {
+    pub(crate) async fn send(&self, outgoing: Outgoing) -> Result<(), Error> {
+        let lane = match &outgoing.message.kind {
+            Some(Kind::Batch(batch)) => self.lane(&batch.stream),
+            Some(Kind::Skip(skip)) => self.lane(&skip.stream),
+            _ => self.control.clone(),
+        };
+        enqueue(&lane, outgoing).await
+    }
+
+    fn lane(&self, stream: &str) -> mpsc::Sender<Outgoing> {
+        /// Half of the lanes belong to one data stream each.
+        const OWN: usize = QUIC_LANES_MAX as usize / 2;
+        const SHARED: u64 = QUIC_LANES_MAX as u64 / 2;
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut key = LaneKey::Own(stream.to_owned());
+        if open.len() >= OWN && !open.contains_key(&key) {
+            let mut hasher = DefaultHasher::new();
+            stream.hash(&mut hasher);
+            key = LaneKey::Shared(hasher.finish() % SHARED);
+        }
+        match open.entry(key) {
+            Entry::Occupied(lane) => lane.get().clone(),
+            Entry::Vacant(vacant) => {
+                let (lane, queued) = mpsc::channel(QUEUE_MESSAGES);
+                self.tasks.spawn(write_lane(self.connection.clone(), queued));
+                vacant.insert(lane).clone()
+            }
+        }
+    }
+}
+
+async fn write_lane(connection: Connection, queued: mpsc::Receiver<Outgoing>) {
+    let written = async {
+        let mut stream = connection.open_uni().await.map_err(io::Error::from)?;
+        write_messages(&mut stream, queued).await?;
+        finish(stream).await
+    };
+    if let Err(error) = written.await {
+        // The receiving half reports the end of the session; senders see the closed queue.
+        debug!(%error, "lane of a session ended early");
+    }
+}
+
+/// Ends the control stream only when every lane has arrived.
+async fn write_control(mut stream: SendStream, queued: mpsc::Receiver<Outgoing>, lanes: TaskTracker) {
+    let written = async {
+        stream.set_priority(QUIC_CONTROL_PRIORITY)?;
+        write_messages(&mut stream, queued).await?;
+        lanes.close();
+        lanes.wait().await;
+        finish(stream).await
+    };
+    if let Err(error) = written.await {
+        debug!(%error, "control stream of a session ended early");
+    }
+}
+
+async fn write_messages(stream: &mut SendStream, queued: mpsc::Receiver<Outgoing>) -> io::Result<()> {
+    let mut messages = std::pin::pin!(messages(queued));
+    while let Some(message) = messages.next().await {
+        write(stream, message).await?;
+    }
+    Ok(())
+}
+
+async fn write(stream: &mut SendStream, message: AgentMessage) -> io::Result<()> {
+    Ok(stream.write_all_chunks(&mut wire::agent_frame(message)).await?)
+}
+
+/// Ends a stream and waits until the peer has all of it.
+pub(super) async fn finish(mut stream: SendStream) -> io::Result<()> {
+    stream.finish()?;
+    match timeout(CLOSE_DEADLINE, stream.stopped()).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) => Err(io::Error::other(error)),
+        Err(_) => Err(io::ErrorKind::TimedOut.into()),
+    }
+}

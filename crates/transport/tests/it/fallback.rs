@@ -1,0 +1,177 @@
+//! UDP that does not get through, stops getting through, and gets through again.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use aap_transport::{Carrier, ClientConfig, Dialer, Error, Prefer, connect};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::time::Instant;
+
+use crate::support::{Platform, greet, make_batch, schema, within};
+
+/// The promise.
+const FALLBACK: Duration = Duration::from_secs(5);
+
+/// Forwards TCP always and UDP while it is told to, on one port number.
+struct Proxy {
+    address: SocketAddr,
+    udp_passes: Arc<AtomicBool>,
+}
+
+impl Proxy {
+    async fn before(server: SocketAddr, udp_passes: bool) -> Self {
+        let (tcp, udp) = loop {
+            let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            if let Ok(udp) = UdpSocket::bind(tcp.local_addr().unwrap()).await {
+                break (tcp, udp);
+            }
+        };
+        let address = tcp.local_addr().unwrap();
+        let passes = Arc::new(AtomicBool::new(udp_passes));
+        tokio::spawn(forward_tcp(tcp, server));
+        tokio::spawn(forward_udp(Arc::new(udp), server, passes.clone()));
+        Self { address, udp_passes: passes }
+    }
+
+    fn pass_udp(&self, passes: bool) {
+        self.udp_passes.store(passes, Ordering::SeqCst);
+    }
+}
+
+async fn forward_tcp(listener: TcpListener, server: SocketAddr) {
+    while let Ok((mut client, _)) = listener.accept().await {
+        tokio::spawn(async move {
+            let mut upstream = TcpStream::connect(server).await.unwrap();
+            drop(tokio::io::copy_bidirectional(&mut client, &mut upstream).await);
+        });
+    }
+}
+
+async fn forward_udp(socket: Arc<UdpSocket>, server: SocketAddr, passes: Arc<AtomicBool>) {
+    let mut upstreams: HashMap<SocketAddr, Arc<UdpSocket>> = HashMap::new();
+    let mut buffer = vec![0; 65_536];
+    loop {
+        let (length, client) = socket.recv_from(&mut buffer).await.unwrap();
+        if !passes.load(Ordering::SeqCst) {
+            continue;
+        }
+        if !upstreams.contains_key(&client) {
+            let upstream = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
+            upstream.connect(server).await.unwrap();
+            tokio::spawn(answer_udp(upstream.clone(), socket.clone(), client, passes.clone()));
+            upstreams.insert(client, upstream);
+        }
+        drop(upstreams[&client].send(&buffer[..length]).await);
+    }
+}
+
+async fn answer_udp(
+    upstream: Arc<UdpSocket>,
+    socket: Arc<UdpSocket>,
+    client: SocketAddr,
+    passes: Arc<AtomicBool>,
+) {
+    let mut buffer = vec![0; 65_536];
+    while let Ok(length) = upstream.recv(&mut buffer).await {
+        if passes.load(Ordering::SeqCst) {
+            drop(socket.send_to(&buffer[..length], client).await);
+        }
+    }
+}
+
+fn through(platform: &Platform, proxy: &Proxy, prefer: Prefer) -> ClientConfig {
+    ClientConfig { address: proxy.address.to_string(), ..platform.client(prefer) }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn auto_takes_quic_where_it_can() {
+    let platform = Platform::start().await;
+    let mut session = connect(&platform.client(Prefer::Auto)).await.unwrap();
+    greet(&mut session, 1).await;
+    assert_eq!(session.carrier, Carrier::Quic);
+    assert_eq!(platform.checker.peers.lock().unwrap()[0].carrier, Carrier::Quic);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn blocked_udp_lands_on_grpc_within_5_seconds() {
+    let platform = Platform::start().await;
+    let proxy = Proxy::before(platform.serving.address(), false).await;
+    let begin = Instant::now();
+    let mut session = connect(&through(&platform, &proxy, Prefer::Auto)).await.unwrap();
+    greet(&mut session, 1).await;
+    assert_eq!(session.carrier, Carrier::Grpc);
+    assert!(begin.elapsed() < FALLBACK, "{:?}", begin.elapsed());
+    let error = connect(&through(&platform, &proxy, Prefer::Quic)).await.unwrap_err();
+    assert!(matches!(error, Error::ConnectTimeout { .. }), "{error:?}");
+}
+
+async fn udp_dies_and_comes_back(busy: bool) {
+    let platform = Platform::start().await;
+    let proxy = Proxy::before(platform.serving.address(), true).await;
+    let dialer = Dialer::new(through(&platform, &proxy, Prefer::Auto)).unwrap();
+    let mut session = dialer.connect().await.unwrap();
+    assert_eq!(session.carrier, Carrier::Quic);
+    greet(&mut session, 1).await;
+    if busy {
+        let tx = session.tx.clone();
+        tokio::spawn(async move {
+            let mut sequence = 1;
+            while tx.send_batch(&schema("logs"), make_batch("logs", sequence, 100_000)).await.is_ok() {
+                sequence += 1;
+            }
+        });
+        for _ in 0..20 {
+            assert!(within(session.rx.recv()).await.unwrap().is_some());
+        }
+    }
+
+    proxy.pass_udp(false);
+    let begin = Instant::now();
+    let error = loop {
+        match within(session.rx.recv()).await {
+            Ok(message) => assert!(message.is_some(), "a broken session does not end politely"),
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(error, Error::Broken(_)), "{error:?}");
+    drop(session);
+    let mut session = dialer.connect().await.unwrap();
+    assert_eq!(session.carrier, Carrier::Grpc);
+    greet(&mut session, 2).await;
+    assert!(begin.elapsed() < FALLBACK, "on gRPC after {:?}", begin.elapsed());
+
+    let early = tokio::time::timeout(Duration::from_secs(3), session.better.available()).await;
+    assert!(early.is_err(), "UDP is still blocked");
+    proxy.pass_udp(true);
+    within(session.better.available()).await;
+    greet(&mut session, 3).await;
+    drop(session);
+    let mut session = dialer.connect().await.unwrap();
+    assert_eq!(session.carrier, Carrier::Quic);
+    greet(&mut session, 4).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn udp_that_dies_on_an_idle_session_costs_5_seconds_and_is_taken_up_again() {
+    udp_dies_and_comes_back(false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn udp_that_dies_mid_stream_costs_5_seconds_and_is_taken_up_again() {
+    udp_dies_and_comes_back(true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_session_stays_open_on_both_carriers() {
+    let platform = Platform::start().await;
+    for prefer in [Prefer::Quic, Prefer::Grpc] {
+        let mut session = connect(&platform.client(prefer)).await.unwrap();
+        greet(&mut session, 1).await;
+        let silence = tokio::time::timeout(Duration::from_secs(7), session.rx.recv()).await;
+        assert!(silence.is_err(), "{silence:?}");
+        greet(&mut session, 2).await;
+    }
+}

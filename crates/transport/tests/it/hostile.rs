@@ -1,0 +1,134 @@
+//! Peers that do not play by the rules.
+
+use std::sync::Arc;
+
+use aap_transport::{Prefer, connect};
+use quinn::crypto::rustls::QuicClientConfig;
+use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpStream, UdpSocket};
+use tokio_rustls::TlsConnector;
+
+use crate::support::{Platform, greet, node, within};
+
+/// A TLS client as a stranger would set it up: with or without the node's certificate.
+fn tls(
+    platform: &Platform,
+    with_identity: bool,
+    version: &'static SupportedProtocolVersion,
+    alpn: &[u8],
+) -> ClientConfig {
+    let files = platform.authority.node_files(&node()).unwrap();
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(&files.root).unwrap()).unwrap();
+    let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_protocol_versions(&[version])
+        .unwrap()
+        .with_root_certificates(roots);
+    let mut config = if with_identity {
+        let chain = vec![CertificateDer::from_pem_file(&files.certificate).unwrap()];
+        builder.with_client_auth_cert(chain, PrivateKeyDer::from_pem_file(&files.key).unwrap()).unwrap()
+    } else {
+        builder.with_no_client_auth()
+    };
+    config.alpn_protocols = vec![alpn.to_vec()];
+    config
+}
+
+/// Whether a TLS session gets as far as reading a byte from the server.
+async fn tcp_answers(platform: &Platform, config: ClientConfig) -> bool {
+    let stream = TcpStream::connect(platform.serving.address()).await.unwrap();
+    let name = ServerName::try_from("localhost").unwrap();
+    let answer = async {
+        let mut stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
+        stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await?;
+        stream.read_u8().await
+    };
+    within(answer).await.is_ok()
+}
+
+async fn quic_connection(platform: &Platform, config: ClientConfig) -> quinn::Connection {
+    let endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
+    let config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(config).unwrap()));
+    let connecting = endpoint.connect_with(config, platform.serving.address(), "localhost").unwrap();
+    within(connecting).await.unwrap()
+}
+
+async fn still_serves(platform: &Platform) {
+    for prefer in [Prefer::Grpc, Prefer::Quic] {
+        let mut session = connect(&platform.client(prefer)).await.unwrap();
+        greet(&mut session, 1).await;
+    }
+}
+
+#[tokio::test]
+async fn tls_1_3_with_a_certificate_gets_in_and_nothing_less() {
+    let platform = Platform::start().await;
+    let (old, new) = (&rustls::version::TLS12, &rustls::version::TLS13);
+    assert!(tcp_answers(&platform, tls(&platform, true, new, b"h2")).await, "the harness itself works");
+    assert!(!tcp_answers(&platform, tls(&platform, false, new, b"h2")).await, "no certificate");
+    assert!(!tcp_answers(&platform, tls(&platform, true, old, b"h2")).await, "TLS 1.2");
+    assert!(!tcp_answers(&platform, tls(&platform, true, new, b"http/1.1")).await, "another protocol");
+    let connection = quic_connection(&platform, tls(&platform, false, new, b"aap/1")).await;
+    let closed = within(connection.closed()).await;
+    assert!(matches!(closed, quinn::ConnectionError::ConnectionClosed(_)), "no certificate: {closed}");
+    assert!(platform.checker.peers.lock().unwrap().is_empty());
+    still_serves(&platform).await;
+}
+
+#[tokio::test]
+async fn garbage_on_the_port_hurts_nobody() {
+    let platform = Platform::start().await;
+    let address = platform.serving.address();
+    let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let mut open = Vec::new();
+    for round in 0..30_u8 {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let bytes: Vec<u8> = match round % 4 {
+            0 => b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n".to_vec(),
+            1 => (0..5000_u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8 ^ round).collect(),
+            2 => vec![0x16, 0x03, 0x01, 0xFF, 0xFF, 0x01],
+            _ => vec![],
+        };
+        drop(stream.write_all(&bytes).await);
+        for datagram in [&bytes[..bytes.len().min(1200)], &[0xC0; 1200], &[round; 40]] {
+            udp.send_to(datagram, address).await.unwrap();
+        }
+        open.push(stream);
+    }
+    still_serves(&platform).await;
+    // What does not shake hands is dropped.
+    let mut byte = [0];
+    for mut stream in open {
+        within(async { while matches!(stream.read(&mut byte).await, Ok(read) if read > 0) {} }).await;
+    }
+    assert_eq!(platform.checker.peers.lock().unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn frames_and_prefaces_that_break_the_protocol_end_that_session_only() {
+    let platform = Platform::start().await;
+    let new = &rustls::version::TLS13;
+    for (case, preface, frame) in [
+        ("another protocol", &b"HTTP/"[..], &b""[..]),
+        ("unknown kind", b"AAP1Z", b""),
+        ("a frame of 4 GiB", b"AAP1S", b"\xFF\xFF\xFF\xFF"),
+        ("a frame that is no message", b"AAP1S", b"\x03\0\0\0\xFF\xFF\xFF"),
+        ("a frame that is cut off", b"AAP1S", b"\x20\0\0\0\x0A"),
+    ] {
+        let connection = quic_connection(&platform, tls(&platform, true, new, b"aap/1")).await;
+        let (mut send, _recv) = connection.open_bi().await.unwrap();
+        send.write_all(preface).await.unwrap();
+        send.write_all(frame).await.unwrap();
+        send.finish().unwrap();
+        within(connection.closed()).await;
+        if preface == b"AAP1S" {
+            let ends = std::mem::take(&mut *platform.checker.ends.lock().unwrap());
+            assert!(matches!(&ends[..], [Err(reason)] if reason.contains("protocol")), "{case}: {ends:?}");
+        }
+    }
+    platform.checker.ends.lock().unwrap().clear();
+    still_serves(&platform).await;
+}
