@@ -60,12 +60,17 @@ impl Dialer {
         match self.config.prefer {
             Prefer::Auto => self.connect_either().await,
             Prefer::Quic => self.connect_quic(QUIC_CONNECT_DEADLINE).await,
-            Prefer::Grpc => grpc::connect(&self.target, &self.config.tls).await,
+            Prefer::Grpc => self.connect_grpc().await,
         }
     }
 
     async fn connect_quic(&self, deadline: Duration) -> Result<AgentSession, Error> {
-        quic::connect(&self.target, &self.config.tls, deadline, self.suspect.clone()).await
+        // Boxed, like the other: a handshake in progress is ten kilobytes, which every caller would carry.
+        Box::pin(quic::connect(&self.target, &self.config.tls, deadline, self.suspect.clone())).await
+    }
+
+    async fn connect_grpc(&self) -> Result<AgentSession, Error> {
+        Box::pin(grpc::connect(&self.target, &self.config.tls)).await
     }
 
     /// QUIC, and gRPC if that fails; QUIC gets less time where it failed before.
@@ -79,7 +84,7 @@ impl Dialer {
             }
             Err(failure) => failure,
         };
-        let mut session = grpc::connect(&self.target, &self.config.tls).await?;
+        let mut session = self.connect_grpc().await?;
         if !suspect {
             info!(address = self.target.text(), error = %crate::server::chain(&failure), "fell back to gRPC");
         }

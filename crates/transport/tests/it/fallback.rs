@@ -1,6 +1,7 @@
 //! UDP that does not get through, stops getting through, and gets through again.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -58,13 +59,16 @@ async fn forward_udp(socket: Arc<UdpSocket>, server: SocketAddr, passes: Arc<Ato
         if !passes.load(Ordering::SeqCst) {
             continue;
         }
-        if !upstreams.contains_key(&client) {
-            let upstream = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
-            upstream.connect(server).await.unwrap();
-            tokio::spawn(answer_udp(upstream.clone(), socket.clone(), client, passes.clone()));
-            upstreams.insert(client, upstream);
-        }
-        drop(upstreams[&client].send(&buffer[..length]).await);
+        let upstream = match upstreams.entry(client) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => {
+                let upstream = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
+                upstream.connect(server).await.unwrap();
+                tokio::spawn(answer_udp(upstream.clone(), socket.clone(), client, passes.clone()));
+                new.insert(upstream)
+            }
+        };
+        drop(upstream.send(&buffer[..length]).await);
     }
 }
 

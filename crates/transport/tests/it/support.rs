@@ -136,13 +136,21 @@ pub(crate) fn schema(stream: &str) -> Schema {
     Schema { fingerprint: seed(stream, 0), ipc: Bytes::from(stream.to_owned()) }
 }
 
+/// Spreads the bits of small numbers.
+const ODD: u64 = 0x9E37_79B9_7F4A_7C15;
+
 /// A batch whose bytes follow from its name and number.
 pub(crate) fn make_batch(stream: &str, sequence: u64, bytes: usize) -> Batch {
     let seed = seed(stream, sequence);
-    let payload: Vec<u8> = (0..bytes.div_ceil(8) as u64)
-        .flat_map(|word| (word ^ seed).wrapping_mul(0x9E37_79B9_7F4A_7C15).to_le_bytes())
-        .take(bytes)
-        .collect();
+    // Blocks that differ in their first word, so that a lost or swapped one shows.
+    let mut payload: Vec<u8> =
+        (0..512_u64).flat_map(|word| (word ^ seed).wrapping_mul(ODD).to_le_bytes()).collect();
+    while payload.len() < bytes {
+        let block = payload.len();
+        payload.extend_from_within(..4096);
+        payload[block..block + 8].copy_from_slice(&(seed ^ block as u64).to_le_bytes());
+    }
+    payload.truncate(bytes);
     Batch {
         epoch: 7,
         stream: stream.to_owned(),
