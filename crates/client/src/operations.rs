@@ -1,0 +1,89 @@
+//! The one registry of what an operator can do.
+//!
+//! The command line, its help, the completions and the machine-readable help of `aap` derive from [`all`]; so will
+//! every later front end. An operation that is not here does not exist; one that is here is reachable, has an
+//! example that parses and says what it prints (checked by the tests of `aap`).
+//!
+//! | file | owns |
+//! |---|---|
+//! | `vocabulary.rs` | the types: [`Operation`], [`Argument`], [`Output`], [`Field`] |
+//! | `platform.rs` | up, down, logs, status, version, completion, help |
+//! | `data.rs` | query, ingest, stream, node |
+//! | `buffer.rs` | buffer: works on a directory, with no daemon running |
+//! | `globals.rs` | [`GLOBALS`]: arguments that every command takes |
+
+mod buffer;
+mod data;
+mod globals;
+mod platform;
+mod vocabulary;
+
+pub use globals::{GLOBALS, exit_meaning};
+pub use vocabulary::{
+    Argument, Effect, Example, Field, FieldType, Format, Id, Kind, Noun, Operation, Output, Value,
+};
+
+/// Every noun, in the order of the help.
+pub const NOUNS: &[Noun] = &[
+    Noun { name: "query", summary: "Ask with SQL; list and cancel what is running" },
+    Noun { name: "stream", summary: "Streams: what they hold, their newest rows, their files" },
+    Noun { name: "node", summary: "Nodes: machines that run an agent" },
+    Noun { name: "buffer", summary: "A buffer directory on this machine, with or without a daemon" },
+];
+
+/// Every operation, in the order of the help.
+pub fn all() -> impl Iterator<Item = &'static Operation> {
+    platform::OPERATIONS.iter().chain(data::OPERATIONS).chain(buffer::OPERATIONS)
+}
+
+/// The operation of an id.
+pub fn of(id: Id) -> &'static Operation {
+    all().find(|operation| operation.id == id).expect("every id stands in the registry (tested)")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn every_operation_is_whole_and_named_once() {
+        let mut names = HashSet::new();
+        let mut ids = HashSet::new();
+        for operation in all() {
+            let name = operation.command();
+            assert!(names.insert(name.clone()), "{name} twice");
+            assert!(ids.insert(operation.id), "{name}: id twice");
+            assert!(!operation.summary.is_empty() && !operation.summary.ends_with('.'), "{name}: summary");
+            assert!(!operation.examples.is_empty(), "{name}: no example");
+            assert!(operation.exits.contains(&aap_types::ExitCode::Ok), "{name}: exit 0");
+            assert!(
+                operation.noun.is_empty() || NOUNS.iter().any(|n| n.name == operation.noun),
+                "{name}: noun"
+            );
+            for example in operation.examples {
+                assert!(example.command.starts_with("aap "), "{name}: {}", example.command);
+            }
+        }
+        assert_eq!(ids.len(), Id::ALL.len(), "an id without an operation");
+    }
+
+    #[test]
+    fn output_fields_and_arguments_are_named_once() {
+        for operation in all() {
+            let mut seen = HashSet::new();
+            for field in operation.output.fields() {
+                assert!(seen.insert(field.name), "{}: field {}", operation.command(), field.name);
+            }
+            let mut seen: HashSet<_> = GLOBALS.iter().map(|a| a.name).collect();
+            let mut letters: HashSet<_> = GLOBALS.iter().filter_map(Argument::letter).collect();
+            for argument in operation.arguments {
+                assert!(seen.insert(argument.name), "{}: {}", operation.command(), argument.name);
+                if let Some(letter) = argument.letter() {
+                    assert!(letters.insert(letter), "{}: -{letter}", operation.command());
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,217 @@
+//! Operations on the platform as a whole.
+
+use aap_types::ExitCode;
+
+use super::vocabulary::{Argument, Effect, Example, Field, FieldType, Format, Id, Operation, Output, Value};
+
+const LISTING: &[Format] = &[Format::Table, Format::Plain, Format::Json, Format::Ndjson, Format::Csv];
+const ITEM: &[Format] = &[Format::Table, Format::Plain, Format::Json, Format::Ndjson];
+
+pub(super) const OPERATIONS: &[Operation] = &[
+    Operation {
+        id: Id::Up,
+        noun: "",
+        verb: "up",
+        is_default: false,
+        summary: "Start coordinator and agent on this machine, and keep them running",
+        details: "Creates what is missing in the home: certificates, configuration, state. A program that is killed is \
+started again within 2 s. Without --detach it stays in the foreground and Ctrl-C stops everything in data order. \
+On a platform that already runs it adds the files of --tail, checks that it is ready, and returns 0.",
+        arguments: &[
+            Argument::flag("detach", "Return when the platform is ready, and leave it running").short('d'),
+            Argument::option(
+                "tail",
+                Value::Glob,
+                "Follow these files from their beginning into the stream `logs`",
+            )
+            .many(),
+            Argument::option(
+                "node",
+                Value::Node,
+                "Name of this node; by default the host's. Only for a new home",
+            ),
+        ],
+        effect: Effect::Mutate,
+        permission: "",
+        output: Output::Item {
+            kind: "platform",
+            fields: &[
+                Field::shown("home", "home", FieldType::Text),
+                Field::shown("node", "node", FieldType::Text),
+                Field::shown("operator", "operators", FieldType::Text),
+                Field::shown("agents", "agents", FieldType::Text),
+                Field::shown("http", "http ingest", FieldType::Text),
+                Field::json("already_running", FieldType::Boolean),
+                Field::json("tail_added", FieldType::Texts),
+            ],
+        },
+        formats: ITEM,
+        exits: &[ExitCode::Ok, ExitCode::Failed, ExitCode::Conflict, ExitCode::Unavailable],
+        examples: &[
+            Example { command: "aap up --detach", purpose: "start, and return when it is ready" },
+            Example {
+                command: "aap up --tail '/var/log/*.log'",
+                purpose: "start in the foreground and follow log files",
+            },
+        ],
+        hints: &["aap status", "aap down"],
+    },
+    Operation {
+        id: Id::Down,
+        noun: "",
+        verb: "down",
+        is_default: false,
+        summary: "Stop the platform on this machine in data order",
+        details: "The agent stops first, then the coordinator. What does not end within its deadline is killed, and \
+that is said; nothing acknowledged is lost by it. Returns 0 when nothing was running.",
+        arguments: &[],
+        effect: Effect::Mutate,
+        permission: "",
+        output: Output::Item {
+            kind: "platform.down",
+            fields: &[
+                Field::shown("stopped", "stopped", FieldType::Texts),
+                Field::shown("killed", "killed", FieldType::Texts),
+            ],
+        },
+        formats: ITEM,
+        exits: &[ExitCode::Ok, ExitCode::Failed],
+        examples: &[Example { command: "aap down", purpose: "stop everything" }],
+        hints: &["aap up --detach"],
+    },
+    Operation {
+        id: Id::Logs,
+        noun: "",
+        verb: "logs",
+        is_default: false,
+        summary: "Show what the daemons logged",
+        details: "",
+        arguments: &[
+            Argument::optional(
+                "program",
+                Value::Choice(&["agent", "coordinator", "up"]),
+                "Whose; all without it",
+            ),
+            Argument::flag("follow", "Go on as more is written").short('f'),
+            Argument::option("lines", Value::Number, "How many of the last lines").short('n').default("100"),
+        ],
+        effect: Effect::Read,
+        permission: "",
+        output: Output::Text,
+        formats: &[Format::Table, Format::Plain],
+        exits: &[ExitCode::Ok, ExitCode::NotFound],
+        examples: &[
+            Example { command: "aap logs agent -n 20", purpose: "the agent's last 20 lines" },
+            Example { command: "aap logs -f", purpose: "follow everything" },
+        ],
+        hints: &[],
+    },
+    Operation {
+        id: Id::Status,
+        noun: "",
+        verb: "status",
+        is_default: false,
+        summary: "Show nodes, streams, rates, what waits, what landed, and lag",
+        details: "Exit 0: every known node is connected and heard from, the agent of this home answers with no source \
+failed, and whatever waits moves within 5 s; an idle platform with nothing waiting is well. Exit 11: one of these is \
+not so (the reasons are printed). Exit 7: the coordinator cannot be reached. Problems that do not stop data, such as \
+a missing sandbox layer, are shown and do not change the exit code.",
+        arguments: &[Argument::flag("watch", "Refresh every two seconds until Ctrl-C").short('w')],
+        effect: Effect::Read,
+        permission: "platform:read",
+        output: Output::Item {
+            kind: "status",
+            fields: &[
+                Field::json("healthy", FieldType::Boolean),
+                Field::json("reasons", FieldType::Texts),
+                Field::json("coordinator_version", FieldType::Text),
+                Field::json("started", FieldType::Time),
+                Field::json("nodes", FieldType::Objects),
+                Field::json("streams", FieldType::Objects),
+                Field::json("sources", FieldType::Objects),
+                Field::json("problems", FieldType::Texts),
+            ],
+        },
+        formats: ITEM,
+        exits: &[ExitCode::Ok, ExitCode::CheckFailed, ExitCode::Unavailable, ExitCode::LoginNeeded],
+        examples: &[
+            Example { command: "aap status", purpose: "one look" },
+            Example { command: "aap status -o json", purpose: "for scripts" },
+        ],
+        hints: &["aap logs", "aap stream ls"],
+    },
+    Operation {
+        id: Id::Version,
+        noun: "",
+        verb: "version",
+        is_default: false,
+        summary: "Show the version",
+        details: "",
+        arguments: &[],
+        effect: Effect::Read,
+        permission: "",
+        output: Output::Item {
+            kind: "version",
+            fields: &[Field::shown("version", "version", FieldType::Text)],
+        },
+        formats: ITEM,
+        exits: &[ExitCode::Ok],
+        examples: &[Example { command: "aap version", purpose: "which build this is" }],
+        hints: &[],
+    },
+    Operation {
+        id: Id::Completion,
+        noun: "",
+        verb: "completion",
+        is_default: false,
+        summary: "Print a completion script for a shell",
+        details: "",
+        arguments: &[Argument::position(
+            "shell",
+            Value::Choice(&["bash", "zsh", "fish", "elvish", "powershell"]),
+            "Which shell",
+        )],
+        effect: Effect::Read,
+        permission: "",
+        output: Output::Text,
+        formats: &[Format::Plain],
+        exits: &[ExitCode::Ok],
+        examples: &[Example {
+            command: "aap completion bash",
+            purpose: "for ~/.local/share/bash-completion/completions/aap",
+        }],
+        hints: &[],
+    },
+    Operation {
+        id: Id::Help,
+        noun: "",
+        verb: "help",
+        is_default: false,
+        summary: "Explain a command or a topic: exit-codes, environment, output",
+        details: "With --json, the whole registry of operations as one JSON document.",
+        arguments: &[
+            Argument {
+                kind: super::Kind::Positional { required: false, many: true },
+                ..Argument::optional("topic", Value::Text, "A command, or a topic")
+            },
+            Argument::flag("json", "Everything, machine-readable"),
+        ],
+        effect: Effect::Read,
+        permission: "",
+        output: Output::List {
+            kind: "help",
+            fields: &[
+                Field::shown("id", "command", FieldType::Text),
+                Field::shown("summary", "summary", FieldType::Text),
+            ],
+        },
+        formats: LISTING,
+        exits: &[ExitCode::Ok, ExitCode::NotFound],
+        examples: &[
+            Example { command: "aap help exit-codes", purpose: "what scripts can rely on" },
+            Example { command: "aap help stream ls", purpose: "one command" },
+            Example { command: "aap help --json", purpose: "for tools" },
+        ],
+        hints: &[],
+    },
+];

@@ -1,0 +1,209 @@
+//! Finding a platform by its home, and connecting to its daemons when first asked.
+//!
+//! The coordinator is reached over TCP with the operator's bearer token, the agent over its unix socket. Both write
+//! where they listen into `run/` themselves; nothing is guessed.
+
+use std::time::Duration;
+
+use aap_runtime::Home;
+use aap_types::{ExitCode, Problem};
+use camino::{Utf8Path, Utf8PathBuf};
+use serde::Deserialize;
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::{Request, Status};
+
+use crate::problems::{not_running, problem_of};
+use crate::v1::node_client::NodeClient;
+use crate::v1::operator_client::OperatorClient;
+
+/// How long a connection to a daemon may take. Loopback answers in well under a millisecond.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// A peer that does not answer a ping for this long is gone; long queries have no other sign of life.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+
+/// What the coordinator answers operators.
+pub type OperatorApi = OperatorClient<InterceptedService<Channel, Bearer>>;
+/// What an agent answers on its own machine.
+pub type NodeApi = NodeClient<Channel>;
+
+/// Where a coordinator listens, as it wrote into `run/coordinator.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct CoordinatorEndpoints {
+    /// For operators: host and port.
+    pub operator: String,
+    /// For agents: host and port.
+    #[serde(default)]
+    pub agents: String,
+}
+
+/// One platform, known by its home. Cheap to make: it reads and connects only when asked.
+#[derive(Debug, Clone)]
+pub struct Platform {
+    home: Home,
+}
+
+impl Platform {
+    /// The platform at `home`.
+    pub fn at(home: Home) -> Self {
+        Self { home }
+    }
+
+    /// The platform that `--home`, `AAP_HOME` or the default names.
+    pub fn find(home: Option<&Utf8Path>) -> Self {
+        Self::at(Home::find(home.filter(|path| !path.as_str().is_empty())))
+    }
+
+    /// Where it keeps its files.
+    pub fn home(&self) -> &Home {
+        &self.home
+    }
+
+    /// `run/coordinator.json`.
+    pub fn coordinator_file(&self) -> Utf8PathBuf {
+        self.home.run().join("coordinator.json")
+    }
+
+    /// `run/agent.json`.
+    pub fn agent_file(&self) -> Utf8PathBuf {
+        self.home.run().join("agent.json")
+    }
+
+    /// Where the coordinator listens.
+    ///
+    /// # Errors
+    /// `platform.not_running` where it never started here.
+    pub fn coordinator_endpoints(&self) -> Result<CoordinatorEndpoints, Problem> {
+        let path = self.coordinator_file();
+        let text = std::fs::read_to_string(&path).map_err(|error| {
+            not_running(&format!("the platform at `{}`", self.home.root())).caused_by(&error)
+        })?;
+        serde_json::from_str(&text).map_err(|error| {
+            Problem::new("platform.run_file", ExitCode::Failed, format!("`{path}` cannot be read"))
+                .caused_by(&error)
+                .hint_command("restart the platform, which writes it anew", "aap down && aap up --detach")
+        })
+    }
+
+    /// Connects to the coordinator.
+    ///
+    /// # Errors
+    /// `platform.not_running` (7) where nobody listens, `auth.token_unreadable` (4) without a token.
+    pub async fn operator(&self) -> Result<OperatorApi, Problem> {
+        let endpoints = self.coordinator_endpoints()?;
+        let bearer = Bearer::read(&self.home.operator_token_file())?;
+        let address = &endpoints.operator;
+        let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|error| {
+            Problem::new("platform.run_file", ExitCode::Failed, format!("`{address}` is not an address"))
+                .caused_by(&error)
+        })?;
+        let channel = tuned(endpoint).connect().await.map_err(|error| {
+            not_running("the coordinator").cause(format!("nobody answers at {address}")).caused_by(&error)
+        })?;
+        let client = OperatorClient::with_interceptor(channel, bearer);
+        Ok(client.max_decoding_message_size(crate::MESSAGE_BYTES_MAX))
+    }
+
+    /// Connects to the agent on this machine.
+    ///
+    /// # Errors
+    /// `platform.not_running` (7) where nobody listens on its socket.
+    pub async fn node(&self) -> Result<NodeApi, Problem> {
+        let socket = self.agent_socket();
+        // The name is only for the `:authority` header; the connector below ignores it.
+        let endpoint = tuned(Endpoint::from_static("http://agent.local"));
+        let path = socket.clone();
+        let connector = tower::service_fn(move |_: Uri| {
+            let path = path.clone();
+            async move { tokio::net::UnixStream::connect(path).await.map(hyper_util::rt::TokioIo::new) }
+        });
+        let channel = endpoint.connect_with_connector(connector).await.map_err(|error| {
+            not_running("the agent").cause(format!("nobody answers at {socket}")).caused_by(&error)
+        })?;
+        Ok(NodeClient::new(channel).max_decoding_message_size(crate::MESSAGE_BYTES_MAX))
+    }
+
+    /// The agent's socket: as it wrote into `run/agent.json`, else `run/agent.sock`.
+    pub fn agent_socket(&self) -> Utf8PathBuf {
+        #[derive(Deserialize)]
+        struct AgentEndpoints {
+            socket: Option<Utf8PathBuf>,
+        }
+        std::fs::read(self.agent_file())
+            .ok()
+            .and_then(|bytes| serde_json::from_slice::<AgentEndpoints>(&bytes).ok())
+            .and_then(|endpoints| endpoints.socket)
+            .unwrap_or_else(|| self.home.agent_socket())
+    }
+}
+
+fn tuned(endpoint: Endpoint) -> Endpoint {
+    endpoint
+        .connect_timeout(CONNECT_TIMEOUT)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_timeout(KEEP_ALIVE)
+        // Answers of queries are large and loopback is fast: small windows would only add round trips.
+        .initial_stream_window_size(4 << 20)
+        .initial_connection_window_size(8 << 20)
+}
+
+/// Awaits one call for at most `deadline`, and names what failed.
+///
+/// # Errors
+/// The problem the call carries, or `platform.unreachable` (7) when the deadline passes.
+pub async fn call<T>(
+    deadline: Duration,
+    pending: impl Future<Output = Result<tonic::Response<T>, Status>>,
+) -> Result<T, Problem> {
+    match tokio::time::timeout(deadline, pending).await {
+        Ok(Ok(response)) => Ok(response.into_inner()),
+        Ok(Err(status)) => Err(problem_of(&status)),
+        Err(_) => Err(Problem::new(
+            "platform.unreachable",
+            ExitCode::Unavailable,
+            format!("the platform did not answer within {} s", deadline.as_secs_f64()),
+        )
+        .hint_command("see what it is doing", "aap logs -n 20")
+        .retry_after_ms(1000)),
+    }
+}
+
+/// Puts the operator's token on every call. Never prints it.
+#[derive(Clone)]
+pub struct Bearer {
+    header: MetadataValue<Ascii>,
+}
+
+impl Bearer {
+    fn read(path: &Utf8Path) -> Result<Self, Problem> {
+        let refused = |problem: Problem| {
+            problem.hint("the coordinator writes this file when it starts; only its owner can read it")
+        };
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            let message = format!("the operator token `{path}` cannot be read");
+            refused(Problem::new("auth.token_unreadable", ExitCode::LoginNeeded, message).caused_by(&error))
+        })?;
+        let mut header: MetadataValue<Ascii> = format!("Bearer {}", text.trim()).parse().map_err(|_| {
+            let message = format!("`{path}` does not hold a token");
+            refused(Problem::new("auth.token_unreadable", ExitCode::LoginNeeded, message))
+        })?;
+        header.set_sensitive(true);
+        Ok(Self { header })
+    }
+}
+
+impl std::fmt::Debug for Bearer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Bearer(…)")
+    }
+}
+
+impl Interceptor for Bearer {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        request.metadata_mut().insert("authorization", self.header.clone());
+        Ok(request)
+    }
+}
