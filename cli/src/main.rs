@@ -1,2 +1,68 @@
-//! Stub.
-fn main() {}
+//! `aap`: arguments → client → rendering. No storage, no engine, no Arrow: encodings are made by the server.
+//!
+//! | file | owns |
+//! |---|---|
+//! | `arguments.rs` | the clap tree, made from the registry of operations, and [`arguments::Settings`] |
+//! | `context.rs` | what every command gets: platform, settings, printer |
+//! | `failure.rs` | how a command ends, and how a problem looks |
+//! | `printer.rs` | stdout and stderr; the only place that prints |
+//! | `listing.rs`, `table.rs`, `text.rs` | objects as table, plain, json, ndjson, csv |
+//! | `rows.rs` | rows of a query or a tail, as they stream in |
+//! | `interrupt.rs` | Ctrl-C and SIGTERM |
+//! | `commands/` | one module per noun, one function per verb |
+//! | `ingest/` | `aap ingest`: input, session, report |
+//! | `up/` | the supervisor of a local platform |
+
+mod arguments;
+mod commands;
+mod context;
+mod failure;
+mod ingest;
+mod interrupt;
+mod listing;
+mod printer;
+mod rows;
+mod table;
+mod text;
+mod up;
+
+use std::process::ExitCode as ProcessExit;
+
+use aap_types::{ExitCode, Problem};
+
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::printer::Printer;
+
+fn main() -> ProcessExit {
+    let code = match std::panic::catch_unwind(run) {
+        Ok(code) => code,
+        Err(_) => ExitCode::Bug,
+    };
+    ProcessExit::from(code.number())
+}
+
+fn run() -> ExitCode {
+    let parsed = match arguments::parse(std::env::args_os()) {
+        Ok(parsed) => parsed,
+        Err(end) => return end.report(),
+    };
+    let mut printer = Printer::new(&parsed.settings);
+    let outcome =
+        execute(parsed, &mut printer).and_then(|code| printer.flush().map(|()| code).map_err(Failure::from));
+    match outcome {
+        Ok(code) => code,
+        Err(failure) => failure::report(failure, &mut printer),
+    }
+}
+
+fn execute(parsed: arguments::Parsed, printer: &mut Printer) -> Result<ExitCode, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| {
+        Problem::new("cli.runtime", ExitCode::Failed, "the program could not start").caused_by(&error)
+    })?;
+    let mut context = Context::new(parsed.settings, printer);
+    let outcome = runtime.block_on(commands::dispatch(parsed.operation, &parsed.arguments, &mut context));
+    // A thread may still read stdin; nobody waits for it.
+    runtime.shutdown_background();
+    outcome
+}

@@ -1,0 +1,62 @@
+//! One module per noun, one function per verb.
+
+mod buffer;
+mod help;
+pub(crate) mod logs;
+mod node;
+mod query;
+mod status;
+mod stream;
+pub(crate) mod views;
+
+use aap_client::operations::{Id, Operation, Output};
+use aap_types::ExitCode;
+use clap::ArgMatches;
+
+use crate::arguments::format_for;
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::{ingest, up};
+
+/// Runs one operation. The match is whole: an operation without a handler does not compile.
+pub(crate) async fn dispatch(
+    operation: &'static Operation,
+    arguments: &ArgMatches,
+    context: &mut Context<'_>,
+) -> Result<ExitCode, Failure> {
+    if !matches!(operation.output, Output::Text | Output::Program) {
+        // Before anything is done: a format that cannot be printed must not be found out afterwards.
+        format_for(operation.id, &context.settings, context.printer.stdout_is_terminal())?;
+    }
+    match operation.id {
+        Id::Up => Box::pin(up::up(context, arguments)).await,
+        Id::Down => Box::pin(up::down(context)).await,
+        Id::Logs => logs::show(context, arguments).await,
+        Id::Status => status::show(context, arguments).await,
+        Id::Version => help::version(context),
+        Id::Completion => help::completion(context, arguments),
+        Id::Help => help::show(context, arguments),
+        Id::QueryRun => Box::pin(query::run(context, arguments)).await,
+        Id::QueryLs => query::ls(context).await,
+        Id::QueryCancel => query::cancel(context, arguments).await,
+        Id::Ingest => Box::pin(ingest::run(context, arguments)).await,
+        Id::StreamLs => stream::ls(context).await,
+        Id::StreamShow => stream::show(context, arguments).await,
+        Id::StreamTail => Box::pin(stream::tail(context, arguments)).await,
+        Id::StreamFiles => stream::files(context, arguments).await,
+        Id::StreamDelete => stream::delete(context, arguments).await,
+        Id::NodeLs => node::ls(context).await,
+        Id::NodeShow => node::show(context, arguments).await,
+        Id::BufferLs
+        | Id::BufferShow
+        | Id::BufferVerify
+        | Id::BufferSalvage
+        | Id::BufferExport
+        | Id::BufferReplay => buffer::run(context, operation, arguments),
+    }
+}
+
+/// A text argument that clap made sure is there, or nothing.
+pub(crate) fn text<'a>(arguments: &'a ArgMatches, name: &str) -> &'a str {
+    arguments.get_one::<String>(name).map_or("", String::as_str)
+}

@@ -1,0 +1,131 @@
+//! `aap help`, `aap version`, `aap completion`.
+
+use aap_client::operations::{self, GLOBALS, Id, NOUNS, Operation, exit_meaning};
+use aap_types::{ExitCode, Problem};
+use clap::ArgMatches;
+use serde_json::{Value, json};
+
+use super::text;
+use crate::arguments::command;
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::listing::{FORMAT_VERSION, object, print_item};
+
+const TOPICS: [&str; 3] = ["exit-codes", "environment", "output"];
+
+const OUTPUT: &str = "\
+stdout is data only; everything else goes to stderr.
+
+  table    aligned columns; the default on a terminal
+  plain    tab-separated with a line of names, backslash escapes; the default in a pipe
+  json     one document: {\"format_version\",\"kind\",\"items\"|\"item\",\"truncated\",\"as_of\",…}; consumers ignore
+           what they do not know. `aap ingest` prints JSON lines, the last of type \"done\"
+  ndjson   one bare item a line
+  csv      comma-separated with a line of names
+  parquet  an Apache Parquet file (query only)
+  arrow    an Arrow IPC stream (query only)
+
+With json or ndjson an error is one line on stderr: {\"error\":{\"code\",\"class\",\"exit\",\"message\",\"causes\",
+\"hints\",\"retryable\",\"retry_after_ms\",\"request_id\",\"docs\"}}. At most 500 rows or items are printed, unless
+--limit says otherwise; 0 means all. What is cut off is announced on stderr and as \"truncated\":true.";
+
+pub(super) fn show(context: &mut Context<'_>, arguments: &ArgMatches) -> Result<ExitCode, Failure> {
+    if arguments.get_flag("json") || context.printer.for_programs() {
+        context.printer.line(&registry().to_string())?;
+        return Ok(ExitCode::Ok);
+    }
+    let topic: Vec<&str> =
+        arguments.get_many::<String>("topic").into_iter().flatten().map(String::as_str).collect();
+    match topic.as_slice() {
+        ["exit-codes"] => exit_codes(context)?,
+        ["environment"] => environment(context)?,
+        ["output"] => context.printer.line(OUTPUT)?,
+        words => command_help(context, words)?,
+    }
+    Ok(ExitCode::Ok)
+}
+
+fn exit_codes(context: &mut Context<'_>) -> Result<(), Failure> {
+    for code in codes() {
+        let line = format!("{:>3}  {}", code.number(), exit_meaning(code));
+        context.printer.line(&line)?;
+    }
+    Ok(())
+}
+
+/// Every exit code of the contract, by number.
+fn codes() -> impl Iterator<Item = ExitCode> {
+    (0..=u8::MAX).filter(|n| ExitCode::from_number(*n).number() == *n).map(ExitCode::from_number)
+}
+
+fn environment(context: &mut Context<'_>) -> Result<(), Failure> {
+    for argument in GLOBALS {
+        if let Some(name) = argument.environment {
+            context.printer.line(&format!("{name:16} --{}: {}", argument.name, argument.summary))?;
+        }
+    }
+    context.printer.line("NO_COLOR         no colours anywhere")?;
+    Ok(())
+}
+
+fn command_help(context: &mut Context<'_>, words: &[&str]) -> Result<(), Failure> {
+    let mut tree = command();
+    tree.build();
+    let mut found = &mut tree;
+    for word in words {
+        found = found.find_subcommand_mut(word).ok_or_else(|| {
+            let message = format!("there is no command or topic `{}`", words.join(" "));
+            Problem::new("help.not_found", ExitCode::NotFound, message)
+                .hint(format!("topics are {}", TOPICS.join(", ")))
+                .hint_command("see the commands", "aap help")
+        })?;
+    }
+    let rendered = found.render_long_help();
+    let text =
+        if context.printer.stdout_is_terminal() { rendered.ansi().to_string() } else { rendered.to_string() };
+    context.printer.write(text.as_bytes())?;
+    Ok(())
+}
+
+/// The whole registry, for tools.
+fn registry() -> Value {
+    let operations: Vec<&Operation> = operations::all().collect();
+    let commands: Vec<Value> = operations
+        .iter()
+        .map(|operation| {
+            let mut value = serde_json::to_value(operation).unwrap_or(Value::Null);
+            value["command"] = json!(operation.command());
+            value["exits"] = operation.exits.iter().map(|code| json!(code.number())).collect();
+            value
+        })
+        .collect();
+    json!({
+        "format_version": FORMAT_VERSION,
+        "kind": "help",
+        "version": env!("CARGO_PKG_VERSION"),
+        "items": commands,
+        "nouns": NOUNS,
+        "globals": GLOBALS,
+        "exit_codes": codes().map(|code| json!({
+            "exit": code.number(), "class": code, "meaning": exit_meaning(code),
+        })).collect::<Vec<_>>(),
+        "truncated": false,
+    })
+}
+
+pub(super) fn version(context: &mut Context<'_>) -> Result<ExitCode, Failure> {
+    let item = object(json!({"version": env!("CARGO_PKG_VERSION")}));
+    let as_of_us = context.now_us();
+    print_item(context, Id::Version, &item, as_of_us, |_| Ok(()))?;
+    Ok(ExitCode::Ok)
+}
+
+pub(super) fn completion(context: &mut Context<'_>, arguments: &ArgMatches) -> Result<ExitCode, Failure> {
+    let shell: clap_complete::Shell = text(arguments, "shell").parse().map_err(|reason: String| {
+        Problem::new("cli.usage", ExitCode::Usage, "this shell is not known").cause(reason)
+    })?;
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut command(), "aap", &mut script);
+    context.printer.write(&script)?;
+    Ok(ExitCode::Ok)
+}

@@ -1,0 +1,67 @@
+//! `aap node`.
+
+use aap_client::call;
+use aap_client::operations::{Field, FieldType, Id};
+use aap_client::v1::{ListNodesRequest, NodeStatus};
+use aap_types::{ExitCode, Problem};
+use clap::ArgMatches;
+use serde_json::Value;
+
+use super::{text, views};
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::listing::{Object, object, print_item, print_list, print_table};
+
+pub(super) async fn ls(context: &mut Context<'_>) -> Result<ExitCode, Failure> {
+    let nodes = fetch(context, "").await?;
+    let as_of_us = context.now_us();
+    print_list(context, Id::NodeLs, nodes.iter().map(views::node).collect(), as_of_us)?;
+    if nodes.is_empty() {
+        context.printer.note("no node has connected yet");
+    }
+    Ok(ExitCode::Ok)
+}
+
+pub(super) async fn show(context: &mut Context<'_>, arguments: &ArgMatches) -> Result<ExitCode, Failure> {
+    let name = text(arguments, "node");
+    let nodes = fetch(context, name).await?;
+    let Some(node) = nodes.iter().find(|node| node.node == name) else {
+        return Err(Problem::new("node.not_found", ExitCode::NotFound, format!("there is no node `{name}`"))
+            .hint_command("see which there are", "aap node ls")
+            .into());
+    };
+    let item = views::node(node);
+    let as_of_us = context.now_us();
+    print_item(context, Id::NodeShow, &item, as_of_us, |context| print_details(context, &item))?;
+    Ok(ExitCode::Ok)
+}
+
+async fn fetch(context: &Context<'_>, node: &str) -> Result<Vec<NodeStatus>, Problem> {
+    let mut api = context.platform.operator().await?;
+    let request = ListNodesRequest { node: node.to_owned() };
+    Ok(call(context.call_timeout(), api.list_nodes(request)).await?.nodes)
+}
+
+/// Streams and problems, under the fields.
+fn print_details(context: &mut Context<'_>, item: &Object) -> Result<(), Failure> {
+    const STREAMS: &[Field] = &[
+        Field::shown("stream", "stream", FieldType::Text),
+        Field::shown("rows_read", "read", FieldType::Count),
+        Field::shown("rows_durable", "durable", FieldType::Count),
+        Field::shown("rows_dropped", "dropped", FieldType::Count),
+        Field::shown("bytes_read", "bytes read", FieldType::Bytes),
+    ];
+    if let Some(Value::Array(streams)) =
+        item.get("streams").filter(|s| s.as_array().is_some_and(|s| !s.is_empty()))
+    {
+        context.printer.line("")?;
+        let rows: Vec<Object> = streams.iter().cloned().map(object).collect();
+        print_table(context, STREAMS, &rows)?;
+    }
+    for problem in
+        item.get("problems").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str)
+    {
+        context.printer.line(&format!("problem: {}", crate::text::clean(problem)))?;
+    }
+    Ok(())
+}

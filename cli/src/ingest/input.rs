@@ -1,0 +1,377 @@
+//! The bytes to be taken, from any durable offset on.
+//!
+//! A file is read again from wherever the agent says. Stdin cannot be: what was read and is not yet durable is kept
+//! in memory, so that the run survives a restart of the agent.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+
+use aap_types::{ExitCode, Problem};
+use bytes::Bytes;
+use camino::Utf8PathBuf;
+use tokio::sync::mpsc;
+
+use crate::context::Context;
+use crate::failure::Failure;
+
+/// One message: large enough that the cost of a message does not show, small enough for prompt progress.
+const CHUNK_BYTES: usize = 256 << 10;
+/// Chunks read ahead of the network.
+const CHUNKS_AHEAD: usize = 8;
+/// Most of stdin that is kept for a restart of the agent.
+const RETAINED_BYTES_MAX: u64 = 64 << 20;
+
+/// Format and compression of the input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Kind {
+    pub(crate) format: &'static str,
+    pub(crate) codec: &'static str,
+}
+
+impl Kind {
+    /// As told, else by the name.
+    pub(crate) fn of(file: &str, format: Option<&str>, codec: Option<&str>) -> Result<Self, Problem> {
+        let lower = file.to_lowercase();
+        let (stem, codec_of_name) = match lower.rsplit_once('.') {
+            Some((stem, "gz")) => (stem, "gzip"),
+            Some((stem, "zst" | "zstd")) => (stem, "zstd"),
+            _ => (lower.as_str(), ""),
+        };
+        let codec = match codec {
+            Some("gzip") => "gzip",
+            Some("zstd") => "zstd",
+            Some(_) => "",
+            None => codec_of_name,
+        };
+        let name = match format {
+            Some(format) => format,
+            None => stem.rsplit_once('.').map_or("", |(_, extension)| extension),
+        };
+        let format = match name {
+            "ndjson" | "jsonl" | "json" => "ndjson",
+            "csv" => "csv",
+            "text" | "txt" | "log" => "text",
+            "parquet" => "parquet",
+            "arrow" | "arrows" | "ipc" => "arrow",
+            _ => {
+                let message = format!("the format of `{file}` is not clear from its name");
+                return Err(Problem::new("ingest.format_unknown", ExitCode::Usage, message)
+                    .hint("add `--format` with ndjson, csv, text, parquet or arrow"));
+            }
+        };
+        Ok(Self { format, codec })
+    }
+}
+
+/// Where the bytes come from.
+pub(crate) enum Input {
+    File { path: Utf8PathBuf, size: u64, chunks: Option<Chunks> },
+    Stdin(Stdin),
+}
+
+type Chunks = mpsc::Receiver<io::Result<Bytes>>;
+
+/// What was read of stdin and may have to be sent again.
+pub(crate) struct Stdin {
+    chunks: Option<Chunks>,
+    retained: VecDeque<Bytes>,
+    /// Offset of the first retained byte.
+    start: u64,
+    /// How many retained chunks this connection has sent.
+    sent: usize,
+    /// Content that is passed over because it is durable from an earlier run.
+    skipping: Option<blake3::Hasher>,
+}
+
+impl Input {
+    pub(crate) fn open(file: &str) -> Result<Self, Problem> {
+        if file == "-" {
+            let stdin = Stdin { chunks: None, retained: VecDeque::new(), start: 0, sent: 0, skipping: None };
+            return Ok(Self::Stdin(stdin));
+        }
+        let path = Utf8PathBuf::from(file);
+        let opened = path.canonicalize_utf8().and_then(|path| {
+            let metadata = File::open(&path)?.metadata()?;
+            Ok((path, metadata))
+        });
+        let (path, metadata) = opened.map_err(|error| unreadable(&path, &error))?;
+        if metadata.is_file() {
+            return Ok(Self::File { path, size: metadata.len(), chunks: None });
+        }
+        let message = format!("`{path}` is not a regular file");
+        Err(Problem::new("ingest.not_a_file", ExitCode::Usage, message)
+            .hint(format!("a pipe can be given as stdin: `aap ingest STREAM - < {path}`")))
+    }
+
+    pub(crate) fn size(&self) -> Option<u64> {
+        match self {
+            Self::File { size, .. } => Some(*size),
+            Self::Stdin(_) => None,
+        }
+    }
+
+    pub(crate) fn is_replayable(&self) -> bool {
+        matches!(self, Self::File { .. })
+    }
+
+    /// The absolute path; for stdin a name that no other run has.
+    pub(crate) fn default_name(&self, context: &Context<'_>) -> Result<String, Problem> {
+        match self {
+            Self::File { path, .. } => Ok(path.to_string()),
+            Self::Stdin(_) => Ok(format!("stdin-{}-{}", context.now_us(), std::process::id())),
+        }
+    }
+
+    /// Makes the next byte the one at `offset`. The bytes before it must have `digest`.
+    pub(crate) async fn position(&mut self, offset: u64, digest: &[u8]) -> Result<(), Failure> {
+        match self {
+            Self::File { path, size, chunks } => {
+                let (path, digest, size) = (path.clone(), digest.to_vec(), *size);
+                *chunks = None;
+                let file = tokio::task::spawn_blocking(move || checked(path, offset, &digest))
+                    .await
+                    .map_err(|error| {
+                        Problem::new("cli.task", ExitCode::Bug, "reading the file failed").caused_by(&error)
+                    })??;
+                *chunks = Some(read_ahead(file.take(size.saturating_sub(offset))));
+                Ok(())
+            }
+            Self::Stdin(stdin) => stdin.position(offset, digest).await,
+        }
+    }
+
+    /// The next bytes; `None` at the end. Cancel-safe.
+    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, Problem> {
+        match self {
+            Self::File { path, chunks, .. } => {
+                let Some(chunks) = chunks else { return Ok(None) };
+                chunks.recv().await.transpose().map_err(|error| unreadable(path, &error))
+            }
+            Self::Stdin(stdin) => stdin.next().await,
+        }
+    }
+
+    /// Everything before `offset` is durable.
+    pub(crate) fn durable(&mut self, offset: u64) {
+        if let Self::Stdin(stdin) = self {
+            stdin.forget_before(offset);
+        }
+    }
+}
+
+fn unreadable(path: &Utf8PathBuf, error: &io::Error) -> Problem {
+    let exit = match error.kind() {
+        io::ErrorKind::NotFound => ExitCode::NotFound,
+        io::ErrorKind::PermissionDenied => ExitCode::Denied,
+        _ => ExitCode::Failed,
+    };
+    Problem::new("ingest.unreadable", exit, format!("`{path}` cannot be read"))
+        .caused_by(error)
+        .hint_command("look at it", format!("ls -l {path}"))
+}
+
+/// What was taken under this name before is not what stands there now.
+pub(crate) fn changed(what: &str) -> Problem {
+    Problem::new(
+        "ingest.content_changed",
+        ExitCode::Conflict,
+        format!("the content differs from what was taken under this name: {what}"),
+    )
+    .hint("take it again from the beginning with `--again`, or under another `--name`")
+}
+
+/// Opens the file at `offset`, having checked what lies before it.
+fn checked(path: Utf8PathBuf, offset: u64, digest: &[u8]) -> Result<File, Problem> {
+    let mut file = File::open(&path).map_err(|error| unreadable(&path, &error))?;
+    let length = file.metadata().map_err(|error| unreadable(&path, &error))?.len();
+    if length < offset {
+        return Err(changed(&format!("`{path}` has {length} bytes, and {offset} were taken")));
+    }
+    if offset > 0 {
+        let mut hasher = blake3::Hasher::new();
+        let mut buffer = vec![0u8; 1 << 20];
+        let mut rest = (&mut file).take(offset);
+        loop {
+            match rest.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(read) => hasher.update(&buffer[..read]),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(unreadable(&path, &error)),
+            };
+        }
+        if hasher.finalize().as_bytes() != digest {
+            return Err(changed(&format!("the first {offset} bytes of `{path}` are others")));
+        }
+    }
+    file.seek(SeekFrom::Start(offset)).map_err(|error| unreadable(&path, &error))?;
+    Ok(file)
+}
+
+/// Reads in a thread of its own, some chunks ahead. The thread ends when nobody takes its chunks.
+fn read_ahead(mut source: impl Read + Send + 'static) -> Chunks {
+    let (sender, receiver) = mpsc::channel(CHUNKS_AHEAD);
+    std::thread::spawn(move || {
+        loop {
+            match read_chunk(&mut source) {
+                Ok(chunk) if chunk.is_empty() => return,
+                Ok(chunk) => {
+                    if sender.blocking_send(Ok(chunk)).is_err() {
+                        return;
+                    }
+                }
+                Err(error) => {
+                    // Nobody takes it: then nobody cares.
+                    let _ignored = sender.blocking_send(Err(error));
+                    return;
+                }
+            }
+        }
+    });
+    receiver
+}
+
+/// What is there, up to a chunk. A pipe gives what it has at once, so that slow input still flows.
+fn read_chunk(source: &mut impl Read) -> io::Result<Bytes> {
+    let mut buffer = vec![0u8; CHUNK_BYTES];
+    loop {
+        match source.read(&mut buffer) {
+            Ok(read) => {
+                buffer.truncate(read);
+                return Ok(buffer.into());
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+impl Stdin {
+    async fn position(&mut self, offset: u64, digest: &[u8]) -> Result<(), Failure> {
+        if self.chunks.is_none() {
+            self.chunks = Some(read_ahead(io::stdin()));
+            return self.skip_known(offset, digest).await;
+        }
+        self.forget_before(offset);
+        if offset != self.start {
+            let message = format!("stdin cannot be read again from byte {offset}");
+            return Err(Problem::new("ingest.stdin_lost", ExitCode::Failed, message)
+                .cause("the agent went back further than what is kept of stdin")
+                .hint("ingest from a file: it can be read again from anywhere")
+                .into());
+        }
+        self.sent = 0;
+        Ok(())
+    }
+
+    /// Passes over what an earlier run under the same name made durable.
+    async fn skip_known(&mut self, offset: u64, digest: &[u8]) -> Result<(), Failure> {
+        let mut hasher = self.skipping.take().unwrap_or_default();
+        while self.start < offset {
+            let Some(mut chunk) = self.read().await? else {
+                return Err(changed(&format!(
+                    "stdin ended after {} bytes, and {offset} were taken",
+                    self.start
+                ))
+                .into());
+            };
+            let known = usize::try_from(offset - self.start).unwrap_or(usize::MAX).min(chunk.len());
+            hasher.update(&chunk.split_to(known));
+            self.start += known as u64;
+            if !chunk.is_empty() {
+                self.retained.push_back(chunk);
+            }
+        }
+        if offset > 0 && hasher.finalize().as_bytes() != digest {
+            return Err(changed(&format!("the first {offset} bytes of stdin are others")).into());
+        }
+        Ok(())
+    }
+
+    async fn next(&mut self) -> Result<Option<Bytes>, Problem> {
+        if self.sent == self.retained.len() {
+            let Some(chunk) = self.read().await? else { return Ok(None) };
+            self.retained.push_back(chunk);
+        }
+        let chunk = self.retained[self.sent].clone();
+        self.sent += 1;
+        self.bound();
+        Ok(Some(chunk))
+    }
+
+    async fn read(&mut self) -> Result<Option<Bytes>, Problem> {
+        let Some(chunks) = &mut self.chunks else { return Ok(None) };
+        chunks.recv().await.transpose().map_err(|error| {
+            Problem::new("ingest.unreadable", ExitCode::Failed, "stdin cannot be read").caused_by(&error)
+        })
+    }
+
+    fn forget_before(&mut self, offset: u64) {
+        while self.start < offset {
+            let Some(first) = self.retained.front_mut() else { return };
+            let known = usize::try_from(offset - self.start).unwrap_or(usize::MAX);
+            if known < first.len() {
+                // Only part of it is durable: the rest keeps its place.
+                let _durable = first.split_to(known);
+                self.start += known as u64;
+                return;
+            }
+            self.start += first.len() as u64;
+            self.retained.pop_front();
+            self.sent = self.sent.saturating_sub(1);
+        }
+    }
+
+    /// Lets go of the oldest that was sent, durable or not, when too much is kept.
+    fn bound(&mut self) {
+        let mut kept: u64 = self.retained.iter().map(|chunk| chunk.len() as u64).sum();
+        while kept > RETAINED_BYTES_MAX && self.sent > 0 {
+            let Some(first) = self.retained.pop_front() else { return };
+            kept -= first.len() as u64;
+            self.start += first.len() as u64;
+            self.sent -= 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_format_is_known_by_the_name_or_asked_for() {
+        for (file, format, codec) in [
+            ("a.ndjson", "ndjson", ""),
+            ("A.JSONL.GZ", "ndjson", "gzip"),
+            ("x.json", "ndjson", ""),
+            ("x.csv.zst", "csv", "zstd"),
+            ("/var/log/x.log", "text", ""),
+            ("x.parquet", "parquet", ""),
+            ("x.arrow", "arrow", ""),
+        ] {
+            assert_eq!(Kind::of(file, None, None), Ok(Kind { format, codec }), "{file}");
+        }
+        assert_eq!(Kind::of("x", None, None).unwrap_err().exit, ExitCode::Usage);
+        assert_eq!(Kind::of("x.bin", Some("csv"), Some("gzip")), Ok(Kind { format: "csv", codec: "gzip" }));
+        assert_eq!(Kind::of("x.csv.gz", None, Some("none")), Ok(Kind { format: "csv", codec: "" }));
+    }
+
+    #[tokio::test]
+    async fn what_is_not_durable_of_stdin_is_sent_again() {
+        let (sender, receiver) = mpsc::channel(8);
+        for text in ["abc", "defg", "hi"] {
+            sender.send(Ok(Bytes::from_static(text.as_bytes()))).await.unwrap();
+        }
+        drop(sender);
+        let mut stdin =
+            Stdin { chunks: Some(receiver), retained: VecDeque::new(), start: 0, sent: 0, skipping: None };
+        assert_eq!(stdin.next().await.unwrap().unwrap(), "abc");
+        assert_eq!(stdin.next().await.unwrap().unwrap(), "defg");
+        stdin.forget_before(4);
+        assert!(stdin.position(4, &[]).await.is_ok());
+        assert_eq!(stdin.next().await.unwrap().unwrap(), "efg");
+        assert_eq!(stdin.next().await.unwrap().unwrap(), "hi");
+        assert_eq!(stdin.next().await.unwrap(), None);
+        assert!(stdin.position(2, &[]).await.is_err());
+    }
+}

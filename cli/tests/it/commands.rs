@@ -1,0 +1,233 @@
+//! Every listing, in text and JSON, and every way it can end.
+
+use aap_client::operations::{self, Effect, Format};
+use aap_client::v1::StatusReply;
+
+use crate::fake::{Home, TOKEN};
+
+/// Commands that ask the coordinator, with the exit code each has on the fake platform.
+const ASKING: &[(&str, i32)] = &[
+    ("status", 0),
+    ("node ls", 0),
+    ("node show web-01", 0),
+    ("node show nobody", 3),
+    ("stream ls", 0),
+    ("stream show logs", 0),
+    ("stream show nothing", 3),
+    ("stream files logs", 0),
+    ("stream files nothing", 3),
+    ("stream tail logs", 0),
+    ("stream tail nothing", 3),
+    ("stream delete logs --yes", 0),
+    ("stream delete nothing --yes", 3),
+    ("query ls", 0),
+    ("query cancel q-1", 0),
+    ("query cancel q-0", 3),
+    ("query rows", 0),
+    ("query oops", 2),
+];
+
+fn words(line: &str) -> Vec<&str> {
+    line.split(' ').collect()
+}
+
+#[test]
+fn every_command_ends_as_promised_in_text_and_json_with_data_and_words_apart() {
+    let home = Home::running();
+    for (line, code) in ASKING {
+        let text = home.aap(&words(line));
+        assert_eq!(text.code, *code, "{line}: {text:?}");
+        assert!(!text.out.contains('\x1b') && !text.err.contains('\x1b'), "{line}: {text:?}");
+        if *code != 0 {
+            assert_eq!(text.out, "", "{line}");
+            assert!(text.err.starts_with("error[") && text.err.contains("hint:"), "{line}: {text:?}");
+        }
+        let json = home.aap(&[&words(line)[..], &["-o", "json"]].concat());
+        assert_eq!(json.code, *code, "{line}: {json:?}");
+        if *code == 0 {
+            let document = json.json();
+            assert_eq!(document["format_version"], "1.0", "{line}");
+            assert!(document["kind"].is_string(), "{line}");
+            assert!(document["items"].is_array() || document["item"].is_object(), "{line}: {document}");
+        } else {
+            assert_eq!(json.out, "", "{line}");
+            let error = json.error();
+            assert_eq!(error["exit"], *code, "{line}: {error}");
+            assert!(!error["hints"].as_array().unwrap().is_empty(), "{line}: {error}");
+        }
+    }
+}
+
+#[test]
+fn every_command_says_when_nothing_runs_and_when_the_token_is_refused() {
+    let stopped = Home::empty();
+    let refused = Home::running();
+    std::fs::write(refused.path().join("run/operator.token"), "wrong").unwrap();
+    for (line, _) in ASKING {
+        let ran = stopped.aap(&[&words(line)[..], &["-o", "json"]].concat());
+        assert_eq!((ran.code, ran.out.as_str()), (7, ""), "{line}: {ran:?}");
+        let error = ran.error();
+        assert_eq!(
+            (&error["code"], &error["retryable"]),
+            (&"platform.not_running".into(), &true.into()),
+            "{line}"
+        );
+        assert_eq!(error["hints"][0]["command"], "aap up --detach", "{line}");
+        let ran = refused.aap(&words(line));
+        assert_eq!((ran.code, ran.out.as_str()), (4, ""), "{line}: {ran:?}");
+        assert!(!ran.err.contains(TOKEN) && ran.err.contains("error[auth."), "{line}: {ran:?}");
+    }
+}
+
+#[test]
+fn an_empty_platform_is_an_empty_list_and_not_an_error() {
+    let home = Home::running();
+    home.fake.state.lock().unwrap().status = StatusReply { as_of_us: 1, ..StatusReply::default() };
+    for line in ["node ls", "stream ls"] {
+        let ran = home.aap(&[&words(line)[..], &["-o", "json"]].concat());
+        assert_eq!((ran.code, ran.json()["items"].as_array().unwrap().len()), (0, 0), "{line}");
+        assert_eq!(home.aap(&[&words(line)[..], &["-o", "ndjson"]].concat()).out, "", "{line}");
+    }
+    let ran = home.aap(&["status"]);
+    assert_eq!(ran.code, 11, "no node: {ran:?}");
+}
+
+#[test]
+fn status_is_unhealthy_when_a_node_left_or_what_waits_does_not_move() {
+    let home = Home::running();
+    assert_eq!(home.aap(&["status", "-o", "json"]).json()["item"]["healthy"], true);
+    home.fake.state.lock().unwrap().status.nodes[0].connected = false;
+    let ran = home.aap(&["status", "-o", "json"]);
+    assert_eq!((ran.code, &ran.json()["item"]["healthy"]), (11, &false.into()));
+    {
+        let node = &mut home.fake.state.lock().unwrap().status.nodes[0];
+        (node.connected, node.waiting_batches) = (true, 3);
+    }
+    let ran = home.aap(&["status"]);
+    assert_eq!(ran.code, 11);
+    assert!(ran.out.contains("3 batches wait and none lands"), "{ran:?}");
+    home.fake.state.lock().unwrap().status.nodes[0].rows_per_second = 5.0;
+    assert_eq!(home.aap(&["status"]).code, 0);
+}
+
+#[test]
+fn formats_of_a_listing_hold_the_same_values() {
+    let home = Home::running();
+    let plain = home.aap(&["stream", "files", "logs"]).out;
+    assert_eq!(plain.lines().next().unwrap(), "path\trows\tbytes\toldest\tnewest");
+    assert_eq!(
+        plain.lines().nth(2).unwrap(),
+        "/lake/logs/2.parquet\t2\t10\t1970-01-01T00:00:00.000001Z\t1970-01-01T00:00:00.000002Z"
+    );
+    let csv = home.aap(&["stream", "files", "logs", "-o", "csv", "--no-headers"]).out;
+    assert_eq!(csv.lines().count(), 3);
+    let table = home.aap(&["stream", "files", "logs", "-o", "table"]).out;
+    assert_eq!(
+        table.lines().next().unwrap(),
+        "PATH                  ROWS  BYTES  OLDEST ROW   NEWEST ROW",
+        "{table}"
+    );
+    let items = home.aap(&["stream", "files", "logs", "-o", "ndjson"]).out;
+    let first: serde_json::Value = serde_json::from_str(items.lines().next().unwrap()).unwrap();
+    assert_eq!(first["path"], "/lake/logs/1.parquet");
+}
+
+#[test]
+fn a_long_listing_is_cut_and_says_so() {
+    let home = Home::running();
+    let ran = home.aap(&["stream", "files", "logs", "--limit", "2", "-o", "json"]);
+    assert_eq!(ran.json()["items"].as_array().unwrap().len(), 2);
+    assert_eq!(ran.json()["truncated"], true);
+    assert!(ran.err.contains("2 of 3 are shown"), "{ran:?}");
+    assert_eq!(
+        home.aap(&["stream", "files", "logs", "--limit", "0", "-o", "json"]).json()["items"]
+            .as_array()
+            .unwrap()
+            .len(),
+        3
+    );
+    let quiet = home.command(&["stream", "files", "logs", "-q"]).env("AAP_LIMIT", "1").output().unwrap();
+    assert_eq!((quiet.stdout.iter().filter(|b| **b == b'\n').count(), quiet.stderr.len()), (2, 0));
+}
+
+#[test]
+fn deleting_needs_a_confirmation() {
+    let home = Home::running();
+    let ran = home.aap(&["stream", "delete", "logs"]);
+    assert_eq!(ran.code, 2);
+    assert!(ran.err.contains("--yes"), "{ran:?}");
+    assert!(home.fake.state.lock().unwrap().deleted.is_empty());
+    assert_eq!(home.aap(&["stream", "delete", "logs", "-y"]).code, 0);
+    assert_eq!(home.fake.state.lock().unwrap().deleted, ["logs"]);
+}
+
+#[test]
+fn a_wrong_command_line_is_2_and_json_where_json_was_asked_for() {
+    let home = Home::empty();
+    for line in [
+        "frobnicate",
+        "stream",
+        "stream show",
+        "query",
+        "status --bogus",
+        "stream show ../etc",
+        "query -o pdf x",
+    ] {
+        let ran = home.aap(&words(line));
+        assert_eq!((ran.code, ran.out.as_str()), (2, ""), "{line}: {ran:?}");
+        let ran = home.aap(&[&["-o", "json"][..], &words(line)].concat());
+        assert_eq!(ran.code, 2, "{line}: {ran:?}");
+        assert_eq!(ran.error()["exit"], 2, "{line}");
+    }
+    assert_eq!(home.aap(&["stream", "ls", "-o", "parquet"]).code, 2);
+}
+
+#[test]
+fn help_is_machine_readable_and_covers_every_operation() {
+    let home = Home::empty();
+    let document = home.aap(&["help", "--json"]).json();
+    let items = document["items"].as_array().unwrap();
+    assert_eq!(items.len(), operations::all().count());
+    for operation in operations::all() {
+        let words: Vec<String> = operation.command().split(' ').skip(1).map(str::to_owned).collect();
+        let mut line: Vec<&str> = vec!["help"];
+        line.extend(words.iter().map(String::as_str));
+        let ran = home.aap(&line);
+        assert_eq!(ran.code, 0, "{ran:?}");
+        assert!(ran.out.contains(operation.examples[0].command), "{}", ran.out);
+        assert!(operation.effect != Effect::Destructive || home.aap(&line).out.contains("--yes"));
+        assert!(operation.formats.contains(&Format::Plain) || operation.formats.contains(&Format::Table));
+    }
+    let codes = home.aap(&["help", "exit-codes"]).out;
+    for code in [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 70, 130, 143] {
+        assert!(
+            codes.lines().any(|line| line.trim_start().starts_with(&format!("{code} "))),
+            "{code}: {codes}"
+        );
+    }
+    assert_eq!(home.aap(&["help", "nonsense"]).code, 3);
+}
+
+#[test]
+fn version_and_completions_need_no_platform() {
+    let home = Home::empty();
+    assert!(home.aap(&["--version"]).out.starts_with("aap 0."));
+    assert_eq!(home.aap(&["version", "-o", "json"]).json()["item"]["version"], env!("CARGO_PKG_VERSION"));
+    for shell in ["bash", "zsh", "fish"] {
+        assert!(home.aap(&["completion", shell]).out.contains("salvage"), "{shell}");
+    }
+    assert_eq!(home.aap(&["logs"]).code, 3);
+}
+
+#[test]
+fn logs_show_the_last_lines_of_one_or_all() {
+    let home = Home::empty();
+    std::fs::create_dir(home.path().join("log")).unwrap();
+    home.file("log/agent.log", b"one\ntwo\nthree\n");
+    home.file("log/coordinator.log", b"c\n");
+    assert_eq!(home.aap(&["logs", "agent", "-n", "2"]).out, "two\nthree\n");
+    assert_eq!(
+        home.aap(&["logs"]).out,
+        "coordinator | c\nagent       | one\nagent       | two\nagent       | three\n"
+    );
+}
