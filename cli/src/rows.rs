@@ -324,10 +324,10 @@ fn cell(text: &str) -> Cell {
     if text == "null" {
         return Cell::Null;
     }
-    if text.starts_with('"') {
-        if let Ok(inner) = serde_json::from_str::<String>(text) {
-            return Cell::Text(inner);
-        }
+    if text.starts_with('"')
+        && let Ok(inner) = serde_json::from_str::<String>(text)
+    {
+        return Cell::Text(inner);
     }
     Cell::Literal(text.to_owned())
 }

@@ -104,11 +104,11 @@ async fn already_running(context: &mut Context<'_>, options: &Options) -> Result
         prepare::node_name(&options.home, Some(wanted))?;
     }
     let added = prepare::add_tail(&options.home, &options.tail)?;
-    if !added.is_empty() {
-        if let Some(agent) = running(&options.home, &PROGRAMS[0]) {
-            // It also watches its files; the signal only makes it look now.
-            agent.signal(rustix::process::Signal::HUP);
-        }
+    if !added.is_empty()
+        && let Some(agent) = running(&options.home, &PROGRAMS[0])
+    {
+        // It also watches its files; the signal only makes it look now.
+        agent.signal(rustix::process::Signal::HUP);
     }
     let platform = Platform::at(options.home.clone());
     let mut ready = ready::wait(&platform, options.ready_within).await?;

@@ -80,14 +80,12 @@ pub(crate) struct Stdin {
     start: u64,
     /// How many retained chunks this connection has sent.
     sent: usize,
-    /// Content that is passed over because it is durable from an earlier run.
-    skipping: Option<blake3::Hasher>,
 }
 
 impl Input {
     pub(crate) fn open(file: &str) -> Result<Self, Problem> {
         if file == "-" {
-            let stdin = Stdin { chunks: None, retained: VecDeque::new(), start: 0, sent: 0, skipping: None };
+            let stdin = Stdin { chunks: None, retained: VecDeque::new(), start: 0, sent: 0 };
             return Ok(Self::Stdin(stdin));
         }
         let path = Utf8PathBuf::from(file);
@@ -266,7 +264,7 @@ impl Stdin {
 
     /// Passes over what an earlier run under the same name made durable.
     async fn skip_known(&mut self, offset: u64, digest: &[u8]) -> Result<(), Failure> {
-        let mut hasher = self.skipping.take().unwrap_or_default();
+        let mut hasher = blake3::Hasher::new();
         while self.start < offset {
             let Some(mut chunk) = self.read().await? else {
                 return Err(changed(&format!(
@@ -363,8 +361,7 @@ mod tests {
             sender.send(Ok(Bytes::from_static(text.as_bytes()))).await.unwrap();
         }
         drop(sender);
-        let mut stdin =
-            Stdin { chunks: Some(receiver), retained: VecDeque::new(), start: 0, sent: 0, skipping: None };
+        let mut stdin = Stdin { chunks: Some(receiver), retained: VecDeque::new(), start: 0, sent: 0 };
         assert_eq!(stdin.next().await.unwrap().unwrap(), "abc");
         assert_eq!(stdin.next().await.unwrap().unwrap(), "defg");
         stdin.forget_before(4);

@@ -52,7 +52,7 @@ impl Report {
 
     pub(crate) fn progress(&mut self, run: &Run) -> Result<(), Failure> {
         if let Some(bar) = &self.bar {
-            bar.set_position(run.durable_offset);
+            bar.set_position(position(run));
             bar.set_message(rows(run));
         }
         if !self.events || self.last_event.is_some_and(|last| last.elapsed() < EVENTS_EVERY) {
@@ -146,6 +146,11 @@ fn dead_letters(stream: &str) -> String {
     stream
         .parse::<aap_types::StreamName>()
         .map_or_else(|_| format!("{stream}.dead"), |s| s.dead_letters().to_string())
+}
+
+/// What is durable. Of compressed and columnar input the agent can name no byte before the end; then what was sent.
+fn position(run: &Run) -> u64 {
+    if run.durable_offset == 0 { run.sent_offset } else { run.durable_offset }
 }
 
 fn rows(run: &Run) -> String {

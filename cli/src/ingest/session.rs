@@ -27,6 +27,8 @@ pub(crate) struct Run {
     /// How often the agent answered.
     pub(crate) sessions: u32,
     pub(crate) durable_offset: u64,
+    /// Bytes handed to the agent over this connection and those before it.
+    pub(crate) sent_offset: u64,
     /// Under this name when the run began.
     rows_before: Option<u64>,
     pub(crate) rows_total: u64,
@@ -44,6 +46,7 @@ impl Run {
             again,
             sessions: 0,
             durable_offset: 0,
+            sent_offset: 0,
             rows_before: None,
             rows_total: 0,
             bad_rows: 0,
@@ -109,6 +112,7 @@ pub(crate) async fn attempt(
     run.rows_before.get_or_insert(opened.rows);
     run.rows_total = opened.rows;
     run.durable_offset = opened.offset;
+    run.sent_offset = opened.offset;
     report.opened(run, input.size())?;
     if opened.complete {
         check_complete(&opened, input).await?;
@@ -163,7 +167,10 @@ async fn send_rest(
                 outgoing = Some(message(chunk));
             }
             permit = sender.reserve(), if sending && outgoing.is_some() => match (permit, outgoing.take()) {
-                (Ok(permit), Some(request)) => permit.send(request),
+                (Ok(permit), Some(request)) => {
+                    run.sent_offset += length(&request);
+                    permit.send(request);
+                }
                 // The agent stopped taking; why stands in its reply.
                 _ => sending = false,
             },
@@ -181,7 +188,7 @@ async fn send_rest(
                     run.rows_total = done.rows_total;
                     run.bad_rows = run.bad_rows.max(done.bad_rows);
                     run.batches += done.batches;
-                    run.durable_offset = input.size().unwrap_or(run.durable_offset);
+                    run.durable_offset = run.sent_offset;
                     return Ok(());
                 }
             },
@@ -192,6 +199,10 @@ async fn send_rest(
 fn message(chunk: Option<Bytes>) -> IngestRequest {
     let kind = chunk.map_or(Request::Finish(IngestFinish {}), Request::Data);
     IngestRequest { kind: Some(kind) }
+}
+
+fn length(request: &IngestRequest) -> u64 {
+    if let Some(Request::Data(bytes)) = &request.kind { bytes.len() as u64 } else { 0 }
 }
 
 async fn next(replies: &mut Streaming<IngestReply>) -> Result<Reply, Problem> {

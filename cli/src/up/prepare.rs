@@ -38,6 +38,17 @@ metadata: { name: http }
 spec: { type: http, token_file: run/operator.token }
 ";
 
+const COORDINATOR_YAML: &str = "\
+# The coordinator of this home. Written once by `aap up`; yours to edit, `aap up` never writes it again.
+# Check an edit with `aap-coordinator validate`; it counts from the next start on (`aap down && aap up`).
+apiVersion: aap/v1
+kind: Coordinator
+metadata: { name: coordinator }
+# Everything has a default. Ports: agents 7400, operators 7401, another where these are taken; set here
+# (`agents: { bind: 127.0.0.1:7400 }`) they are used or the start is refused.
+spec: {}
+";
+
 /// The directories, readable by their owner only.
 pub(crate) fn directories(home: &Home) -> Result<(), Problem> {
     let sources = home.config().join("sources.d");
@@ -56,6 +67,7 @@ pub(crate) fn directories(home: &Home) -> Result<(), Problem> {
 pub(crate) fn home(home: &Home, node: Option<&str>, tail: &[String]) -> Result<String, Problem> {
     let node = node_name(home, node)?;
     write_once(&home.config().join("agent.yaml"), &AGENT_YAML.replace("NODE", &node), 0o600)?;
+    write_once(&home.config().join("coordinator.yaml"), COORDINATOR_YAML, 0o600)?;
     write_once(&home.operator_token_file(), &new_token()?, 0o600)?;
     add_tail(home, tail)?;
     init(home, &node)?;

@@ -54,6 +54,9 @@ async fn look(platform: &Platform) -> Result<Ready, Problem> {
             "the agent is not connected to the coordinator",
         ));
     }
+    if !platform.agent_file().exists() {
+        return Err(Problem::new("up.not_listening", ExitCode::Unavailable, "the agent does not listen yet"));
+    }
     Ok(Ready {
         home: platform.home().root().to_string(),
         node: status.node,

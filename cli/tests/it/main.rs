@@ -1,5 +1,7 @@
 //! The real `aap` against a coordinator and an agent that run in this process and answer what a test needs.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking, as tests do")]
+
 mod commands;
 mod fake;
 mod ingest;
