@@ -25,6 +25,7 @@
 //! | `session.rs` | [`AgentSession`] and the sender and receiver halves of both sides |
 //! | `client.rs` | [`Dialer`]: choice of carrier, fallback and return |
 //! | `server.rs` | [`Server`]: the listener and its limits |
+//! | `gate.rs` | how many connections and handshakes there may be |
 //! | `grpc.rs` | the gRPC carrier |
 //! | `quic.rs` | the QUIC carrier |
 //! | `inbox.rs` | what a receiver receives from |
@@ -34,6 +35,7 @@
 mod ca;
 mod client;
 mod error;
+mod gate;
 mod grpc;
 mod identity;
 mod inbox;

@@ -19,6 +19,9 @@ pub(crate) const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
 /// Handshakes under way at once, over all addresses: each costs a P-256 signature and about 64 KiB.
 pub(crate) const HANDSHAKES_MAX: usize = 256;
 
+/// Of these, from one address: a slow or hostile one leaves room for the rest.
+pub(crate) const HANDSHAKES_PER_ADDRESS_MAX: usize = 64;
+
 /// Connections held at once: a thousand nodes, and as many that are just changing carriers.
 pub(crate) const CONNECTIONS_MAX: usize = 2048;
 
@@ -83,7 +86,7 @@ pub(crate) const QUIC_INCOMING_BYTES: u64 = 64 << 10;
 /// The same for all of them together.
 pub(crate) const QUIC_INCOMING_BYTES_TOTAL: u64 = 16 << 20;
 /// With more handshakes than this under way, an address must answer a token before it costs a signature.
-pub(crate) const RETRY_ABOVE_HANDSHAKES: usize = 64;
+pub(crate) const RETRY_ABOVE_HANDSHAKES: usize = 32;
 /// Socket buffers for UDP: a burst of a whole window; the system may grant less.
 pub(crate) const UDP_BUFFER_BYTES: usize = 4 << 20;
 /// Tries to find a port number that is free for UDP and TCP.

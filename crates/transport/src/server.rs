@@ -6,18 +6,17 @@ use std::sync::Arc;
 
 use aap_runtime::Shutdown;
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
+use crate::gate::Gate;
 use crate::grpc::{self, AcceptedStream};
-use crate::limits::{
-    ACCEPT_PAUSE, CLOSE_DEADLINE, CONNECTIONS_MAX, HANDSHAKE_DEADLINE, HANDSHAKES_MAX, PORT_TRIES,
-};
-use crate::tls::{ALPN_GRPC, ALPN_QUIC};
+use crate::limits::{ACCEPT_PAUSE, CLOSE_DEADLINE, HANDSHAKE_DEADLINE, PORT_TRIES};
+use crate::tls::ALPN_GRPC;
 use crate::{Error, SessionHandler, TlsFiles, quic};
 
 /// Where a coordinator listens for agents, and as whom.
@@ -79,8 +78,7 @@ pub(crate) struct Listening {
     pub(crate) handler: Arc<dyn SessionHandler>,
     /// The sessions that run.
     pub(crate) tasks: TaskTracker,
-    /// Places for connections, of both carriers together.
-    pub(crate) connections: Arc<Semaphore>,
+    pub(crate) gate: Gate,
 }
 
 impl Server {
@@ -101,13 +99,9 @@ impl Server {
 
     /// Serves until `shutdown`; then sessions get their end (`recv` gives `None`) and five seconds to finish.
     pub async fn run(self, handler: Arc<dyn SessionHandler>, shutdown: Shutdown) -> Result<(), Error> {
-        let listening = Listening {
-            handler,
-            tasks: TaskTracker::new(),
-            connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
-        };
+        let listening = Listening { handler, tasks: TaskTracker::new(), gate: Gate::default() };
         let tcp = run_tcp(self.tcp, self.tls.server(ALPN_GRPC)?, listening.clone(), shutdown.clone());
-        let udp = quic::run(self.udp, self.tls.server(ALPN_QUIC)?, listening.clone(), shutdown.clone());
+        let udp = quic::run(self.udp, &self.tls, listening.clone(), shutdown.clone());
         let too_late = async {
             shutdown.requested().await;
             sleep(CLOSE_DEADLINE).await;
@@ -147,7 +141,7 @@ async fn run_tcp(
     // One place: an accepted connection is taken up at once.
     let (accepted, queue) = mpsc::channel(1);
     let tls = TlsAcceptor::from(Arc::new(tls));
-    let accept = accept_tcp(listener, tls, accepted, listening.connections.clone());
+    let accept = accept_tcp(listener, tls, accepted, listening.gate.clone());
     let serve = grpc::run(queue, listening, stop.clone());
     tokio::join!(until(&stop, accept), serve).1
 }
@@ -165,9 +159,8 @@ async fn accept_tcp(
     listener: TcpListener,
     tls: TlsAcceptor,
     accepted: mpsc::Sender<AcceptedStream>,
-    connections: Arc<Semaphore>,
+    gate: Gate,
 ) {
-    let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
     let tasks = TaskTracker::new();
     let mut failing = false;
     loop {
@@ -182,9 +175,7 @@ async fn accept_tcp(
             }
         };
         failing = false;
-        let (Ok(turn), Ok(place)) =
-            (handshakes.clone().try_acquire_owned(), connections.clone().try_acquire_owned())
-        else {
+        let Some((turn, place)) = gate.admit(address.ip()) else {
             debug!(%address, "connection refused: limit reached");
             continue;
         };

@@ -68,6 +68,13 @@ impl TlsFiles {
         Ok(config)
     }
 
+    /// A secret that outlives the process, for resets of connections of its predecessor.
+    pub(crate) fn reset_secret(&self) -> Result<[u8; 32], Error> {
+        let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &read(&self.key)?);
+        let tag = ring::hmac::sign(&key, b"aap quic stateless reset");
+        Ok(tag.as_ref().try_into().expect("a SHA-256 tag has 32 bytes"))
+    }
+
     /// What an agent dials with.
     pub(crate) fn client(&self, protocol: &[u8]) -> Result<ClientConfig, Error> {
         let loaded = self.load()?;

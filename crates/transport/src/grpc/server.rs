@@ -14,7 +14,7 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
@@ -22,6 +22,7 @@ use tonic::codec::Streaming;
 use tonic::transport::server::{Connected, Server};
 use tonic::{Request, Response, Status};
 
+use crate::gate::Place;
 use crate::inbox::Inbox;
 use crate::limits::{
     CONNECTION_WINDOW_BYTES, HEADER_BYTES_MAX, HTTP2_FRAME_BYTES, HTTP2_KEEP_ALIVE, HTTP2_KEEP_ALIVE_TIMEOUT,
@@ -34,7 +35,7 @@ use crate::{AgentReceiver, Carrier, CoordinatorSender, Error, Peer, identity};
 pub(crate) struct AcceptedStream {
     stream: TlsStream<TcpStream>,
     peer: Peer,
-    _place: OwnedSemaphorePermit,
+    _place: Place,
 }
 
 impl AcceptedStream {
@@ -43,7 +44,7 @@ impl AcceptedStream {
         tls: &TlsAcceptor,
         stream: TcpStream,
         address: SocketAddr,
-        place: OwnedSemaphorePermit,
+        place: Place,
     ) -> Result<Self, Error> {
         super::tune(&stream).map_err(Error::broken)?;
         let stream = tls.accept(stream).await.map_err(Error::broken)?;

@@ -15,7 +15,7 @@ use aap_runtime::Shutdown;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use quinn::crypto::rustls::QuicClientConfig;
-use quinn::{Connection, RecvStream, SendStream};
+use quinn::{Connection, EndpointConfig, RecvStream, SendStream};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
@@ -103,7 +103,7 @@ async fn dial(address: SocketAddr, target: &Target, config: quinn::ClientConfig)
         SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
     };
-    let endpoint = super::endpoint(super::bind(SocketAddr::new(any, 0))?, None)?;
+    let endpoint = super::endpoint(super::bind(SocketAddr::new(any, 0))?, EndpointConfig::default(), None)?;
     let connecting =
         endpoint.connect_with(config, address, &target.name().to_str()).map_err(io::Error::other)?;
     connecting.await.map_err(io::Error::other)

@@ -8,28 +8,25 @@ use std::sync::atomic::AtomicBool;
 use aap_proto::v1::CoordinatorMessage;
 use aap_runtime::Shutdown;
 use quinn::crypto::rustls::QuicServerConfig;
-use quinn::{Connection, Incoming, RecvStream, SendStream};
+use quinn::{Connection, EndpointConfig, Incoming, RecvStream, SendStream};
+use quinn_proto::HashedConnectionIdGenerator;
 use rustls_pki_types::CertificateDer;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use tracing::debug;
 
 use super::client::finish;
 use super::{DONE, MAGIC, PROBE, REFUSED, SESSION, receive, wire};
+use crate::gate::{Gate, Place, Turn};
 use crate::inbox::Inbox;
 use crate::limits::{
     CLOSE_DEADLINE, HANDSHAKE_DEADLINE, HANDSHAKES_MAX, QUEUE_MESSAGES, QUIC_CONTROL_PRIORITY,
     QUIC_INCOMING_BYTES, QUIC_INCOMING_BYTES_TOTAL, RETRY_ABOVE_HANDSHAKES,
 };
 use crate::server::Listening;
-use crate::{AgentReceiver, Carrier, CoordinatorSender, Error, Peer, identity};
-
-/// What a connection that is shaking hands holds.
-struct Turn {
-    _handshake: OwnedSemaphorePermit,
-    place: OwnedSemaphorePermit,
-}
+use crate::tls::ALPN_QUIC;
+use crate::{AgentReceiver, Carrier, CoordinatorSender, Error, Peer, TlsFiles, identity};
 
 /// The endpoint's configuration over the TLS of the coordinator.
 fn server_config(tls: rustls::ServerConfig) -> Result<quinn::ServerConfig, Error> {
@@ -43,15 +40,27 @@ fn server_config(tls: rustls::ServerConfig) -> Result<quinn::ServerConfig, Error
     Ok(config)
 }
 
+/// A coordinator that comes back under the same key tells the agents of its predecessor at once that their
+/// sessions are gone, instead of letting them wait for silence.
+fn endpoint_config(secret: [u8; 32]) -> EndpointConfig {
+    let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &secret);
+    let label = ring::hmac::sign(&key, b"connection ids");
+    let number = u64::from_le_bytes(label.as_ref()[..8].try_into().expect("a SHA-256 tag has 32 bytes"));
+    let mut config = EndpointConfig::new(Arc::new(key));
+    config.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(number)));
+    config
+}
+
 /// Serves until `stop`, then until the sessions have ended. No peer ends it.
 pub(crate) async fn run(
     socket: UdpSocket,
-    tls: rustls::ServerConfig,
+    files: &TlsFiles,
     listening: Listening,
     stop: Shutdown,
 ) -> Result<(), Error> {
-    let endpoint = super::endpoint(socket, Some(server_config(tls)?)).map_err(Error::broken)?;
-    let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+    let server = server_config(files.server(ALPN_QUIC)?)?;
+    let config = endpoint_config(files.reset_secret()?);
+    let endpoint = super::endpoint(socket, config, Some(server)).map_err(Error::broken)?;
     let sessions = TaskTracker::new();
     loop {
         let incoming = tokio::select! {
@@ -61,8 +70,8 @@ pub(crate) async fn run(
         let Some(incoming) = incoming else {
             return Err(Error::broken(io::Error::other("the UDP endpoint is gone")));
         };
-        if let Some((incoming, turn)) = admit(incoming, &handshakes, &listening.connections) {
-            sessions.spawn(serve(incoming, turn, listening.clone(), stop.clone()));
+        if let Some((incoming, turn, place)) = admit(incoming, &listening.gate) {
+            sessions.spawn(serve(incoming, turn, place, listening.clone(), stop.clone()));
         }
     }
     sessions.close();
@@ -74,31 +83,25 @@ pub(crate) async fn run(
 
 /// Lets a connection shake hands, unless too many do. Under pressure an address must first prove itself, so that
 /// a flood of forged addresses costs nothing.
-fn admit(
-    incoming: Incoming,
-    handshakes: &Arc<Semaphore>,
-    connections: &Arc<Semaphore>,
-) -> Option<(Incoming, Turn)> {
-    let pressed = handshakes.available_permits() + RETRY_ABOVE_HANDSHAKES < HANDSHAKES_MAX;
+fn admit(incoming: Incoming, gate: &Gate) -> Option<(Incoming, Turn, Place)> {
+    let pressed = gate.handshakes() > RETRY_ABOVE_HANDSHAKES;
     if pressed && !incoming.remote_address_validated() && incoming.may_retry() {
         // Cannot fail: it was just asked.
         incoming.retry().ok();
         return None;
     }
-    let turn = (handshakes.clone().try_acquire_owned(), connections.clone().try_acquire_owned());
-    let (Ok(handshake), Ok(place)) = turn else {
+    let Some((turn, place)) = gate.admit(incoming.remote_address().ip()) else {
         debug!(address = %incoming.remote_address(), "connection refused: limit reached");
         incoming.refuse();
         return None;
     };
-    Some((incoming, Turn { _handshake: handshake, place }))
+    Some((incoming, turn, place))
 }
 
-async fn serve(incoming: Incoming, turn: Turn, listening: Listening, stop: Shutdown) {
+async fn serve(incoming: Incoming, turn: Turn, _place: Place, listening: Listening, stop: Shutdown) {
     let address = incoming.remote_address();
     let opened = timeout(HANDSHAKE_DEADLINE, open(incoming)).await;
-    let Turn { _handshake, place: _place } = turn;
-    drop(_handshake);
+    drop(turn);
     match opened {
         Ok(Ok((connection, peer, SESSION, send, recv))) => {
             debug!(%address, node = %peer.node, "node connected over UDP");

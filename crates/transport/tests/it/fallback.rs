@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use aap_transport::{Carrier, ClientConfig, Dialer, Error, Prefer, connect};
@@ -20,7 +20,11 @@ const FALLBACK: Duration = Duration::from_secs(5);
 struct Proxy {
     address: SocketAddr,
     udp_passes: Arc<AtomicBool>,
+    server: Server,
 }
+
+/// Where the proxy forwards to at the moment.
+type Server = Arc<Mutex<SocketAddr>>;
 
 impl Proxy {
     async fn before(server: SocketAddr, udp_passes: bool) -> Self {
@@ -32,9 +36,10 @@ impl Proxy {
         };
         let address = tcp.local_addr().unwrap();
         let passes = Arc::new(AtomicBool::new(udp_passes));
-        tokio::spawn(forward_tcp(tcp, server));
-        tokio::spawn(forward_udp(Arc::new(udp), server, passes.clone()));
-        Self { address, udp_passes: passes }
+        let server = Arc::new(Mutex::new(server));
+        tokio::spawn(forward_tcp(tcp, server.clone()));
+        tokio::spawn(forward_udp(Arc::new(udp), server.clone(), passes.clone()));
+        Self { address, udp_passes: passes, server }
     }
 
     fn pass_udp(&self, passes: bool) {
@@ -42,8 +47,9 @@ impl Proxy {
     }
 }
 
-async fn forward_tcp(listener: TcpListener, server: SocketAddr) {
+async fn forward_tcp(listener: TcpListener, server: Server) {
     while let Ok((mut client, _)) = listener.accept().await {
+        let server = *server.lock().unwrap();
         tokio::spawn(async move {
             let mut upstream = TcpStream::connect(server).await.unwrap();
             drop(tokio::io::copy_bidirectional(&mut client, &mut upstream).await);
@@ -51,7 +57,7 @@ async fn forward_tcp(listener: TcpListener, server: SocketAddr) {
     }
 }
 
-async fn forward_udp(socket: Arc<UdpSocket>, server: SocketAddr, passes: Arc<AtomicBool>) {
+async fn forward_udp(socket: Arc<UdpSocket>, server: Server, passes: Arc<AtomicBool>) {
     let mut upstreams: HashMap<SocketAddr, Arc<UdpSocket>> = HashMap::new();
     let mut buffer = vec![0; 65_536];
     loop {
@@ -63,12 +69,12 @@ async fn forward_udp(socket: Arc<UdpSocket>, server: SocketAddr, passes: Arc<Ato
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(new) => {
                 let upstream = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
-                upstream.connect(server).await.unwrap();
                 tokio::spawn(answer_udp(upstream.clone(), socket.clone(), client, passes.clone()));
                 new.insert(upstream)
             }
         };
-        drop(upstream.send(&buffer[..length]).await);
+        let server = *server.lock().unwrap();
+        drop(upstream.send_to(&buffer[..length], server).await);
     }
 }
 
@@ -178,4 +184,25 @@ async fn an_idle_session_stays_open_on_both_carriers() {
         assert!(silence.is_err(), "{silence:?}");
         greet(&mut session, 2).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_coordinator_that_comes_back_tells_its_agents_at_once() {
+    let platform = Platform::start().await;
+    let proxy = Proxy::before(platform.serving.address(), true).await;
+    let dialer = Dialer::new(through(&platform, &proxy, Prefer::Auto)).unwrap();
+    let mut session = dialer.connect().await.unwrap();
+    greet(&mut session, 1).await;
+    // The agent hears nothing of the end, as if the coordinator was killed.
+    let successor = platform.successor().await;
+    *proxy.server.lock().unwrap() = successor.address();
+    let begin = Instant::now();
+    let error = within(session.rx.recv()).await.unwrap_err();
+    assert!(
+        format!("{error:?}").contains("Reset"),
+        "told, not timed out: {error:?} after {:?}",
+        begin.elapsed()
+    );
+    let session = dialer.connect().await.unwrap();
+    assert_eq!(session.carrier, Carrier::Quic, "UDP is not suspected");
 }

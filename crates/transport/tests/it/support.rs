@@ -43,15 +43,24 @@ pub(crate) fn authority(directory: &tempfile::TempDir) -> Authority {
     Authority::create_or_open(&path(directory).join("tls"), Arc::new(SystemClock::default())).unwrap()
 }
 
+async fn listen(address: &str, tls: TlsFiles, checker: &Arc<Checker>, shutdown: &Shutdown) -> Serving {
+    let config = ServerConfig { bind: address.parse().unwrap(), tls };
+    serve(config, checker.clone(), shutdown.clone()).await.unwrap()
+}
+
 impl Platform {
     pub(crate) async fn start() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let authority = authority(&directory);
         let tls = authority.server_files(&[]).unwrap();
         let (checker, shutdown) = (Arc::new(Checker::default()), Shutdown::default());
-        let config = ServerConfig { bind: "127.0.0.1:0".parse().unwrap(), tls };
-        let serving = serve(config, checker.clone(), shutdown.clone()).await.unwrap();
+        let serving = listen("127.0.0.1:0", tls, &checker, &shutdown).await;
         Self { directory, authority, shutdown, serving, checker }
+    }
+
+    /// Another coordinator of the same platform, on a port of its own.
+    pub(crate) async fn successor(&self) -> Serving {
+        listen("127.0.0.1:0", self.authority.server_files(&[]).unwrap(), &self.checker, &self.shutdown).await
     }
 
     pub(crate) fn client(&self, prefer: Prefer) -> ClientConfig {
