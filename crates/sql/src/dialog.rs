@@ -1,5 +1,6 @@
 //! The messages daemon and engine exchange.
 
+use aap_buffer::SegmentRef;
 use aap_types::{Sequence, StreamKey, StreamName};
 use camino::Utf8PathBuf;
 use serde::{Deserialize, Serialize};
@@ -83,19 +84,6 @@ pub struct TableNeed {
 pub struct Needs {
     /// Each once.
     pub tables: Vec<TableNeed>,
-}
-
-/// A part of a buffer's segment file that is durable.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SegmentRef {
-    /// The file.
-    pub path: Utf8PathBuf,
-    /// Its number.
-    pub segment: u64,
-    /// Where the first frame may begin.
-    pub start: u64,
-    /// Nothing beyond this offset is ever read.
-    pub durable_end: u64,
 }
 
 /// What one table is made of: the union of its segments' frames, Parquet files and Arrow IPC files.

@@ -30,9 +30,10 @@ pub mod problem;
 mod stream;
 pub mod wire;
 
+pub use aap_buffer::SegmentRef;
 pub use catalog::{Catalog, ResolvedTables};
 pub use dialog::{
-    Column, EngineQuery, Format, Limits, Manifest, Needs, QueryEnd, Request, SegmentRef, TableManifest, TableNeed,
+    Column, EngineQuery, Format, Limits, Manifest, Needs, QueryEnd, Request, TableManifest, TableNeed,
 };
 pub use engine::{Engine, EngineConfig};
 pub use fragment::{PlanRequest, Planned};

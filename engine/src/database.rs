@@ -1,0 +1,184 @@
+//! DuckDB as we lock it down, and a table as a view over its parts.
+
+use std::sync::Arc;
+
+use aap_sql::{EngineQuery, Manifest, TableManifest, TableNeed};
+use aap_types::{ExitCode, Problem};
+use camino::Utf8PathBuf;
+use duckdb::{Config, Connection};
+
+use crate::scan::{self, Damage, Source};
+use crate::types::{literal, quoted, unite};
+use crate::{problem, scan::FUNCTION};
+
+/// What a spill may use on disk for each byte of memory limit.
+const SPILL_FACTOR: u64 = 8;
+
+/// The system columns every table has, with the types they have in answers.
+const SYSTEM: [(&str, &str); 4] =
+    [("_node", "VARCHAR"), ("_epoch", "UBIGINT"), ("_seq", "UBIGINT"), ("_row", "UBIGINT")];
+
+/// Opens DuckDB in memory with one thread, which is this one: the sandbox is not complete yet.
+pub(crate) fn open() -> Result<Connection, Problem> {
+    let config = Config::default()
+        .enable_autoload_extension(false)
+        .and_then(|config| config.with("autoinstall_known_extensions", "false"))
+        .and_then(|config| config.with("allow_community_extensions", "false"))
+        .and_then(|config| config.with("allow_persistent_secrets", "false"))
+        .and_then(|config| config.with("allow_unsigned_extensions", "false"))
+        .and_then(|config| config.threads(1));
+    let connection = config.and_then(Connection::open_in_memory_with_flags).map_err(|error| start(&error))?;
+    run(&connection, "SET TimeZone = 'UTC'")?;
+    Ok(connection)
+}
+
+fn start(error: &duckdb::Error) -> Problem {
+    Problem::new("query.engine_start", ExitCode::Failed, "the query engine cannot start DuckDB").caused_by(error)
+}
+
+fn run(connection: &Connection, sql: &str) -> Result<(), Problem> {
+    connection.execute_batch(sql).map_err(|error| start(&error))
+}
+
+/// Sets the limits and shuts every door. From here on DuckDB opens nothing but the planned Parquet files.
+pub(crate) fn lock(connection: &Connection, query: &EngineQuery, manifest: &Manifest) -> Result<(), Problem> {
+    let memory = query.limits.memory_bytes;
+    let threads = std::thread::available_parallelism().map_or(1, |threads| threads.get().min(8));
+    let files: Vec<String> = parquet_files(manifest).map(|path| literal(path.as_str())).collect();
+    let settings = [
+        format!("SET memory_limit = '{memory}B'"),
+        format!("SET temp_directory = {}", literal(query.scratch.as_str())),
+        format!("SET max_temp_directory_size = '{}B'", memory.saturating_mul(SPILL_FACTOR)),
+        format!("SET allowed_paths = [{}]", files.join(", ")),
+        "SET preserve_insertion_order = false".to_owned(),
+        "SET enable_object_cache = true".to_owned(),
+        format!("SET threads = {threads}"),
+        "SET enable_external_access = false".to_owned(),
+        "SET lock_configuration = true".to_owned(),
+    ];
+    settings.iter().try_for_each(|setting| run(connection, setting))
+}
+
+fn parquet_files(manifest: &Manifest) -> impl Iterator<Item = &Utf8PathBuf> {
+    manifest.tables.iter().flat_map(|table| &table.parquet)
+}
+
+/// Makes each table of the manifest a view of its name. Returns where damage found while scanning is reported.
+pub(crate) fn make_tables(
+    connection: &Connection,
+    manifest: &Manifest,
+    needs: &[TableNeed],
+) -> Result<Damage, Problem> {
+    let damage = Damage::default();
+    let mut sources = vec![];
+    let mut views = vec![];
+    for table in &manifest.tables {
+        let need = needs.iter().find(|need| need.name == table.name);
+        let mut parts = vec![];
+        if !table.segments.is_empty() {
+            parts.push(scanned_part(&mut sources, Source::of_frames(table, need, &damage)?));
+        }
+        if !table.ipc.is_empty() {
+            parts.push(scanned_part(&mut sources, Source::of_ipc(table, &damage)?));
+        }
+        views.push((table, parts));
+    }
+    scan::register(connection, sources).map_err(|error| start(&error))?;
+    for (table, mut parts) in views {
+        if !table.parquet.is_empty() {
+            parts.push(parquet_part(table));
+        }
+        make_view(connection, table, parts)?;
+    }
+    Ok(damage)
+}
+
+/// A part of a table: what to put behind FROM, and its columns if they are known.
+struct Part {
+    from: String,
+    columns: Vec<(String, String)>,
+}
+
+fn scanned_part(sources: &mut Vec<Arc<Source>>, source: Source) -> Part {
+    sources.push(Arc::new(source));
+    Part { from: format!("{FUNCTION}({})", sources.len() - 1), columns: vec![] }
+}
+
+fn parquet_part(table: &TableManifest) -> Part {
+    let files: Vec<String> = table.parquet.iter().map(|path| literal(path.as_str())).collect();
+    let from = format!("read_parquet([{}], union_by_name = true, hive_partitioning = false)", files.join(", "));
+    Part { from, columns: vec![] }
+}
+
+fn make_view(connection: &Connection, table: &TableManifest, mut parts: Vec<Part>) -> Result<(), Problem> {
+    for part in &mut parts {
+        part.columns = describe(connection, &part.from)
+            .map_err(|error| problem::of_duckdb(&error, 0).cause(format!("while reading `{}`", table.name)))?;
+    }
+    let columns = united_columns(table, &parts);
+    let selects: Vec<String> = if parts.is_empty() {
+        vec![empty_select(&columns)]
+    } else {
+        parts.iter().map(|part| select(part, &columns)).collect()
+    };
+    let view = format!("CREATE VIEW {} AS {}", quoted(&table.name), selects.join(" UNION ALL "));
+    connection
+        .execute_batch(&view)
+        .map_err(|error| problem::of_duckdb(&error, 0).cause(format!("while making the table `{}`", table.name)))
+}
+
+fn describe(connection: &Connection, from: &str) -> duckdb::Result<Vec<(String, String)>> {
+    let mut statement =
+        connection.prepare(&format!("SELECT column_name, column_type FROM (DESCRIBE SELECT * FROM {from})"))?;
+    let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    rows.collect()
+}
+
+/// All columns by name: those declared, then those found, the system's last.
+fn united_columns(table: &TableManifest, parts: &[Part]) -> Vec<(String, String)> {
+    let declared = table.columns.iter().flatten();
+    let found = parts.iter().flat_map(|part| &part.columns);
+    let mut columns: Vec<(String, String)> = vec![];
+    for (name, data_type) in declared.chain(found) {
+        if SYSTEM.iter().any(|(system, _)| system.eq_ignore_ascii_case(name)) {
+            continue;
+        }
+        match columns.iter_mut().find(|(known, _)| known.eq_ignore_ascii_case(name)) {
+            Some((_, known)) => *known = unite(known, data_type),
+            None => columns.push((name.clone(), data_type.clone())),
+        }
+    }
+    if parts.is_empty() && !columns.iter().any(|(name, _)| name.eq_ignore_ascii_case("ts")) {
+        columns.insert(0, ("ts".to_owned(), "TIMESTAMP WITH TIME ZONE".to_owned()));
+    }
+    // Answers of nodes that are not rows of a stream have no system columns.
+    let rows_of_a_stream = table.ipc.is_empty()
+        || parts.iter().flat_map(|part| &part.columns).any(|(name, _)| name.eq_ignore_ascii_case("_seq"));
+    if rows_of_a_stream {
+        columns.extend(SYSTEM.iter().map(|(name, data_type)| ((*name).to_owned(), (*data_type).to_owned())));
+    }
+    columns
+}
+
+fn select(part: &Part, columns: &[(String, String)]) -> String {
+    let items: Vec<String> = columns
+        .iter()
+        .map(|(name, data_type)| {
+            let here = part.columns.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
+            match here {
+                Some((known, known_type)) if known_type == data_type => {
+                    format!("{} AS {}", quoted(known), quoted(name))
+                }
+                Some((known, _)) => format!("CAST({} AS {data_type}) AS {}", quoted(known), quoted(name)),
+                None => format!("CAST(NULL AS {data_type}) AS {}", quoted(name)),
+            }
+        })
+        .collect();
+    format!("SELECT {} FROM {}", items.join(", "), part.from)
+}
+
+fn empty_select(columns: &[(String, String)]) -> String {
+    let items: Vec<String> =
+        columns.iter().map(|(name, data_type)| format!("CAST(NULL AS {data_type}) AS {}", quoted(name))).collect();
+    format!("SELECT {} WHERE false", items.join(", "))
+}

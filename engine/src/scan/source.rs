@@ -1,0 +1,298 @@
+//! What one table has in frames and IPC files.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::BufReader;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use aap_buffer::FrameSchema;
+use aap_buffer::scan::{ScannedFrame, Scanner};
+use aap_sql::{TableManifest, TableNeed};
+use aap_types::{ExitCode, Problem, StreamKey};
+use arrow_array::RecordBatch;
+use arrow_ipc::reader::StreamReader;
+use arrow_schema::{DataType, Field, Schema, SchemaRef};
+use camino::{Utf8Path, Utf8PathBuf};
+
+use crate::types;
+
+/// Most damages that are listed by name.
+const DAMAGES_MAX: usize = 100;
+
+/// Frames that could not be read and were passed over.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Damage(Arc<Mutex<Vec<String>>>);
+
+impl Damage {
+    pub(crate) fn report(&self, what: String) {
+        let mut list = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if list.len() < DAMAGES_MAX {
+            list.push(what);
+        }
+    }
+
+    pub(crate) fn list(&self) -> Vec<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// What identifies a row, which readers add to a frame's columns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum System {
+    Node,
+    Epoch,
+    Sequence,
+    Row,
+}
+
+impl System {
+    pub(crate) const ALL: [(Self, &'static str, DataType); 4] = [
+        (Self::Sequence, "_seq", DataType::UInt64),
+        (Self::Node, "_node", DataType::Utf8),
+        (Self::Epoch, "_epoch", DataType::UInt64),
+        (Self::Row, "_row", DataType::UInt64),
+    ];
+}
+
+/// A column of a source.
+#[derive(Debug, Clone)]
+pub(crate) struct Column {
+    pub(crate) name: String,
+    pub(crate) data_type: DataType,
+    /// Set where frames do not store it.
+    pub(crate) system: Option<System>,
+}
+
+/// A unit of work.
+#[derive(Debug)]
+pub(crate) enum Unit {
+    Frame { scanner: Arc<Scanner>, frame: ScannedFrame, schema: Arc<Layout> },
+    Ipc { path: Utf8PathBuf, schema: Arc<Layout> },
+}
+
+/// A schema that occurs in a source, and where its columns stand in the source.
+#[derive(Debug)]
+pub(crate) struct Layout {
+    /// Absent for IPC files.
+    pub(crate) frame: Option<Arc<FrameSchema>>,
+    /// For each column of the source, its index in this schema.
+    pub(crate) positions: Vec<Option<usize>>,
+}
+
+/// One table's frames, or one table's IPC files.
+#[derive(Debug)]
+pub(crate) struct Source {
+    pub(crate) columns: Vec<Column>,
+    pub(crate) units: Vec<Unit>,
+    pub(crate) rows: u64,
+    pub(crate) damage: Damage,
+}
+
+impl Source {
+    /// The frames of a table. Reads headers only.
+    pub(crate) fn of_frames(
+        table: &TableManifest,
+        need: Option<&TableNeed>,
+        damage: &Damage,
+    ) -> Result<Self, Problem> {
+        let found = find_frames(table, need, damage)?;
+        let mut columns = Columns::with_system();
+        let mut known: HashMap<u64, Arc<FrameSchema>> = HashMap::new();
+        for (_, frame, schema) in &found {
+            known.entry(frame.schema).or_insert_with(|| {
+                columns.add(schema.arrow());
+                schema.clone()
+            });
+        }
+        let layouts: HashMap<u64, Arc<Layout>> = known
+            .into_iter()
+            .map(|(fingerprint, schema)| {
+                let positions = columns.positions(schema.arrow());
+                (fingerprint, Arc::new(Layout { frame: Some(schema), positions }))
+            })
+            .collect();
+        let rows = found.iter().map(|(_, frame, _)| u64::from(frame.rows)).sum();
+        let units = found
+            .into_iter()
+            .filter_map(|(scanner, frame, _)| {
+                let schema = layouts.get(&frame.schema)?.clone();
+                Some(Unit::Frame { scanner, frame, schema })
+            })
+            .collect();
+        Ok(Self { columns: columns.list, units, rows, damage: damage.clone() })
+    }
+
+    /// The IPC files of a table. Reads their schemas.
+    pub(crate) fn of_ipc(table: &TableManifest, damage: &Damage) -> Result<Self, Problem> {
+        let mut columns = Columns::default();
+        let mut schemas = vec![];
+        for path in &table.ipc {
+            let schema = open_ipc(path)?.schema();
+            columns.add(&schema);
+            schemas.push((path, schema));
+        }
+        let units = schemas
+            .into_iter()
+            .map(|(path, schema)| {
+                let layout = Layout { frame: None, positions: columns.positions(&schema) };
+                Unit::Ipc { path: path.clone(), schema: Arc::new(layout) }
+            })
+            .collect();
+        Ok(Self { columns: columns.list, units, rows: 0, damage: damage.clone() })
+    }
+}
+
+type Found = (Arc<Scanner>, ScannedFrame, Arc<FrameSchema>);
+
+fn find_frames(table: &TableManifest, need: Option<&TableNeed>, damage: &Damage) -> Result<Vec<Found>, Problem> {
+    let stream = table.only.as_ref().map_or(table.name.as_str(), |only| only.as_str());
+    let after: HashMap<&StreamKey, u64> = table.after.iter().map(|(key, sequence)| (key, sequence.0)).collect();
+    let mut found = vec![];
+    for segment in &table.segments {
+        let mut scanner = Scanner::open(segment).map_err(|error| unreadable(&segment.path, &error))?;
+        let mut frames = vec![];
+        for frame in scanner.by_ref() {
+            match frame {
+                Ok(frame) => frames.push(frame),
+                Err(error) => damage.report(format!("{}: {error}", segment.path)),
+            }
+        }
+        if scanner.damaged_bytes() > 0 {
+            damage.report(format!("{}: {} damaged bytes passed over", segment.path, scanner.damaged_bytes()));
+        }
+        let scanner = Arc::new(scanner);
+        for frame in frames {
+            let wanted = !frame.is_skip
+                && frame.rows > 0
+                && frame.id.key.stream.as_str() == stream
+                && after.get(&frame.id.key).is_none_or(|sequence| frame.id.sequence.0 > *sequence)
+                && need.is_none_or(|need| overlaps(&frame, need));
+            if !wanted {
+                continue;
+            }
+            match scanner.schema(frame.schema) {
+                Some(schema) => found.push((scanner.clone(), frame, schema)),
+                None => damage.report(format!("{}: {} has no schema", segment.path, frame.id)),
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn overlaps(frame: &ScannedFrame, need: &TableNeed) -> bool {
+    // Zero and zero is how a frame says that it knows no times.
+    (frame.ts_min_us == 0 && frame.ts_max_us == 0)
+        || (need.ts_min_us.is_none_or(|min| frame.ts_max_us >= min)
+            && need.ts_max_us.is_none_or(|max| frame.ts_min_us <= max))
+}
+
+fn unreadable(path: &Utf8Path, error: &(dyn std::error::Error + 'static)) -> Problem {
+    Problem::new("query.unreadable", ExitCode::Failed, format!("cannot read `{path}`")).caused_by(error)
+}
+
+/// Opens an IPC stream file at its beginning.
+pub(crate) fn open_ipc(path: &Utf8Path) -> Result<StreamReader<BufReader<File>>, Problem> {
+    let file = File::open(path).map_err(|error| unreadable(path, &error))?;
+    StreamReader::try_new(BufReader::with_capacity(256 << 10, file), None).map_err(|error| unreadable(path, &error))
+}
+
+/// The union of schemas by name. Names differ by more than case, because SQL does not see case.
+#[derive(Debug, Default)]
+struct Columns {
+    list: Vec<Column>,
+    by_name: HashMap<String, usize>,
+}
+
+impl Columns {
+    /// System columns first: the cheapest column stands where DuckDB looks for one to count.
+    fn with_system() -> Self {
+        let mut columns = Self::default();
+        for (system, name, data_type) in System::ALL {
+            columns.by_name.insert(name.to_owned(), columns.list.len());
+            columns.list.push(Column { name: name.to_owned(), data_type, system: Some(system) });
+        }
+        columns
+    }
+
+    fn add(&mut self, schema: &SchemaRef) {
+        for (name, field) in distinct_names(schema) {
+            let data_type = types::scanned(field.data_type());
+            match self.by_name.get(&name.to_lowercase()) {
+                Some(at) if self.list[*at].system.is_some() => {}
+                Some(at) => {
+                    let column = &mut self.list[*at];
+                    column.data_type = unite(&column.data_type, &data_type);
+                }
+                None => {
+                    self.by_name.insert(name.to_lowercase(), self.list.len());
+                    self.list.push(Column { name, data_type, system: None });
+                }
+            }
+        }
+    }
+
+    fn positions(&self, schema: &Schema) -> Vec<Option<usize>> {
+        let mut positions = vec![None; self.list.len()];
+        for (index, (name, _)) in distinct_names(schema).into_iter().enumerate() {
+            if let Some(at) = self.by_name.get(&name.to_lowercase())
+                && self.list[*at].system.is_none()
+            {
+                positions[*at] = Some(index);
+            }
+        }
+        positions
+    }
+}
+
+/// The fields with names that differ by more than case: a second `Level` after `level` becomes `Level_1`.
+fn distinct_names(schema: &Schema) -> Vec<(String, &Field)> {
+    let mut taken: HashMap<String, u32> = HashMap::new();
+    let mut named = vec![];
+    for field in schema.fields() {
+        let mut name = field.name().replace('\0', "");
+        let times = taken.entry(name.to_lowercase()).or_default();
+        *times += 1;
+        if *times > 1 {
+            name = format!("{name}_{}", *times - 1);
+        }
+        named.push((name, field.as_ref()));
+    }
+    named
+}
+
+/// The one Arrow type of a column that has two: as [`types::unite`].
+fn unite(a: &DataType, b: &DataType) -> DataType {
+    use DataType as T;
+    if a == b {
+        return a.clone();
+    }
+    let number = |t: &T| t.is_integer() || t.is_floating();
+    let wide = |t: &T| matches!(t, T::Int8 | T::Int16 | T::Int32 | T::Int64 | T::UInt8 | T::UInt16 | T::UInt32);
+    match (a, b) {
+        _ if wide(a) && wide(b) => T::Int64,
+        _ if number(a) && number(b) && (a.is_floating() || b.is_floating()) => T::Float64,
+        (T::UInt64, _) if b.is_unsigned_integer() => T::UInt64,
+        (_, T::UInt64) if a.is_unsigned_integer() => T::UInt64,
+        (T::Timestamp(unit, _), T::Timestamp(_, _)) => T::Timestamp(*unit, Some("UTC".into())),
+        _ => T::Utf8,
+    }
+}
+
+/// Makes `batch` of `projection` (columns of the source) from a decoded batch.
+pub(crate) fn cast_batch(batch: &RecordBatch, wanted: &[(usize, &DataType)]) -> Result<Vec<arrow_array::ArrayRef>, String> {
+    wanted
+        .iter()
+        .map(|(index, data_type)| {
+            let array = batch.column(*index);
+            let same = match array.data_type() {
+                // Vectors take dictionaries as they are.
+                DataType::Dictionary(_, values) => **values == DataType::Utf8 && **data_type == DataType::Utf8,
+                other => other == *data_type,
+            };
+            if same {
+                return Ok(array.clone());
+            }
+            arrow_cast::cast(array, data_type).map_err(|error| error.to_string())
+        })
+        .collect()
+}

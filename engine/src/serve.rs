@@ -1,0 +1,125 @@
+//! One query from the first line to the last frame.
+
+use std::process::ExitCode;
+
+use aap_sql::wire::Kind;
+use aap_sql::{Column, EngineQuery, Manifest, Needs, PlanRequest, QueryEnd, Request, problem as queries};
+use aap_types::Problem;
+use duckdb::Connection;
+
+use crate::input::Input;
+use crate::output::Output;
+use crate::statement::Statement;
+use crate::watch::{self, Deadline};
+use crate::{database, encode, fragment, problem, sandbox, types};
+
+/// How a query ends before its end: with something to say, or because nobody listens.
+enum Stop {
+    Problem(Box<Problem>),
+    DaemonGone,
+}
+
+impl From<Problem> for Stop {
+    fn from(problem: Problem) -> Self {
+        Self::Problem(Box::new(problem))
+    }
+}
+
+impl From<std::io::Error> for Stop {
+    fn from(error: std::io::Error) -> Self {
+        match error.kind() {
+            std::io::ErrorKind::BrokenPipe | std::io::ErrorKind::UnexpectedEof => Self::DaemonGone,
+            _ => queries::protocol("something unreadable").caused_by(&error).into(),
+        }
+    }
+}
+
+/// Answers one request from stdin on stdout.
+pub fn serve() -> ExitCode {
+    let mut output = Output::new(0);
+    match answer(&mut output) {
+        Ok(()) | Err(Stop::DaemonGone) => {}
+        Err(Stop::Problem(problem)) => {
+            if output.message(Kind::Problem, &problem).is_err() {
+                return ExitCode::FAILURE;
+            }
+        }
+    }
+    // Not by returning: DuckDB's threads may still be at work on what nobody wants any more.
+    watch::end_now()
+}
+
+fn answer(output: &mut Output) -> Result<(), Stop> {
+    let mut input = Input::new();
+    let Some(request) = input.next()? else { return Err(Stop::DaemonGone) };
+    match request {
+        Request::Query(query) => answer_query(query, input, output),
+        Request::Plan(plan) => Ok(answer_plan(&plan, output)?),
+    }
+}
+
+fn answer_plan(plan: &PlanRequest, output: &mut Output) -> Result<(), Stop> {
+    let memory = sandbox::PLAN_MEMORY_BYTES;
+    sandbox::limit(memory);
+    let connection = database::open()?;
+    sandbox::forbid_system_calls();
+    let planned = fragment::plan(&connection, &plan.sql)?;
+    Ok(output.message(Kind::Planned, &planned)?)
+}
+
+fn answer_query(query: EngineQuery, mut input: Input, output: &mut Output) -> Result<(), Stop> {
+    let memory = query.limits.memory_bytes;
+    let mut missing = sandbox::limit(memory);
+    let connection = database::open()?;
+    missing.extend(sandbox::forbid_system_calls());
+    let statement = Statement::parse(&connection, &query.sql)?;
+    output.message(Kind::Needs, &Needs { tables: statement.tables.clone() })?;
+    let Some(manifest) = input.next::<Manifest>()? else { return Err(Stop::DaemonGone) };
+    missing.extend(sandbox::restrict_files(&manifest, &query.scratch));
+    // Threads that start from here on are inside the sandbox.
+    let deadline = watch::start(input, query.limits.deadline_ms, connection.interrupt_handle())?;
+    database::lock(&connection, &query, &manifest)?;
+    *output = Output::new(query.limits.bytes);
+    let end = run(&connection, &query, &manifest, &statement, output);
+    let mut end = end.map_err(|stop| on_time(stop, &deadline, &query))?;
+    end.sandbox_missing = missing;
+    Ok(output.message(Kind::End, &end)?)
+}
+
+/// An interrupt that we sent ourselves is the deadline.
+fn on_time(stop: Stop, deadline: &Deadline, query: &EngineQuery) -> Stop {
+    match stop {
+        Stop::Problem(_) if deadline.has_passed() => queries::deadline(query.limits.deadline_ms).into(),
+        other => other,
+    }
+}
+
+fn run(
+    connection: &Connection,
+    query: &EngineQuery,
+    manifest: &Manifest,
+    judged: &Statement,
+    output: &mut Output,
+) -> Result<QueryEnd, Stop> {
+    let failed = |error: duckdb::Error| problem::of_duckdb(&error, query.limits.memory_bytes);
+    let damage = database::make_tables(connection, manifest, &judged.tables)?;
+    let mut statement = connection.prepare(&query.sql).map_err(failed)?;
+    let type_names: Vec<String> =
+        (0..statement.column_count()).map(|i| types::name_of(&statement.column_logical_type(i))).collect();
+    let batches = statement.stream_arrow([]).map_err(failed)?;
+    let schema = batches.get_schema();
+    let columns: Vec<Column> = schema
+        .fields()
+        .iter()
+        .zip(type_names)
+        .map(|(field, type_name)| Column { name: field.name().clone(), type_name })
+        .collect();
+    output.message(Kind::Columns, &columns)?;
+    let batches = batches.map(|batch| batch.map_err(failed));
+    let mut end = encode::encode(query.format, &schema, batches, query.limits.rows, output).map_err(|stop| match stop {
+        encode::Stop::Problem(problem) => Stop::Problem(problem),
+        encode::Stop::Io(error) => error.into(),
+    })?;
+    end.damaged = damage.list();
+    Ok(end)
+}

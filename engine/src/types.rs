@@ -1,0 +1,149 @@
+//! Names of types: how Arrow's and DuckDB's meet, and how two types of one column unite.
+
+use arrow_schema::{DataType, TimeUnit};
+use duckdb::core::{LogicalTypeHandle, LogicalTypeId};
+
+/// The name of a DuckDB type in SQL.
+pub(crate) fn name_of(logical: &LogicalTypeHandle) -> String {
+    use LogicalTypeId as Id;
+    if let Some(alias) = logical.get_alias() {
+        return alias;
+    }
+    let simple = match logical.id() {
+        Id::Boolean => "BOOLEAN",
+        Id::Tinyint => "TINYINT",
+        Id::Smallint => "SMALLINT",
+        Id::Integer => "INTEGER",
+        Id::Bigint => "BIGINT",
+        Id::Hugeint => "HUGEINT",
+        Id::UTinyint => "UTINYINT",
+        Id::USmallint => "USMALLINT",
+        Id::UInteger => "UINTEGER",
+        Id::UBigint => "UBIGINT",
+        Id::UHugeint => "UHUGEINT",
+        Id::Float => "FLOAT",
+        Id::Double => "DOUBLE",
+        Id::Varchar => "VARCHAR",
+        Id::Blob => "BLOB",
+        Id::Bit => "BIT",
+        Id::Bignum => "BIGNUM",
+        Id::Uuid => "UUID",
+        Id::Date => "DATE",
+        Id::Time => "TIME",
+        Id::TimeTZ => "TIME WITH TIME ZONE",
+        Id::TimeNs => "TIME_NS",
+        Id::Timestamp => "TIMESTAMP",
+        Id::TimestampS => "TIMESTAMP_S",
+        Id::TimestampMs => "TIMESTAMP_MS",
+        Id::TimestampNs => "TIMESTAMP_NS",
+        Id::TimestampTZ => "TIMESTAMP WITH TIME ZONE",
+        Id::Interval => "INTERVAL",
+        Id::Enum => "ENUM",
+        Id::Union => "UNION",
+        Id::SqlNull => "NULL",
+        Id::Decimal => return format!("DECIMAL({},{})", logical.decimal_width(), logical.decimal_scale()),
+        Id::List => return format!("{}[]", name_of(&logical.child(0))),
+        Id::Array => return format!("{}[]", name_of(&logical.child(0))),
+        Id::Map => return format!("MAP({}, {})", name_of(&logical.child(0)), name_of(&logical.child(1))),
+        Id::Struct => return struct_name(logical),
+        other => return format!("{other:?}").to_uppercase(),
+    };
+    simple.to_owned()
+}
+
+fn struct_name(logical: &LogicalTypeHandle) -> String {
+    let fields: Vec<String> = (0..logical.num_children())
+        .map(|i| format!("{} {}", quoted(&logical.child_name(i)), name_of(&logical.child(i))))
+        .collect();
+    format!("STRUCT({})", fields.join(", "))
+}
+
+/// An identifier in double quotes.
+pub(crate) fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// A text in single quotes.
+pub(crate) fn literal(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}
+
+/// The Arrow type in which a column of frames or IPC files is scanned: one form for each DuckDB type.
+pub(crate) fn scanned(data_type: &DataType) -> DataType {
+    use DataType as T;
+    match data_type {
+        T::Dictionary(_, values) => scanned(values),
+        T::LargeUtf8 | T::Utf8View | T::Null | T::Decimal256(_, _) | T::Duration(_) => T::Utf8,
+        T::LargeBinary | T::BinaryView | T::FixedSizeBinary(_) => T::Binary,
+        T::Float16 => T::Float32,
+        T::Date64 => T::Date32,
+        T::Time32(_) | T::Time64(_) => T::Time64(TimeUnit::Microsecond),
+        T::Timestamp(_, Some(_)) => T::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
+        T::Timestamp(_, None) => T::Timestamp(TimeUnit::Microsecond, None),
+        T::Decimal32(precision, scale) | T::Decimal64(precision, scale) | T::Decimal128(precision, scale)
+            if *scale >= 0 =>
+        {
+            T::Decimal128(*precision, *scale)
+        }
+        T::Decimal32(_, _) | T::Decimal64(_, _) | T::Decimal128(_, _) => T::Utf8,
+        other => other.clone(),
+    }
+}
+
+/// The one type of a column that has two: integers widen, with floats they become DOUBLE, all else becomes VARCHAR.
+pub(crate) fn unite(a: &str, b: &str) -> String {
+    const SIGNED: [&str; 4] = ["TINYINT", "SMALLINT", "INTEGER", "BIGINT"];
+    const UNSIGNED: [&str; 4] = ["UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT"];
+    const FLOATS: [&str; 2] = ["FLOAT", "DOUBLE"];
+    const TIMES: [&str; 5] =
+        ["TIMESTAMP", "TIMESTAMP_S", "TIMESTAMP_MS", "TIMESTAMP_NS", "TIMESTAMP WITH TIME ZONE"];
+    let rank = |list: &[&str], name: &str| list.iter().position(|known| *known == name);
+    if a == b || b == "NULL" {
+        return a.to_owned();
+    }
+    if a == "NULL" {
+        return b.to_owned();
+    }
+    let united = match (rank(&SIGNED, a), rank(&SIGNED, b), rank(&UNSIGNED, a), rank(&UNSIGNED, b)) {
+        (Some(x), Some(y), _, _) => SIGNED[x.max(y)],
+        (_, _, Some(x), Some(y)) => UNSIGNED[x.max(y)],
+        (Some(s), _, _, Some(u)) | (_, Some(s), Some(u), _) if u < 3 => SIGNED[s.max(u + 1)],
+        _ => {
+            let number = |name: &str| {
+                rank(&SIGNED, name).or(rank(&UNSIGNED, name)).or(rank(&FLOATS, name)).is_some()
+            };
+            let float = |name: &str| rank(&FLOATS, name).is_some();
+            let both = |list: &[&str]| rank(list, a).is_some() && rank(list, b).is_some();
+            match () {
+                () if number(a) && number(b) && (float(a) || float(b)) => "DOUBLE",
+                () if both(&TIMES) => "TIMESTAMP WITH TIME ZONE",
+                () => "VARCHAR",
+            }
+        }
+    };
+    united.to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn types_unite_without_losing_a_value() {
+        for (a, b, united) in [
+            ("BIGINT", "BIGINT", "BIGINT"),
+            ("INTEGER", "BIGINT", "BIGINT"),
+            ("BIGINT", "DOUBLE", "DOUBLE"),
+            ("UINTEGER", "INTEGER", "BIGINT"),
+            ("UBIGINT", "BIGINT", "VARCHAR"),
+            ("BOOLEAN", "BIGINT", "VARCHAR"),
+            ("VARCHAR", "BIGINT", "VARCHAR"),
+            ("NULL", "BIGINT", "BIGINT"),
+            ("TIMESTAMP", "TIMESTAMP WITH TIME ZONE", "TIMESTAMP WITH TIME ZONE"),
+            ("DATE", "DOUBLE", "VARCHAR"),
+        ] {
+            assert_eq!(unite(a, b), united, "{a} {b}");
+            assert_eq!(unite(b, a), united, "{b} {a}");
+        }
+    }
+}
