@@ -34,7 +34,7 @@ pub struct DecoderConfig {
     /// The format of a record.
     #[serde(default)]
     pub format: Format,
-    /// Regex only: the expression; it must have at least one named group. A group named `body`, `severity` or `ts` fills that column.
+    /// Regex only: the expression; it must have at least one named group. Groups named `msg`, `level` or `ts` mean what they say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pattern: Option<String>,
     /// CSV only: the byte between fields. Default: `,`.
@@ -68,10 +68,40 @@ pub struct TimestampRule {
     pub zone: Option<String>,
 }
 
+impl Format {
+    /// The format in the words of an error message.
+    pub(crate) fn words(self) -> &'static str {
+        match self {
+            Format::Ndjson | Format::Json => "JSON",
+            Format::Csv => "CSV",
+            Format::Text => "text",
+            Format::Logfmt => "logfmt",
+            Format::Regex => "what the pattern describes",
+            Format::Combined => "a combined access log line",
+            Format::Syslog => "syslog",
+            Format::Cri => "a container log line",
+        }
+    }
+}
+
 impl DecoderConfig {
     /// The configuration of a format with every option at its default.
     pub fn of(format: Format) -> Self {
         Self { format, ..Self::default() }
+    }
+
+    /// Refuses an option that its format would silently ignore.
+    pub(crate) fn check_options(&self) -> Result<(), ConfigError> {
+        let format = self.format;
+        let refused = [
+            ("pattern", self.pattern.is_some() && format != Format::Regex),
+            ("delimiter", self.delimiter.is_some() && format != Format::Csv),
+            ("columns", self.columns.is_some() && format != Format::Csv),
+        ];
+        match refused.into_iter().find(|(_, is_wrong)| *is_wrong) {
+            Some((option, _)) => Err(ConfigError::OptionNotApplicable { option, format }),
+            None => Ok(()),
+        }
     }
 }
 

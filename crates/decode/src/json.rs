@@ -13,9 +13,9 @@
 //! | `json/fault.rs` | what is wrong and where |
 
 mod fault;
-mod number;
+pub(crate) mod number;
 mod skip;
-mod text;
+pub(crate) mod text;
 
 use memchr::memchr;
 

@@ -15,10 +15,10 @@
 //! the whole input or keeps it as dead letters ([`dead_letters`]).
 //!
 //! # What the columns are
-//! - JSON, CSV, logfmt and regex records: one typed column a field. Nested JSON stays as its text. Fields named like a system column
+//! - JSON and CSV records: one typed column a field. Nested JSON stays as its text. Fields named like a system column
 //!   (`_node`, `_seq` …) and names that differ only in case get a suffix, because SQL could not tell them apart. A
 //!   column that has held nothing but nulls so far is left out.
-//! - Log formats (text, combined, syslog, CRI): the OpenTelemetry log columns `ts, observed_ts, severity, body, attributes,
+//! - Log formats (text, logfmt, regex, combined, syslog, CRI): the OpenTelemetry log columns `ts, observed_ts, severity, body, attributes,
 //!   resource`, then typed columns. `severity` and `resource` are `Dictionary(Int8, Utf8)`.
 //!
 //! | file | owns |
@@ -29,17 +29,29 @@
 //! | `table.rs`, `column.rs` | columns that grow, widen, and roll a bad row back |
 //! | `json.rs`, `json/` | the JSON hot path |
 //! | `lines.rs`, `severity.rs` | plain lines and the log columns |
+//! | `record.rs` | rows made of named texts, for the formats below |
+//! | `csv.rs` | CSV |
+//! | `logs.rs` | lines for the parsers in `logfmt.rs`, `pattern.rs` (regex), `combined.rs`, `syslog.rs` |
+//! | `cri.rs` | container logs, pieces joined |
 //! | `time.rs`, `time/` | timestamps in all their spellings |
 //! | `scan.rs` | the only `unsafe` code: vector scanning and unchecked UTF-8 |
 
 mod column;
+mod combined;
 mod config;
+mod cri;
+mod csv;
 mod decoded;
 mod decoder;
 mod json;
 mod lines;
+mod logfmt;
+mod logs;
+mod pattern;
+mod record;
 mod scan;
 mod severity;
+mod syslog;
 mod table;
 #[cfg(test)]
 mod tests;

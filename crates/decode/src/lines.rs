@@ -7,6 +7,7 @@ use arrow_schema::{Field, Schema, SchemaRef};
 use memchr::memchr;
 
 use crate::decoded::{Context, DecodeError, Decoded, ts_array};
+use crate::logs::{clean, without_line_end};
 use crate::scan;
 use crate::severity::{Severity, constant_array, severity_array};
 use crate::time::TimeReader;
@@ -29,6 +30,23 @@ struct Rows {
     bytes: Vec<u8>,
 }
 
+impl Rows {
+    fn with_capacity(rows: usize, bytes: usize) -> Self {
+        let mut offsets = Vec::with_capacity(rows + 1);
+        offsets.push(0);
+        let bytes = Vec::with_capacity(bytes);
+        Self { ts: Vec::with_capacity(rows), severity: Vec::with_capacity(rows), offsets, bytes }
+    }
+
+    #[inline(always)]
+    fn push(&mut self, line: &[u8], time: &TimeReader) {
+        self.bytes.extend_from_slice(line);
+        self.offsets.push(self.bytes.len() as i32);
+        self.ts.push(time.leading(line).unwrap_or(time.observed_us()));
+        self.severity.push(Severity::of_line(line) as i8);
+    }
+}
+
 impl LineDecoder {
     pub(crate) fn new(time: TimeReader) -> Self {
         Self { time, schema: None, rows_before: 0 }
@@ -47,24 +65,33 @@ impl LineDecoder {
         Ok(Decoded { batch, raw_bytes: bytes.len() as u64, bad: Vec::new(), replaced, duplicate_fields: 0 })
     }
 
+    /// Decodes records that are already cut apart.
+    pub(crate) fn each<'a>(
+        &mut self,
+        records: impl Iterator<Item = &'a [u8]>,
+        context: &Context<'_>,
+    ) -> Result<Decoded, DecodeError> {
+        self.time.observed(context.observed_us);
+        let (mut rows, mut raw_bytes, mut replaced) = (Rows::with_capacity(0, 0), 0, 0);
+        for record in records {
+            let (clean, invalid) = clean(without_line_end(record));
+            rows.push(clean.as_bytes(), &self.time);
+            raw_bytes += record.len() as u64;
+            replaced += invalid;
+        }
+        let batch = self.batch(rows, context)?;
+        Ok(Decoded { batch, raw_bytes, bad: Vec::new(), replaced, duplicate_fields: 0 })
+    }
+
     fn split(&self, bytes: &[u8]) -> Rows {
         let expected = self.rows_before + self.rows_before / 8 + 1;
-        let mut rows = Rows {
-            ts: Vec::with_capacity(expected),
-            severity: Vec::with_capacity(expected),
-            offsets: Vec::with_capacity(expected + 1),
-            bytes: Vec::with_capacity(bytes.len()),
-        };
-        rows.offsets.push(0);
+        let mut rows = Rows::with_capacity(expected, bytes.len());
         let mut at = 0;
         while at < bytes.len() {
             let end = memchr(b'\n', &bytes[at..]).map_or(bytes.len(), |length| at + length);
             let line = &bytes[at..end];
             let line = line.strip_suffix(b"\r").unwrap_or(line);
-            rows.bytes.extend_from_slice(line);
-            rows.offsets.push(rows.bytes.len() as i32);
-            rows.ts.push(self.time.leading(line).unwrap_or(self.time.observed_us()));
-            rows.severity.push(Severity::of_line(line) as i8);
+            rows.push(line, &self.time);
             at = end + 1;
         }
         rows

@@ -43,7 +43,6 @@ impl Severity {
     }
 
     /// The severity of a syslog priority, as the OpenTelemetry log model maps it.
-    #[expect(dead_code, reason = "the syslog parser, which comes next, asks for it")]
     pub(crate) fn of_priority(priority: u8) -> Self {
         match priority & 7 {
             0 => Self::Fatal,

@@ -1,7 +1,11 @@
 //! The promises of every decoder, checked where callers meet them.
 
+mod config;
+mod csv;
 mod json;
 mod lines;
+mod logs;
+mod time;
 
 use arrow_array::{Array, RecordBatch, cast::AsArray as _, types::TimestampMicrosecondType};
 use arrow_cast::display::{ArrayFormatter, FormatOptions};

@@ -92,12 +92,18 @@ impl TimeReader {
     /// The time at the beginning of a line, in one of the usual spellings or the configured one.
     #[inline]
     pub(crate) fn leading(&self, line: &[u8]) -> Option<i64> {
-        let line = line.strip_prefix(b"[").unwrap_or(line);
-        match line.first() {
-            Some(b'0'..=b'9') => self.place(civil::rfc3339(line).or_else(|| civil::common_log(line))?),
-            Some(b'A'..=b'Z') => self.place(civil::syslog(line, self.observed_us)?),
-            _ => None,
-        }
+        Some(self.leading_with_length(line.strip_prefix(b"[").unwrap_or(line))?.0)
+    }
+
+    /// The same, and how many bytes state it.
+    #[inline]
+    pub(crate) fn leading_with_length(&self, line: &[u8]) -> Option<(i64, usize)> {
+        let stamp = match line.first()? {
+            b'0'..=b'9' => civil::rfc3339(line).or_else(|| civil::common_log(line))?,
+            b'A'..=b'Z' => civil::syslog(line, self.observed_us)?,
+            _ => return None,
+        };
+        Some((self.place(stamp)?, stamp.length))
     }
 
     #[inline]

@@ -19,7 +19,7 @@ pub(crate) fn string(bytes: &[u8], mut at: usize, mut sink: impl FnMut(&[u8])) -
 }
 
 /// Decodes the escape whose backslash stands at `at`; returns the byte after it.
-fn escape(bytes: &[u8], at: usize, sink: &mut impl FnMut(&[u8])) -> Result<usize, Fault> {
+pub(crate) fn escape(bytes: &[u8], at: usize, sink: &mut impl FnMut(&[u8])) -> Result<usize, Fault> {
     let plain: &[u8] = match bytes.get(at + 1) {
         Some(b'"') => b"\"",
         Some(b'\\') => b"\\",
