@@ -59,6 +59,12 @@ pub enum Error {
         /// Who tried to open it.
         expected: NodeId,
     },
+    /// There is no store in a directory that a tool was pointed at.
+    #[error("`{path}` holds no store")]
+    NoStore {
+        /// The directory.
+        path: Utf8PathBuf,
+    },
     /// The store was written by a newer version of this program.
     #[error("the store `{path}` has format version {found}; this program knows versions up to {supported}")]
     NewerFormat {
@@ -136,6 +142,7 @@ impl Error {
             Self::Oversize { .. } => "buffer.oversize",
             Self::Locked { .. } => "buffer.locked",
             Self::ForeignNode { .. } => "buffer.foreign_node",
+            Self::NoStore { .. } => "buffer.no_store",
             Self::NewerFormat { .. } => "buffer.newer_format",
             Self::Setting { .. } => "buffer.setting",
             Self::Arrow { .. } | Self::Invalid(_) => "buffer.invalid_batch",
@@ -158,6 +165,7 @@ impl Error {
             Self::Full | Self::Closed => ExitCode::Unavailable,
             Self::Locked { .. } | Self::ForeignNode { .. } | Self::OutOfOrder { .. } => ExitCode::Conflict,
             Self::Setting { .. } => ExitCode::Usage,
+            Self::NoStore { .. } => ExitCode::NotFound,
             Self::Damaged { .. } => ExitCode::CheckFailed,
             _ => ExitCode::Failed,
         };

@@ -19,6 +19,8 @@ use camino::Utf8Path;
 
 pub use faulty::{Fault, FaultKind, FaultyFileSystem};
 pub use real::RealFileSystem;
+#[cfg(test)]
+pub(crate) use sim::next_random;
 pub use sim::{CrashPlan, SimFileSystem};
 
 /// A lock that is held as long as it lives.

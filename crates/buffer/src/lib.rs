@@ -24,6 +24,9 @@ mod stats;
 mod walk;
 mod writer;
 
+#[cfg(test)]
+mod tests;
+
 pub use buffer::{AppendTicket, Buffer, Opened, SegmentRef, Snapshot, Tail};
 pub use codec::{DECODED_BYTES_MAX, EncodedBatch, Encoder, decode};
 pub use config::{BufferConfig, Durability, WhenFull};

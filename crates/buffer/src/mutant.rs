@@ -26,7 +26,6 @@ pub(crate) mod chosen {
         CHOSEN.get()
     }
 
-    #[expect(dead_code, reason = "used by the harness tests to come")]
     /// Runs `work` with a mutant switched on in this thread.
     pub(crate) fn with<T>(name: &'static str, work: impl FnOnce() -> T) -> T {
         CHOSEN.set(Some(name));

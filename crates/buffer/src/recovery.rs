@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use aap_runtime::Clock;
-use aap_types::{Epoch, Sequence};
+use aap_types::{Epoch, NodeId, Sequence};
 use camino::{Utf8Path, Utf8PathBuf};
 use serde::{Deserialize, Serialize};
 
@@ -82,6 +82,8 @@ pub(crate) fn open(
     recovery.identify(store, &files, clock.as_ref(), &config)?;
     recovery.read_all(&files)?;
     recovery.check_delivery(&config.landing_consumer);
+    // A segment that a killed process named, and whose name only the cache knows, is about to count.
+    fs.sync_directory(&segments).map_err(|error| Error::io("sync", &segments, error))?;
     recovery.settle_identity(clock.as_ref(), &config)?;
 
     let Recovery { index, report, next_segment, next_group, previous, base, .. } = recovery;
@@ -94,6 +96,42 @@ pub(crate) fn open(
     let spare = segments.join("spare.tmp");
     log.found(fs.open(&directory.join("reserve"), Open::Read).is_ok(), present(&spare, segment_bytes));
     Ok((log, report))
+}
+
+/// Reads a store without taking or changing anything: for tools, also beside a running daemon.
+pub(crate) fn examine(
+    fs: Arc<dyn FileSystem>,
+    clock: &dyn Clock,
+    directory: &Utf8Path,
+) -> Result<(Shared, RecoveryReport), Error> {
+    let store = identity::read(fs.as_ref(), directory)?;
+    let unknown: NodeId = "unknown".parse().expect("a valid name");
+    let node = match &store {
+        StoreFound::Newer(found) => {
+            let path = directory.to_owned();
+            return Err(Error::NewerFormat { path, found: *found, supported: FORMAT_VERSION });
+        }
+        StoreFound::Known(identity) => identity.node.clone(),
+        StoreFound::Nothing | StoreFound::Damaged => unknown.clone(),
+    };
+    let attempt = |node: NodeId, store: StoreFound| {
+        let config = BufferConfig::new(directory, node);
+        let mut recovery = Recovery::new(fs.clone(), &config);
+        recovery.read_only = true;
+        let files = recovery.list_segments()?;
+        if files.is_empty() && store == StoreFound::Nothing {
+            return Err(Error::NoStore { path: directory.to_owned() });
+        }
+        recovery.identify(store, &files, clock, &config)?;
+        recovery.read_all(&files)?;
+        recovery.check_delivery(&config.landing_consumer);
+        Ok((Shared::new(fs.clone(), config, recovery.index), recovery.report))
+    };
+    match attempt(node.clone(), store) {
+        // `STORE` is lost; its checkpoints know whose it is.
+        Err(Error::ForeignNode { found, .. }) if node == unknown => attempt(found, StoreFound::Damaged),
+        other => other,
+    }
 }
 
 /// One segment file on disk.
@@ -120,6 +158,8 @@ struct Recovery {
     /// Why the tails in memory may be older than what was acknowledged.
     doubt: Option<String>,
     clean: bool,
+    /// Only look: move, keep and remove nothing.
+    read_only: bool,
 }
 
 impl Recovery {
@@ -139,6 +179,7 @@ impl Recovery {
             previous: (0, 0),
             doubt: None,
             clean: false,
+            read_only: false,
         }
     }
 
@@ -157,7 +198,7 @@ impl Recovery {
             let path = directory.join(&name);
             let Some(named) = name.strip_suffix(".seg").and_then(|id| u64::from_str_radix(id, 16).ok())
             else {
-                if name.ends_with(".tmp") && name != "spare.tmp" {
+                if !self.read_only && name.ends_with(".tmp") && name != "spare.tmp" {
                     drop(self.fs.remove(&path));
                 }
                 continue;
@@ -203,7 +244,10 @@ impl Recovery {
     }
 
     fn set_aside(&mut self, file: &SegmentFile) {
-        self.problem(format!("`{}` is a copy of segment {:016x} and was set aside", file.path, file.id));
+        self.problem(format!("`{}` is a copy of segment {:016x} and is not read", file.path, file.id));
+        if self.read_only {
+            return;
+        }
         let target = self.lost_and_found().join(file.path.file_name().unwrap_or("copy"));
         if let Err(error) = self.fs.rename(&file.path, &target) {
             tracing::warn!(%error, path = %file.path, "cannot set a copied segment aside");
@@ -477,6 +521,7 @@ impl Recovery {
             }
             end = group_end;
         }
+        self.harden(file, synced.max(start), end);
         let rest = tail.describe_rest(end).map_err(failed)?;
         self.report.bytes_read += tail.walker.bytes_read;
         self.report.torn_bytes += rest.torn_bytes;
@@ -489,6 +534,26 @@ impl Recovery {
         Ok(end)
     }
 
+    /// The last groups may stand in the page cache only: their process died before the sync, or the sync failed and the
+    /// kernel calls the pages clean. They are about to be shown to readers, so they are written and synced again.
+    fn harden(&mut self, file: &SegmentFile, start: u64, end: u64) {
+        if self.read_only || end <= start || mutant::is("noharden") {
+            return;
+        }
+        let again = || {
+            let mut bytes = vec![0; usize::try_from(end - start).map_err(std::io::Error::other)?];
+            let read = read_full_at(file.file.as_ref(), &mut bytes, start)?;
+            let target = self.fs.open(&file.path, Open::Write)?;
+            write_all_at(target.as_ref(), &bytes[..read], start)?;
+            target.sync_data()
+        };
+        if let Err(error) = again() {
+            let text = format!("the end of segment {:016x} cannot be synced: {error}", file.id);
+            self.doubt = Some(text.clone());
+            self.problem(text);
+        }
+    }
+
     fn damaged(&mut self, file: &SegmentFile, segment: u64, start: u64, end: u64) {
         self.report.damaged_regions += 1;
         self.report.damaged_bytes += end - start;
@@ -499,7 +564,7 @@ impl Recovery {
     }
 
     fn quarantine(&mut self, file: &SegmentFile, start: u64, end: u64) {
-        if end <= start || self.report.damaged_bytes > LOST_BYTES_MAX {
+        if self.read_only || end <= start || self.report.damaged_bytes > LOST_BYTES_MAX {
             return;
         }
         let path = self.lost_and_found().join(format!("{:016x}-{start}.bin", file.id));

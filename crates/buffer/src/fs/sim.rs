@@ -197,6 +197,15 @@ impl SimFileSystem {
         disk.durable_names = names;
     }
 
+    /// The process is killed and the machine goes on: handles and locks are gone, the page cache stays.
+    pub fn kill(&self) {
+        let mut disk = self.disk();
+        disk.life += 1;
+        disk.dead = false;
+        disk.last_call = None;
+        disk.locks.clear();
+    }
+
     /// The `calls`-th changing call from now (counted from 1) is torn and the last; `None` takes that back.
     pub fn power_off_at(&self, calls: Option<u64>) {
         let mut disk = self.disk();
