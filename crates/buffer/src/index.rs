@@ -22,7 +22,7 @@ const SCHEMAS_KEPT: usize = 4096;
 const HTTP_KEY_KEPT_US: i64 = 24 * 3600 * 1_000_000;
 /// Distinct problems shown; repetitions count only once.
 const PROBLEMS_KEPT: usize = 32;
-/// Bounds the list of holes of one channel; the oldest are forgotten and found again by reading.
+/// Bounds the list of holes of one channel; beyond it the oldest two become one.
 const HOLES_KEPT: usize = 1024;
 
 #[derive(Debug)]
@@ -69,15 +69,12 @@ impl Channel {
     pub(crate) fn add_hole(&mut self, hole: Hole) {
         self.counters.dropped_rows += hole.rows;
         self.counters.dropped_batches += hole.to.0 - hole.from.0 + 1;
-        match self.holes.last_mut() {
-            Some(last) if last.to.next() == hole.from && last.reason == hole.reason => {
-                last.to = hole.to;
-                last.rows += hole.rows;
-            }
-            _ => self.holes.push(hole),
-        }
+        // Not merged with its neighbour: a skip that was sent once must have the same digest when it is sent again.
+        self.holes.push(hole);
         if self.holes.len() > HOLES_KEPT {
-            self.holes.remove(0);
+            let oldest = self.holes.remove(0);
+            self.holes[0].from = oldest.from;
+            self.holes[0].rows += oldest.rows;
         }
     }
 }

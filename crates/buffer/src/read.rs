@@ -7,7 +7,7 @@ use arrow_schema::Schema;
 use bytes::Bytes;
 use camino::Utf8PathBuf;
 
-use crate::format::{Kind, RECORD_HEADER, RecordHeader, Seed, aligned};
+use crate::format::{Hole, Kind, RECORD_HEADER, RecordHeader, Seed, aligned};
 use crate::frame::{parse_skip, skip_payload};
 use crate::fs::Open;
 use crate::index::{DAMAGED, Index, RECLAIMED};
@@ -125,6 +125,19 @@ impl Reader<'_> {
         self.push_skip(id, digest, 0, payload);
     }
 
+    /// Sequences that cannot be read: counted once, and a skip from now on.
+    fn give_up(&mut self, place: &Place, to: Sequence, rows: u64) {
+        let hole = Hole { from: self.want, to, rows, reason: DAMAGED.into() };
+        let mut index = self.shared.index();
+        if let Some(channel) = index.channels.get_mut(place.channel as usize)
+            && channel.hole_at(hole.from).is_none()
+        {
+            channel.add_hole(hole);
+        }
+        drop(index);
+        self.skip(to, rows, DAMAGED);
+    }
+
     fn push_skip(&mut self, id: BatchId, digest: Digest, sealed_us: i64, payload: Bytes) {
         let Some((to, rows, reason)) = parse_skip(&payload) else { return };
         let to = to.max(id.sequence);
@@ -151,9 +164,12 @@ impl Reader<'_> {
         let mut walker = Walker::new(file.as_ref(), place.seed, place.start, place.end);
         while self.room > 0 && self.want <= place.last {
             let Some(found) = walker.next().map_err(failed)? else {
-                self.skip(place.last, 0, DAMAGED);
+                self.give_up(place, place.last, 0);
                 break;
             };
+            if matches!(found.item, Item::Damage) {
+                self.note_damage(place, found.start);
+            }
             let Item::Record(header) = found.item else { continue };
             let is_frame = matches!(header.kind, Kind::Data | Kind::Skip);
             if !is_frame || header.channel != place.channel || header.sequence < self.want {
@@ -164,14 +180,14 @@ impl Reader<'_> {
                 break;
             }
             if header.sequence > self.want {
-                self.skip(Sequence(header.sequence.0 - 1), 0, DAMAGED);
+                self.give_up(place, Sequence(header.sequence.0 - 1), 0);
             }
             let body = walker.body(&header, found.start).map_err(failed)?.map(Bytes::copy_from_slice);
             match body {
-                Some(body) => self.push(&header, &body)?,
+                Some(body) => self.push(place, &header, &body)?,
                 None => {
                     self.note_damage(place, found.start);
-                    self.skip(header.sequence, header.rows.into(), DAMAGED);
+                    self.give_up(place, header.sequence, header.rows.into());
                 }
             }
             self.leave_hint(place, found.end);
@@ -179,7 +195,7 @@ impl Reader<'_> {
         Ok(())
     }
 
-    fn push(&mut self, header: &RecordHeader, body: &Bytes) -> Result<(), Error> {
+    fn push(&mut self, place: &Place, header: &RecordHeader, body: &Bytes) -> Result<(), Error> {
         let id = BatchId { key: self.key.clone(), sequence: header.sequence };
         let positions = body.slice(..header.positions_bytes as usize);
         let start = aligned(header.positions_bytes as usize);
@@ -190,7 +206,7 @@ impl Reader<'_> {
         }
         let Some(schema) = schema(self.shared, header.schema)? else {
             self.shared.index().add_problem(format!("the schema of `{id}` is lost"));
-            self.skip(header.sequence, header.rows.into(), DAMAGED);
+            self.give_up(place, header.sequence, header.rows.into());
             return Ok(());
         };
         self.want = header.sequence.next();

@@ -78,7 +78,7 @@ pub(crate) fn open(
         return Err(Error::NewerFormat { path: directory, found, supported: FORMAT_VERSION });
     }
     let mut recovery = Recovery::new(fs.clone(), &config);
-    let files = recovery.list_segments()?;
+    let files = recovery.list_segments(&store)?;
     recovery.identify(store, &files, clock.as_ref(), &config)?;
     recovery.read_all(&files)?;
     recovery.check_delivery(&config.landing_consumer);
@@ -118,7 +118,7 @@ pub(crate) fn examine(
         let config = BufferConfig::new(directory, node);
         let mut recovery = Recovery::new(fs.clone(), &config);
         recovery.read_only = true;
-        let files = recovery.list_segments()?;
+        let files = recovery.list_segments(&store)?;
         if files.is_empty() && store == StoreFound::Nothing {
             return Err(Error::NoStore { path: directory.to_owned() });
         }
@@ -189,7 +189,7 @@ impl Recovery {
     }
 
     /// The segment files, oldest first. Leftovers of unfinished work are removed.
-    fn list_segments(&mut self) -> Result<Vec<SegmentFile>, Error> {
+    fn list_segments(&mut self, store: &StoreFound) -> Result<Vec<SegmentFile>, Error> {
         let directory = self.directory.join("segments");
         let mut names = self.fs.list(&directory).map_err(|error| Error::io("list", &directory, error))?;
         names.sort();
@@ -220,6 +220,13 @@ impl Recovery {
                     found,
                     supported: FORMAT_VERSION,
                 });
+            }
+            if let (Some(header), StoreFound::Known(identity)) = (header, store)
+                && header.store_id != identity.store_id
+            {
+                self.next_segment = self.next_segment.max(named + 1);
+                self.problem(format!("`{path}` belongs to another store and is not read"));
+                continue;
             }
             let id = header.map_or(named, |header| header.segment);
             if header.is_none() {

@@ -1,1 +1,152 @@
+//! One scripted run, cut or failed at each of its calls in turn.
 
+use std::sync::Arc;
+
+use aap_types::ByteCount;
+
+use crate::fs::{CrashPlan, Fault, FaultKind, FaultyFileSystem, SimFileSystem};
+use crate::tests::world::World;
+
+/// Appends across several segments, cursor moves, reclaim, a close, a reopening. Stops where the power goes.
+fn script(world: &mut World) {
+    if world.log.is_none() && world.open().is_err() {
+        return;
+    }
+    for round in 0..14 {
+        if world.sim.is_off() {
+            return;
+        }
+        world.append();
+        if round % 3 == 2 {
+            world.advance_everything();
+            world.flush();
+        }
+        if round == 9 {
+            world.close();
+            if world.sim.is_off() || world.open().is_err() {
+                return;
+            }
+        }
+    }
+}
+
+fn small_world(seed: u64) -> World {
+    let mut world = World::new(seed);
+    world.config.retain = ByteCount(0);
+    world
+}
+
+/// Calls that the script makes when nothing fails.
+fn calls_of_script() -> u64 {
+    let mut world = small_world(7);
+    world.sim.power_off_at(None);
+    script(&mut world);
+    world.sim.calls()
+}
+
+#[test]
+fn a_cut_at_every_call_loses_nothing_and_so_does_a_second_cut_during_recovery() {
+    let calls = calls_of_script();
+    assert!(calls > 60, "the script makes only {calls} calls");
+    for call in 1..=calls {
+        for (variant, plan) in [
+            CrashPlan::lose_all(),
+            CrashPlan::half(call),
+            CrashPlan { seed: 1, sector_kept: 255, name_kept: 255 },
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let mut world = small_world(7);
+            world.sim.power_off_at(Some(call));
+            script(&mut world);
+            // Cut each call of recovery as well, one after the other, until it gets through.
+            for second in 1.. {
+                world.log = None;
+                world.sim.crash(plan);
+                world.sim.power_off_at(Some(second));
+                let opened = world.open().is_ok();
+                world.log = None;
+                if opened && !world.sim.is_off() {
+                    break;
+                }
+                assert!(second < 50, "recovery does not end");
+            }
+            world.sim.power_off_at(None);
+            world.crash(plan);
+            assert!(world.log.is_some(), "call {call}, variant {variant}");
+            world.must_go_on();
+        }
+    }
+}
+
+#[test]
+fn a_kill_at_every_call_loses_nothing_even_if_the_power_goes_later() {
+    for call in 1..=calls_of_script() {
+        let mut world = small_world(7);
+        world.sim.power_off_at(Some(call));
+        script(&mut world);
+        world.log = None;
+        world.sim.kill();
+        world.open().expect("a killed store opens");
+        world.check_recovered();
+        world.crash(CrashPlan::lose_all());
+        world.must_go_on();
+    }
+}
+
+fn faulty_world(fault: Fault) -> (World, FaultyFileSystem) {
+    let sim = SimFileSystem::new();
+    let faulty = FaultyFileSystem::over(Arc::new(sim.clone()));
+    let mut world = World::over(sim, Arc::new(faulty.clone()), 7);
+    world.config.retain = ByteCount(0);
+    world.open().expect("opens while nothing fails");
+    faulty.set(Some(fault));
+    (world, faulty)
+}
+
+fn each_call_fails(kind: FaultKind, times: u64, only_syncs: bool) {
+    for at in 1.. {
+        let (mut world, faulty) = faulty_world(Fault { at, times, kind, only_syncs });
+        script(&mut world);
+        let reached = faulty.calls() >= at;
+        faulty.set(None);
+        if world.log.is_none() {
+            world.open().expect("opens when nothing fails any more");
+            world.check_recovered();
+        }
+        assert!(world.check().is_empty(), "what failed is not shown");
+        world.must_go_on();
+        world.crash(CrashPlan::lose_all());
+        world.must_go_on();
+        if !reached {
+            assert!(at > 40, "only {at} calls were tried");
+            return;
+        }
+    }
+}
+
+#[test]
+fn an_input_output_error_at_every_call_loses_nothing_acknowledged() {
+    each_call_fails(FaultKind::Io, 1, false);
+}
+
+#[test]
+fn input_output_errors_in_a_row_from_every_call_on_lose_nothing_acknowledged() {
+    each_call_fails(FaultKind::Io, 5, false);
+}
+
+#[test]
+fn a_full_disk_at_every_call_loses_nothing_acknowledged() {
+    each_call_fails(FaultKind::NoSpace, 1, false);
+}
+
+#[test]
+fn a_disk_that_stays_full_from_every_call_on_loses_nothing_acknowledged() {
+    each_call_fails(FaultKind::NoSpace, 9, false);
+}
+
+#[test]
+fn short_and_interrupted_writes_are_finished() {
+    each_call_fails(FaultKind::Short, 3, false);
+}

@@ -1,1 +1,269 @@
+//! Every truncation, every flipped byte, files that are missing, copied, renamed, foreign.
 
+use std::collections::BTreeMap;
+
+use aap_types::{Sequence, StreamKey};
+use camino::Utf8PathBuf;
+
+use crate::fs::SimFileSystem;
+use crate::recovery::RecoveryReport;
+use crate::tests::world::{LANDING, World};
+use crate::{Frame, FrameKind, mutant, offline};
+
+type Image = BTreeMap<Utf8PathBuf, Vec<u8>>;
+
+/// A small store over two segments, closed cleanly, nothing delivered.
+fn small_store() -> (World, Image) {
+    store_of(3)
+}
+
+fn store_of(segments: usize) -> (World, Image) {
+    let mut world = World::new(3);
+    world.config.segment_bytes = aap_types::ByteCount::kib(4);
+    world.open().unwrap();
+    while world.log().shared.index().segments.len() < segments {
+        assert!(world.append());
+    }
+    assert!(world.append());
+    world.close();
+    let image = world.sim.image();
+    (world, image)
+}
+
+fn segments(image: &Image) -> Vec<Utf8PathBuf> {
+    image.keys().filter(|path| path.as_str().ends_with(".seg")).cloned().collect()
+}
+
+/// Opens a changed image. The store must open, and give what it gives in order, unchanged.
+fn open_damaged(world: &mut World, image: &Image) -> (RecoveryReport, BTreeMap<StreamKey, Vec<Frame>>) {
+    world.log = None;
+    world.sim.restore(image);
+    let report = world.open().expect("damage never prevents a start");
+    let mut found = BTreeMap::new();
+    for key in world.keys() {
+        found.insert(key.clone(), world.read_all(&key));
+    }
+    (report, found)
+}
+
+/// Whatever was damaged, new data is taken. The model forgets it again.
+fn must_append(world: &mut World) {
+    let acked = world.acked.clone();
+    assert!(world.append(), "damage stops the store");
+    world.acked = acked;
+}
+
+/// Frames that came back as they were, and sequences that came back as skips.
+fn compare(world: &World, found: &BTreeMap<StreamKey, Vec<Frame>>) -> (usize, u64) {
+    let (mut intact, mut skipped) = (0, 0);
+    for (key, expected) in &world.acked {
+        for frame in &found[key] {
+            match (&frame.kind, expected.get(&frame.id.sequence)) {
+                (FrameKind::Data, Some(expected)) => {
+                    assert_eq!(Some(&frame.payload), expected.payload.as_ref(), "{} changed", frame.id);
+                    intact += 1;
+                }
+                (FrameKind::Skip { reason, .. }, Some(_)) if reason == "test" => intact += 1,
+                (FrameKind::Skip { to, .. }, _) => skipped += to.0 - frame.id.sequence.0 + 1,
+                (FrameKind::Data, None) => panic!("{} was invented", frame.id),
+            }
+        }
+    }
+    (intact, skipped)
+}
+
+fn expected_frames(world: &World) -> usize {
+    world.acked.values().map(BTreeMap::len).sum()
+}
+
+/// A flipped byte may cost one record; in the file that the store is known by, none.
+fn flip_every_byte() {
+    let (mut world, image) = store_of(2);
+    let all = expected_frames(&world);
+    let counts = |path: &&Utf8PathBuf| path.as_str().ends_with(".seg") || path.as_str().ends_with("STORE");
+    for path in image.keys().filter(counts) {
+        let bytes = &image[path];
+        for at in 0..bytes.len() {
+            // Bytes that no group or footer covers may be anything.
+            let mut changed = image.clone();
+            changed.get_mut(path).unwrap()[at] ^= 1 << (at % 8);
+            let (report, found) = open_damaged(&mut world, &changed);
+            let (intact, skipped) = compare(&world, &found);
+            let lost = all - intact;
+            assert!(lost <= 3, "byte {at} of {path} cost {lost} of {all} frames");
+            let notes = world.log().shared.index().problems.len() + report.problems.len();
+            assert!(lost == 0 || notes > 0, "byte {at} of {path} cost {lost} frames in silence");
+            assert!(
+                skipped >= lost as u64 || report.new_epoch.is_some(),
+                "byte {at} of {path}: a gap is not a skip"
+            );
+            if at % 97 == 0 {
+                must_append(&mut world);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_flipped_byte_anywhere_costs_at_most_its_record_and_is_seen() {
+    flip_every_byte();
+}
+
+#[test]
+fn the_flips_notice_a_store_that_does_not_check_what_it_reads() {
+    let noticed = std::panic::catch_unwind(|| mutant::chosen::with("nocrc", flip_every_byte)).is_err();
+    assert!(noticed, "missing checksums went unnoticed");
+}
+
+#[test]
+fn every_length_of_the_last_segment_opens_and_keeps_whole_groups() {
+    let (mut world, image) = small_store();
+    let last = segments(&image).pop().unwrap();
+    let length = image[&last].len();
+    let mut before = expected_frames(&world);
+    for cut in (0..length).rev() {
+        let mut changed = image.clone();
+        changed.get_mut(&last).unwrap().truncate(cut);
+        let (_, found) = open_damaged(&mut world, &changed);
+        let (intact, _) = compare(&world, &found);
+        assert!(intact <= before, "a shorter file holds more");
+        before = intact;
+        if cut % 61 == 0 {
+            must_append(&mut world);
+        }
+    }
+}
+
+#[test]
+fn every_length_of_an_older_segment_opens_and_the_rest_is_delivered() {
+    let (mut world, image) = small_store();
+    let all = segments(&image);
+    let newer = |world: &World, found: &BTreeMap<StreamKey, Vec<Frame>>| compare(world, found).0;
+    let (_, whole) = open_damaged(&mut world, &image);
+    let all_frames = newer(&world, &whole);
+    for cut in (0..image[&all[1]].len()).step_by(3) {
+        let mut changed = image.clone();
+        changed.get_mut(&all[1]).unwrap().truncate(cut);
+        let (_, found) = open_damaged(&mut world, &changed);
+        let (intact, skipped) = compare(&world, &found);
+        assert_eq!(
+            intact as u64 + skipped,
+            covered(&world),
+            "every sequence is data or a skip at length {cut}"
+        );
+        assert!(intact * 4 > all_frames, "the other segments are still there");
+    }
+}
+
+fn covered(world: &World) -> u64 {
+    let sequences = |frames: &BTreeMap<Sequence, crate::tests::world::Expected>| {
+        // A stored skip counts as one frame, whatever it covers.
+        frames.len() as u64
+    };
+    world.acked.values().map(sequences).sum()
+}
+
+#[test]
+fn missing_copied_renamed_and_foreign_files_are_named_and_the_rest_is_read() {
+    let (mut world, image) = small_store();
+    let all = segments(&image);
+    let directory = all[0].parent().unwrap().to_owned();
+    let frames = expected_frames(&world);
+
+    let mut missing = image.clone();
+    missing.remove(&all[1]);
+    let (report, found) = open_damaged(&mut world, &missing);
+    assert!(report.problems.iter().any(|text| text.contains("lost")) || compare(&world, &found).1 > 0);
+    must_append(&mut world);
+
+    let mut renamed = image.clone();
+    let bytes = renamed.remove(&all[1]).unwrap();
+    renamed.insert(directory.join("00000000000000ff.seg"), bytes.clone());
+    let (_, found) = open_damaged(&mut world, &renamed);
+    assert_eq!(compare(&world, &found).0, frames, "the header says which segment it is");
+
+    let mut copied = image.clone();
+    copied.insert(directory.join("00000000000000ff.seg"), bytes);
+    let (report, found) = open_damaged(&mut world, &copied);
+    assert_eq!(compare(&world, &found).0, frames);
+    assert!(report.problems.iter().any(|text| text.contains("copy")), "{report:?}");
+
+    let (other_world, other) = {
+        let mut other = World::new(99);
+        other.open().unwrap();
+        other.append();
+        other.close();
+        let image = other.sim.image();
+        (other, image)
+    };
+    drop(other_world);
+    let mut foreign = image.clone();
+    foreign.insert(directory.join("0000000000000777.seg"), other[&segments(&other)[0]].clone());
+    let (report, found) = open_damaged(&mut world, &foreign);
+    assert_eq!(compare(&world, &found).0, frames);
+    assert!(report.problems.iter().any(|text| text.contains("another store")), "{report:?}");
+
+    let mut garbage = image.clone();
+    garbage.insert(directory.join("0000000000000778.seg"), vec![0xA5; 5000]);
+    garbage.insert(directory.join("readme.txt"), b"hello".to_vec());
+    let (_, found) = open_damaged(&mut world, &garbage);
+    assert_eq!(compare(&world, &found).0, frames);
+}
+
+#[test]
+fn a_lost_identity_file_starts_a_new_epoch_and_loses_nothing() {
+    let (mut world, mut image) = small_store();
+    let frames = expected_frames(&world);
+    image.remove(&Utf8PathBuf::from("/store/STORE"));
+    let (report, found) = open_damaged(&mut world, &image);
+    assert!(report.new_epoch.is_some());
+    assert_eq!(compare(&world, &found).0, frames);
+}
+
+#[test]
+fn a_copy_and_a_rolled_back_store_can_be_told_by_their_generation() {
+    let (mut world, image) = small_store();
+    let (_, _) = open_damaged(&mut world, &image);
+    let first = world.log().shared.index().identity.clone();
+    world.close();
+    world.open().unwrap();
+    let later = world.log().shared.index().identity.clone();
+    assert_eq!((later.store_id, later.epoch), (first.store_id, first.epoch));
+    assert!(later.generation > first.generation);
+    // The same store, from an older copy: its generation falls behind what a ledger has seen.
+    let (_, _) = open_damaged(&mut world, &image);
+    let rolled_back = world.log().shared.index().identity.clone();
+    assert!(rolled_back.generation < later.generation);
+    // Only the identity file is old: noticed here already.
+    world.append();
+    world.close();
+    let mut mixed = world.sim.image();
+    mixed.insert("/store/STORE".into(), image[&Utf8PathBuf::from("/store/STORE")].clone());
+    let (report, _) = open_damaged(&mut world, &mixed);
+    assert!(report.new_epoch.is_some());
+}
+
+#[test]
+fn tools_read_a_damaged_store_and_salvage_what_is_left() {
+    let (mut world, image) = small_store();
+    let frames = expected_frames(&world);
+    let sim = SimFileSystem::new();
+    sim.restore(&image);
+    let fs = std::sync::Arc::new(sim.clone());
+    let store = offline::inspect_in(fs.clone(), "/store".into()).unwrap();
+    assert_eq!(store.recovery().problems, Vec::<String>::new());
+    assert_eq!(sim.image(), image, "looking changes nothing");
+    let saved = store.salvage("/saved".into()).unwrap();
+    assert!(saved.problems.is_empty());
+    let copy = offline::inspect_in(fs, "/saved".into()).unwrap();
+    let mut copied = 0;
+    for info in copy.keys() {
+        copy.export::<crate::Error>(&info.key, |frame| {
+            copied += usize::from(world.acked[&info.key].contains_key(&frame.id.sequence));
+            Ok(())
+        })
+        .unwrap();
+    }
+    assert_eq!(copied, frames);
+    let _ = (LANDING, open_damaged(&mut world, &image));
+}
