@@ -74,8 +74,9 @@ async fn until_done(
             Err(Lost::ForGood(failure)) => return Err(failure),
             Err(Lost::ForNow(problem)) => problem,
         };
-        let first_contact = run.sessions == 0;
-        if first_contact && !crate::up::is_supervised(&context.platform) {
+        let never_there = run.sessions == 0 && lost.code == "platform.not_running";
+        if never_there && !crate::up::is_supervised(&context.platform) {
+            // Nobody will start it: waiting would only hide that.
             return Err(lost.into());
         }
         if before != (run.durable_offset, run.sessions) {

@@ -7,7 +7,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 pub(crate) struct Interrupts {
     interrupt: Signal,
     terminate: Signal,
-    hangup: Signal,
+    /// `None` where whoever started us wants it ignored, as `nohup` does.
+    hangup: Option<Signal>,
 }
 
 impl Interrupts {
@@ -20,7 +21,7 @@ impl Interrupts {
         Ok(Self {
             interrupt: listen(SignalKind::interrupt())?,
             terminate: listen(SignalKind::terminate())?,
-            hangup: listen(SignalKind::hangup())?,
+            hangup: if hangup_is_ignored() { None } else { Some(listen(SignalKind::hangup())?) },
         })
     }
 
@@ -29,7 +30,21 @@ impl Interrupts {
         tokio::select! {
             _ = self.interrupt.recv() => ExitCode::Interrupted,
             _ = self.terminate.recv() => ExitCode::Terminated,
-            _ = self.hangup.recv() => ExitCode::Terminated,
+            () = hung_up(&mut self.hangup) => ExitCode::Terminated,
         }
     }
+}
+
+async fn hung_up(signal: &mut Option<Signal>) {
+    match signal {
+        Some(signal) => drop(signal.recv().await),
+        None => std::future::pending().await,
+    }
+}
+
+/// Whether SIGHUP was ignored when this program started.
+fn hangup_is_ignored() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 == 1)
 }

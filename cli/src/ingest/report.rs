@@ -84,13 +84,19 @@ impl Report {
     }
 
     fn event(&mut self, event: &Value) -> Result<(), Failure> {
-        if self.events {
-            use io::Write;
-            let mut out = io::stdout().lock();
-            writeln!(out, "{event}")?;
-            out.flush()?;
+        if !self.events {
+            return Ok(());
         }
-        Ok(())
+        use io::Write;
+        let mut out = io::stdout().lock();
+        match writeln!(out, "{event}").and_then(|()| out.flush()) {
+            // Nobody reads any more; the rows still want to be durable.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                self.events = false;
+                Ok(())
+            }
+            written => Ok(written?),
+        }
     }
 
     /// Takes the bar away, before anything else is printed.

@@ -15,7 +15,7 @@ use crate::context::Context;
 use crate::failure::Failure;
 
 /// Marks the child.
-const MARK: &str = "AAP_UP_DETACHED";
+pub(crate) const MARK: &str = "AAP_UP_DETACHED";
 
 #[derive(Debug, Serialize, Deserialize)]
 enum Answer {
@@ -51,7 +51,7 @@ pub(crate) async fn start(context: &mut Context<'_>, options: &Options) -> Resul
     if let Some(node) = &options.node {
         command.args(["--node", node]);
     }
-    command.env(MARK, "1").env_remove("AAP_OUTPUT").current_dir("/");
+    command.env(MARK, "1").env_remove("AAP_OUTPUT").env_remove("AAP_QUIET").current_dir("/");
     let mut child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

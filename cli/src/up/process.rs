@@ -61,8 +61,9 @@ pub(crate) fn supervisor(home: &Home) -> Option<RunningProgram> {
     })
 }
 
+/// Whether the command line is that of a program, started by itself or by an interpreter.
 fn is_program(words: &[String], name: &str) -> bool {
-    words.first().and_then(|path| Utf8Path::new(path).file_name()) == Some(name)
+    words.iter().take(2).any(|path| Utf8Path::new(path).file_name() == Some(name))
 }
 
 fn find(
@@ -177,6 +178,7 @@ impl Process {
         let errors = log.try_clone().map_err(|error| failed(&error))?;
         let child = tokio::process::Command::new(&executable)
             .args(["--home", home.root().as_str()])
+            .env_remove(super::detach::MARK)
             .current_dir(home.root())
             .stdin(Stdio::null())
             .stdout(Stdio::from(log))

@@ -30,6 +30,8 @@ const LOG_LINES: u64 = 8;
 const HOUSEKEEPING: Duration = Duration::from_secs(5);
 /// How often a foreground supervisor says how things are.
 const STATUS_LINE: Duration = Duration::from_secs(10);
+/// Nothing is restarted while the status is awaited.
+const STATUS_WITHIN: Duration = Duration::from_millis(500);
 
 /// A daemon under supervision.
 struct Daemon {
@@ -295,10 +297,10 @@ fn rotate_logs(context: &mut Context<'_>, home: &Home) {
 async fn say_status(context: &mut Context<'_>, platform: &Platform, last: &mut String) {
     let asked = async {
         let mut api = platform.operator().await?;
-        call(Duration::from_secs(2), api.status(StatusRequest {})).await
+        call(STATUS_WITHIN, api.status(StatusRequest {})).await
     };
     // A coordinator that is being restarted is already spoken of.
-    let Ok(status) = asked.await else { return };
+    let Ok(Ok(status)) = tokio::time::timeout(STATUS_WITHIN, asked).await else { return };
     let connected = status.nodes.iter().filter(|node| node.connected).count();
     let rows: u64 = status.streams.iter().map(|stream| stream.rows).sum();
     let rate: f64 = status.streams.iter().map(|stream| stream.rows_per_second).sum();

@@ -2,8 +2,12 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
 use crate::fake::{Home, Ran};
+use crate::queries::wait_for;
 
 /// `aap` beside two scripts that stand for the daemons.
 fn installed(home: &Home, coordinator: &str, agent: &str) -> std::path::PathBuf {
@@ -77,4 +81,47 @@ fn a_home_is_private_and_its_configuration_is_written_once() {
     let here = std::env::current_dir().unwrap();
     assert!(tail.contains(&format!("- '{}/x/*.log'", here.display())), "{tail}");
     assert_eq!(run(&aap, &home, &["up", "--node", "other"]).code, 6);
+}
+
+fn pid(home: &Home, name: &str) -> Option<Pid> {
+    let text = std::fs::read_to_string(home.path().join(format!("state/run/{name}.pid"))).ok()?;
+    Pid::from_raw(text.trim().parse().ok()?)
+}
+
+fn lives(pid: Pid) -> bool {
+    // A process that nobody waits for stays as a zombie here; it has ended all the same.
+    let status = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).unwrap_or_default();
+    test_kill_process(pid).is_ok() && !status.contains(") Z ")
+}
+
+#[test]
+fn killed_daemons_come_back_and_a_killed_supervisor_leaves_nothing_in_the_way() {
+    const DAEMON: &str = "case $1 in init) exit 0;; esac; while :; do sleep 0.2; done";
+    let home = Home::empty();
+    let aap = installed(&home, DAEMON, DAEMON);
+    let up = || run(&aap, &home, &["up", "--detach", "--timeout", "300ms"]);
+    assert_eq!(up().code, 8);
+    for _ in 0..3 {
+        for name in ["agent", "coordinator"] {
+            let before = pid(&home, name).unwrap();
+            kill_process(before, Signal::KILL).unwrap();
+            let is_back = || pid(&home, name).is_some_and(|now| now != before && lives(now));
+            assert!(wait_for(Duration::from_secs(2), is_back), "{name} is not back");
+        }
+    }
+    let (supervisor, agent, coordinator) =
+        (pid(&home, "up").unwrap(), pid(&home, "agent").unwrap(), pid(&home, "coordinator").unwrap());
+    kill_process(supervisor, Signal::KILL).unwrap();
+    assert!(wait_for(Duration::from_secs(2), || !lives(supervisor)));
+    assert!(lives(agent) && lives(coordinator), "daemons outlive their supervisor");
+    assert_eq!(up().code, 8);
+    // These programs are not the ones on disk (an interpreter runs them), so they were replaced and not adopted.
+    assert!(!lives(agent) && !lives(coordinator));
+    let (agent, coordinator) = (pid(&home, "agent").unwrap(), pid(&home, "coordinator").unwrap());
+    assert!(lives(agent) && lives(coordinator));
+    // Without a supervisor, too, everything is stopped.
+    kill_process(pid(&home, "up").unwrap(), Signal::KILL).unwrap();
+    let ran = run(&aap, &home, &["down", "-o", "json"]);
+    assert_eq!(ran.json()["item"]["stopped"], serde_json::json!(["agent", "coordinator"]), "{ran:?}");
+    assert!(!lives(agent) && !lives(coordinator));
 }

@@ -99,9 +99,10 @@ impl Platform {
             Problem::new("platform.run_file", ExitCode::Failed, format!("`{address}` is not an address"))
                 .caused_by(&error)
         })?;
-        let channel = tuned(endpoint).connect().await.map_err(|error| {
-            not_running("the coordinator").cause(format!("nobody answers at {address}")).caused_by(&error)
-        })?;
+        let channel = tuned(endpoint)
+            .connect()
+            .await
+            .map_err(|error| nobody_answers("the coordinator", address, &error))?;
         let client = OperatorClient::with_interceptor(channel, bearer);
         Ok(client.max_decoding_message_size(crate::MESSAGE_BYTES_MAX))
     }
@@ -119,9 +120,10 @@ impl Platform {
             let path = path.clone();
             async move { tokio::net::UnixStream::connect(path).await.map(hyper_util::rt::TokioIo::new) }
         });
-        let channel = endpoint.connect_with_connector(connector).await.map_err(|error| {
-            not_running("the agent").cause(format!("nobody answers at {socket}")).caused_by(&error)
-        })?;
+        let channel = endpoint
+            .connect_with_connector(connector)
+            .await
+            .map_err(|error| nobody_answers("the agent", socket.as_str(), &error))?;
         Ok(NodeClient::new(channel).max_decoding_message_size(crate::MESSAGE_BYTES_MAX))
     }
 
@@ -137,6 +139,15 @@ impl Platform {
             .and_then(|endpoints| endpoints.socket)
             .unwrap_or_else(|| self.home.agent_socket())
     }
+}
+
+/// Of the layers of a failed connection only the innermost says anything.
+fn nobody_answers(what: &str, place: &str, error: &(dyn std::error::Error + 'static)) -> Problem {
+    let mut innermost = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    not_running(what).cause(format!("nobody answers at {place}")).cause(innermost.to_string())
 }
 
 fn tuned(endpoint: Endpoint) -> Endpoint {
