@@ -125,3 +125,15 @@ fn killed_daemons_come_back_and_a_killed_supervisor_leaves_nothing_in_the_way() 
     assert_eq!(ran.json()["item"]["stopped"], serde_json::json!(["agent", "coordinator"]), "{ran:?}");
     assert!(!lives(agent) && !lives(coordinator));
 }
+
+#[test]
+fn a_buffer_is_looked_at_by_the_agent_and_its_exit_code_is_ours() {
+    let home = Home::empty();
+    let aap = installed(&home, "exit 1", "echo \"$*\"; exit 11");
+    let ran = run(&aap, &home, &["buffer", "verify", "/some/dir", "--deep", "-o", "json"]);
+    assert_eq!((ran.code, ran.out.as_str()), (11, "buffer verify /some/dir --deep --output json\n"));
+    let ran = run(&aap, &home, &["-o", "json", "buffer", "salvage", "/a", "/b"]);
+    assert_eq!(ran.out, "buffer salvage /a /b --output json\n");
+    assert_eq!(run(&aap, &home, &["buffer", "ls", "/a"]).out, "buffer ls /a\n");
+    assert_eq!(run(&aap, &home, &["buffer", "ls", "/a", "-o", "pdf"]).code, 2);
+}

@@ -4,7 +4,7 @@ use aap_types::ExitCode;
 
 use super::vocabulary::{Argument, Effect, Example, Format, Id, Operation, Output, Value};
 
-const FORMATS: &[Format] = &[Format::Table, Format::Plain, Format::Json, Format::Ndjson, Format::Csv];
+const FORMATS: &[Format] = &[Format::Table, Format::Plain, Format::Json];
 const EXITS: &[ExitCode] =
     &[ExitCode::Ok, ExitCode::Failed, ExitCode::NotFound, ExitCode::Conflict, ExitCode::CheckFailed];
 const ARGUMENTS: &[Argument] = &[
