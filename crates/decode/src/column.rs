@@ -7,6 +7,7 @@ use arrow_array::{ArrayRef, BooleanArray, Float64Array, Int64Array};
 use arrow_buffer::{BooleanBufferBuilder, NullBufferBuilder};
 
 use crate::scan;
+use crate::words::Words;
 
 /// The widest integer a double holds exactly.
 const EXACT_MAX: u64 = 1 << 53;
@@ -18,7 +19,12 @@ pub(crate) enum Values {
     Boolean(BooleanBufferBuilder),
     Integer(Vec<i64>),
     Float(Vec<f64>),
-    Text { offsets: Vec<i32>, bytes: Vec<u8> },
+    /// Text of few distinct values, until they turn out to be many.
+    Words(Words),
+    Text {
+        offsets: Vec<i32>,
+        bytes: Vec<u8>,
+    },
 }
 
 /// The type a value needs.
@@ -43,6 +49,11 @@ impl Column {
         Self { len: 0, nulls: NullBufferBuilder::new(0), values: Values::Nothing }
     }
 
+    /// A column of text that is hardly ever the same twice.
+    pub(crate) fn of_text() -> Self {
+        Self { values: Values::Text { offsets: vec![0], bytes: Vec::new() }, ..Self::new() }
+    }
+
     /// Whether `row` already has a value: the field came twice.
     #[inline(always)]
     pub(crate) fn has(&self, row: usize) -> bool {
@@ -54,7 +65,7 @@ impl Column {
     pub(crate) fn accepts(&self, kind: Kind) -> bool {
         matches!(
             (&self.values, kind),
-            (Values::Text { .. }, Kind::Text)
+            (Values::Text { .. } | Values::Words(_), Kind::Text)
                 | (Values::Integer(_), Kind::Integer)
                 | (Values::Float(_), Kind::Float)
                 | (Values::Boolean(_), Kind::Boolean)
@@ -62,7 +73,7 @@ impl Column {
     }
 
     pub(crate) fn is_text(&self) -> bool {
-        matches!(self.values, Values::Text { .. })
+        matches!(self.values, Values::Text { .. } | Values::Words(_))
     }
 
     pub(crate) fn is_float(&self) -> bool {
@@ -89,6 +100,7 @@ impl Column {
             Values::Boolean(bits) => bits.append_n(missing, false),
             Values::Integer(values) => values.resize(row, 0),
             Values::Float(values) => values.resize(row, 0.0),
+            Values::Words(words) => words.resize(row),
             Values::Text { offsets, .. } => {
                 let end = offsets.last().copied().unwrap_or(0);
                 offsets.resize(row + 1, end);
@@ -108,6 +120,7 @@ impl Column {
             Values::Boolean(bits) => bits.truncate(rows),
             Values::Integer(values) => values.truncate(rows),
             Values::Float(values) => values.truncate(rows),
+            Values::Words(words) => words.resize(rows),
             Values::Text { offsets, bytes } => {
                 offsets.truncate(rows + 1);
                 bytes.truncate(offsets.last().map_or(0, |end| *end as usize));
@@ -121,33 +134,37 @@ impl Column {
     #[inline(always)]
     pub(crate) fn push_text(&mut self, row: usize, text: &[u8]) {
         self.align(row);
-        let Values::Text { offsets, bytes } = &mut self.values else { return debug_assert!(false) };
-        bytes.extend_from_slice(text);
-        offsets.push(bytes.len() as i32);
+        match &mut self.values {
+            Values::Text { offsets, bytes } => {
+                bytes.extend_from_slice(text);
+                offsets.push(bytes.len() as i32);
+            }
+            Values::Words(words) => {
+                if words.push(text).is_err() {
+                    self.push_as_text(text);
+                }
+            }
+            _ => return debug_assert!(false),
+        }
         self.nulls.append_non_null();
         self.len = row + 1;
     }
 
-    /// Lets `write` append UTF-8 text to a text column; the row is there when it says so.
-    pub(crate) fn push_written<E>(
-        &mut self,
-        row: usize,
-        write: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
-    ) -> Result<(), E> {
-        self.align(row);
-        let Values::Text { offsets, bytes } = &mut self.values else {
-            debug_assert!(false);
-            return Ok(());
-        };
-        let before = bytes.len();
-        if let Err(error) = write(bytes) {
-            bytes.truncate(before);
-            return Err(error);
+    /// Turns words to plain text and pushes the value they had no room for.
+    #[cold]
+    fn push_as_text(&mut self, text: &[u8]) {
+        self.make_plain();
+        if let Values::Text { offsets, bytes } = &mut self.values {
+            bytes.extend_from_slice(text);
+            offsets.push(bytes.len() as i32);
         }
-        offsets.push(bytes.len() as i32);
-        self.nulls.append_non_null();
-        self.len = row + 1;
-        Ok(())
+    }
+
+    fn make_plain(&mut self) {
+        if let Values::Words(words) = &self.values {
+            let (offsets, bytes) = words.to_text(|row| self.nulls.is_valid(row));
+            self.values = Values::Text { offsets, bytes };
+        }
     }
 
     #[inline(always)]
@@ -196,7 +213,7 @@ impl Column {
             (same @ Values::Float(_), Kind::Integer | Kind::Float)
             | (same @ Values::Integer(_), Kind::Integer)
             | (same @ Values::Boolean(_), Kind::Boolean)
-            | (same @ Values::Text { .. }, _) => same,
+            | (same @ (Values::Text { .. } | Values::Words(_)), _) => same,
             (Values::Integer(values), _) => self.as_text(|out, row| write!(out, "{}", values[row])),
             (Values::Float(values), _) => self.as_text(|out, row| write_float(out, values[row])),
             (Values::Boolean(bits), _) => self.as_text(|out, row| write!(out, "{}", bits.get_bit(row))),
@@ -213,7 +230,7 @@ impl Column {
             }
             Kind::Integer => Values::Integer(vec![0; rows]),
             Kind::Float => Values::Float(vec![0.0; rows]),
-            Kind::Text => Values::Text { offsets: vec![0; rows + 1], bytes: Vec::new() },
+            Kind::Text => Values::Words(Words::new(rows)),
         }
     }
 
@@ -233,6 +250,11 @@ impl Column {
     /// The column of `rows` rows, `None` if it never held anything. The column begins anew, with the type it has learned.
     pub(crate) fn finish(&mut self, rows: usize) -> Option<ArrayRef> {
         self.align(rows);
+        if let Values::Words(words) = &self.values
+            && words.pays() == Some(false)
+        {
+            self.make_plain();
+        }
         self.len = 0;
         let nulls = std::mem::replace(&mut self.nulls, NullBufferBuilder::new(rows)).build();
         Some(match &mut self.values {
@@ -245,6 +267,17 @@ impl Column {
             Values::Float(values) => {
                 let next = Vec::with_capacity(values.len());
                 Arc::new(Float64Array::new(std::mem::replace(values, next).into(), nulls))
+            }
+            Values::Words(words) => {
+                let words = std::mem::replace(words, Words::new(0));
+                match words.pays() {
+                    Some(_) => words.into_array(nulls),
+                    None => {
+                        let is_valid = |row| nulls.as_ref().is_none_or(|nulls| nulls.is_valid(row));
+                        let (offsets, bytes) = words.to_text(is_valid);
+                        Arc::new(scan::string_array(offsets, bytes, nulls))
+                    }
+                }
             }
             Values::Text { offsets, bytes } => {
                 let mut next_offsets = Vec::with_capacity(rows + 1);

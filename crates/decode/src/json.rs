@@ -38,8 +38,8 @@ pub(crate) struct JsonDecoder {
     ts: Vec<i64>,
     rows: usize,
     row: Row,
-    /// Decoded field names with escapes.
-    name: Vec<u8>,
+    /// Field names and strings with escapes, decoded.
+    scratch: Vec<u8>,
     duplicates: u64,
 }
 
@@ -59,15 +59,11 @@ impl JsonDecoder {
         Self {
             table: Table::new(time_field, reserved),
             time,
-            raw: keep_raw.then(|| {
-                let mut raw = column::Column::new();
-                raw.widen(Kind::Text);
-                raw
-            }),
+            raw: keep_raw.then(column::Column::of_text),
             ts: Vec::new(),
             rows: 0,
             row: Row { start: 0, ts: 0, ts_rank: UNRANKED, is_checked: false },
-            name: Vec::new(),
+            scratch: Vec::new(),
             duplicates: 0,
         }
     }
@@ -230,14 +226,14 @@ impl JsonDecoder {
         if bytes.get(at) != Some(&b'"') {
             return Err(Fault::syntax(at, "no field name where one must stand"));
         }
-        self.name.clear();
-        let end = text::string(bytes, at + 1, |piece| self.name.extend_from_slice(piece))?;
-        if let Some(entry) = self.table.find(previous, &self.name) {
+        self.scratch.clear();
+        let end = text::string(bytes, at + 1, |piece| self.scratch.extend_from_slice(piece))?;
+        if let Some(entry) = self.table.find(previous, &self.scratch) {
             return Ok((entry, end));
         }
         check_record::<MULTILINE>(&mut self.row, bytes)?;
-        let name =
-            std::str::from_utf8(&self.name).map_err(|_| Fault::syntax(at, "field name that is not UTF-8"))?;
+        let name = std::str::from_utf8(&self.scratch)
+            .map_err(|_| Fault::syntax(at, "field name that is not UTF-8"))?;
         let entry = self.table.add(previous, name).ok_or(Fault { at, cause: Cause::TooManyColumns })?;
         Ok((entry, end))
     }
@@ -250,7 +246,7 @@ impl JsonDecoder {
         at: usize,
         entry: usize,
     ) -> Result<usize, Fault> {
-        let Self { table, row, rows, time, duplicates, .. } = self;
+        let Self { table, row, rows, time, duplicates, scratch, .. } = self;
         let entry = &mut table.entries[entry];
         if entry.column.has(*rows) {
             *duplicates += 1;
@@ -276,11 +272,9 @@ impl JsonDecoder {
                     column.push_text(*rows, &bytes[at + 1..end]);
                     return Ok(end + 1);
                 }
-                let mut end = at;
-                column.push_written(*rows, |out| {
-                    end = text::string(bytes, at + 1, |piece| out.extend_from_slice(piece))?;
-                    Ok::<(), Fault>(())
-                })?;
+                scratch.clear();
+                let end = text::string(bytes, at + 1, |piece| scratch.extend_from_slice(piece))?;
+                column.push_text(*rows, scratch);
                 Ok(end)
             }
             Some(b'-' | b'0'..=b'9') => {

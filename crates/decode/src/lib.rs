@@ -17,7 +17,8 @@
 //! # What the columns are
 //! - JSON and CSV records: one typed column a field. Nested JSON stays as its text. Fields named like a system column
 //!   (`_node`, `_seq` …) and names that differ only in case get a suffix, because SQL could not tell them apart. A
-//!   column that has held nothing but nulls so far is left out.
+//!   column that has held nothing but nulls so far is left out. Text of few distinct values comes as `Dictionary(Int8, Utf8)`
+//!   in batches of 256 rows or more, else as `Utf8`: readers take both as the same type.
 //! - Log formats (text, logfmt, regex, combined, syslog, CRI): the OpenTelemetry log columns `ts, observed_ts, severity, body, attributes,
 //!   resource`, then typed columns. `severity` and `resource` are `Dictionary(Int8, Utf8)`.
 //!
@@ -27,6 +28,7 @@
 //! | `decoder.rs` | [`Decoder`]: one front for all formats, and the record boundaries |
 //! | `decoded.rs` | [`Decoded`], [`BadRow`], [`RowError`], [`dead_letters`] |
 //! | `table.rs`, `column.rs` | columns that grow, widen, and roll a bad row back |
+//! | `words.rs` | text columns of few distinct values |
 //! | `json.rs`, `json/` | the JSON hot path |
 //! | `lines.rs`, `severity.rs` | plain lines and the log columns |
 //! | `record.rs` | rows made of named texts, for the formats below |
@@ -56,6 +58,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod time;
+mod words;
 
 pub use config::{ConfigError, DecoderConfig, Format, TimestampRule};
 pub use decoded::{BadRow, Context, DecodeError, Decoded, RowError, dead_letters};

@@ -35,26 +35,19 @@ struct LogColumns {
     row_severity: Severity,
 }
 
-/// A column that holds text from the start.
-fn text_column() -> Column {
-    let mut column = Column::new();
-    column.widen(Kind::Text);
-    column
-}
-
 impl Records {
     /// Rows of an event format: `ts`, `raw` on request, then one column a field.
     pub(crate) fn events(time_field: Option<String>, time: TimeReader, keep_raw: bool) -> Self {
         let reserved: &[&str] = if keep_raw { &["ts", "raw"] } else { &["ts"] };
-        Self::new(Table::new(time_field, reserved), time, None, keep_raw.then(text_column))
+        Self::new(Table::new(time_field, reserved), time, None, keep_raw.then(Column::of_text))
     }
 
     /// Rows of a log format: the columns of the log model, then one column a field.
     pub(crate) fn logs(time_field: Option<String>, time: TimeReader) -> Self {
         let log = LogColumns {
             severity: Vec::new(),
-            body: text_column(),
-            attributes: text_column(),
+            body: Column::of_text(),
+            attributes: Column::of_text(),
             row_severity: Severity::Unstated,
         };
         Self::new(Table::new(time_field, &crate::lines::LOG_COLUMNS), time, Some(log), None)

@@ -274,3 +274,39 @@ proptest! {
         decode(Format::Ndjson, &text);
     }
 }
+
+#[test]
+fn text_of_few_values_is_a_dictionary_and_reads_the_same() {
+    let mut decoder = Decoder::new(DecoderConfig::of(Format::Ndjson)).unwrap();
+    let mut check = |values: &[Option<String>], kind: &str| {
+        let lines: Vec<_> = values.iter().map(|value| json!({ "a": value, "n": 1 }).to_string()).collect();
+        let batch = decoder.decode(lines.join("\n").as_bytes(), &context()).unwrap().batch;
+        let expected: Vec<_> =
+            values.iter().map(|value| value.clone().unwrap_or("NULL".to_owned())).collect();
+        assert_eq!((type_of(&batch, "a").as_str(), column(&batch, "a")), (kind, expected));
+    };
+    let words = |rows: usize, of: usize| {
+        (0..rows)
+            .map(|row| (row % 7 != 3).then(|| format!("a rather long word {} é\n", row * 31 % of)))
+            .collect::<Vec<_>>()
+    };
+    let dictionary = "Dictionary(Int8, Utf8)";
+    check(&words(300, 20), dictionary);
+    check(&words(255, 20), "Utf8");
+    check(&words(2000, 127), dictionary);
+    check(&vec![None; 300], dictionary);
+    check(&words(100, 100), "Utf8");
+    check(&words(1000, 20), dictionary);
+    check(&words(2000, 128), "Utf8");
+    check(&words(1000, 20), "Utf8");
+}
+
+#[test]
+fn a_bad_record_leaves_no_word_behind() {
+    let lines =
+        (0..400).map(|row| format!("{{\"a\":\"w{}\"{}\n", row % 3, if row % 5 == 0 { "" } else { "}" }));
+    let decoded = decode(Format::Ndjson, lines.collect::<String>().as_bytes());
+    assert_eq!((decoded.batch.num_rows(), decoded.bad.len()), (320, 80));
+    let expected: Vec<_> = (0..400).filter(|row| row % 5 != 0).map(|row| format!("w{}", row % 3)).collect();
+    assert_eq!(column(&decoded.batch, "a"), expected);
+}
