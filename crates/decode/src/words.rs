@@ -117,14 +117,17 @@ fn hash(text: &[u8]) -> usize {
         }
         _ => 0,
     };
-    let mixed = (first ^ text.len() as u64).wrapping_mul(MIX) ^ last.wrapping_mul(MIX).rotate_left(29) ^ middle;
+    let mixed =
+        (first ^ text.len() as u64).wrapping_mul(MIX) ^ last.wrapping_mul(MIX).rotate_left(29) ^ middle;
     (mixed.wrapping_mul(MIX) >> 56) as usize
 }
 
 #[inline(always)]
 fn short(text: &[u8]) -> (u64, u64) {
     match (text.first_chunk::<4>(), text.last_chunk::<4>()) {
-        (Some(first), Some(last)) => (u64::from(u32::from_le_bytes(*first)), u64::from(u32::from_le_bytes(*last))),
+        (Some(first), Some(last)) => {
+            (u64::from(u32::from_le_bytes(*first)), u64::from(u32::from_le_bytes(*last)))
+        }
         _ => (text.iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte)), 0),
     }
 }

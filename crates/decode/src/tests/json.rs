@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 
+use arrow_schema::DataType;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -309,4 +310,53 @@ fn a_bad_record_leaves_no_word_behind() {
     assert_eq!((decoded.batch.num_rows(), decoded.bad.len()), (320, 80));
     let expected: Vec<_> = (0..400).filter(|row| row % 5 != 0).map(|row| format!("w{}", row % 3)).collect();
     assert_eq!(column(&decoded.batch, "a"), expected);
+}
+
+/// A record with every scalar type, its fields in any order and with any white space between.
+fn any_typed_line() -> impl Strategy<Value = String> {
+    let field = (
+        prop::option::of(any::<i64>()),
+        prop::option::of(any::<f64>().prop_filter("finite", |f| f.is_finite())),
+        prop::option::of(prop_oneof![".{0,30}", "[a-c]"]),
+        prop::option::of(any::<bool>()),
+        any::<[prop::sample::Index; 4]>(),
+        prop::sample::select(vec!["", " ", "\t \r"]),
+    );
+    field.prop_map(|(i, f, s, b, order, space)| {
+        let mut fields = vec![("i", json!(i)), ("f", json!(f)), ("s", json!(s)), ("b", json!(b))];
+        for (at, index) in order.iter().enumerate() {
+            fields.swap(at, index.index(4));
+        }
+        let fields: Vec<_> =
+            fields.iter().map(|(k, v)| format!("{space}\"{k}\"{space}:{space}{v}{space}")).collect();
+        format!("{space}{{{}}}{space}\n", fields.join(","))
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn arrow_json_reads_the_same(lines in prop::collection::vec(any_typed_line(), 256..400)) {
+        let text = lines.concat();
+        let decoded = decode(Format::Ndjson, text.as_bytes());
+        prop_assert!(decoded.bad.is_empty());
+        let ours = decoded.batch.project(&(1..decoded.batch.num_columns()).collect::<Vec<_>>()).unwrap();
+        let plain = ours.columns().iter().map(|array| match array.data_type() {
+            DataType::Dictionary(_, _) => arrow_cast::cast(array, &DataType::Utf8).unwrap(),
+            _ => array.clone(),
+        });
+        let named = ours.schema().fields().iter().map(|field| field.name().clone()).zip(plain).collect::<Vec<_>>();
+        let ours = RecordBatch::try_from_iter_with_nullable(named.into_iter().map(|(name, array)| (name, array, true))).unwrap();
+        let reader = arrow_json::ReaderBuilder::new(ours.schema()).with_batch_size(lines.len());
+        let theirs = reader.build(text.as_bytes()).unwrap().next().unwrap().unwrap();
+        prop_assert_eq!(ours, theirs);
+    }
+
+    #[test]
+    fn every_width_finds_the_same_end(bytes in prop::collection::vec(prop_oneof![8 => 0x20u8..0x7f, 1 => any::<u8>()], 0..100), from in 0usize..100) {
+        let from = from.min(bytes.len());
+        let expected = (from..bytes.len()).find(|at| matches!(bytes[*at], b'"' | b'\\' | 0..=0x1f)).unwrap_or(bytes.len());
+        prop_assert_eq!(crate::scan::string_end(&bytes, from), expected);
+        prop_assert_eq!(crate::scan::string_end_portable(&bytes, from), expected);
+    }
 }
