@@ -231,3 +231,32 @@ fn logs_show_the_last_lines_of_one_or_all() {
         "coordinator | c\nagent       | one\nagent       | two\nagent       | three\n"
     );
 }
+
+#[test]
+fn every_error_has_a_page_with_cause_and_remedy() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let mut sources = vec![root.join("cli/src"), root.join("crates/client/src")];
+    let mut codes = 0;
+    while let Some(path) = sources.pop() {
+        if path.is_dir() {
+            sources.extend(std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()));
+            continue;
+        }
+        let text = std::fs::read_to_string(&path).unwrap();
+        let program = text.split("#[cfg(test)]").next().unwrap();
+        for code in
+            program.split("Problem::new(").skip(1).filter_map(|rest| rest.trim_start().strip_prefix('"'))
+        {
+            let code = code.split('"').next().unwrap();
+            let page =
+                std::fs::read_to_string(root.join(format!("docs/errors/{code}.md"))).unwrap_or_default();
+            assert!(
+                page.contains("**Cause.**") && page.contains("**Remedy.**"),
+                "{code} of {}",
+                path.display()
+            );
+            codes += 1;
+        }
+    }
+    assert!(codes > 40, "{codes}: the sources were not found");
+}
