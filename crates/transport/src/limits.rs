@@ -61,8 +61,9 @@ pub(crate) const QUIC_LANES_MAX: u32 = 64;
 /// A lane may run this far ahead; at 50 ms that is 80 MB/s. Less than the connection's window, so that a lane
 /// that waits for a lost packet leaves room for the others.
 pub(crate) const QUIC_STREAM_WINDOW_BYTES: u32 = 4 << 20;
-/// Unread bytes of a connection that the receiver holds for all lanes together.
-pub(crate) const QUIC_CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+/// Unread bytes of a connection that the receiver holds for all lanes together (reliability-security 4.6). More
+/// overruns the socket buffers of a receiver that is slow for a moment.
+pub(crate) const QUIC_CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
 /// Messages received and not yet taken.
 pub(crate) const QUIC_RECEIVED_MESSAGES_MAX: usize = 64;
 /// Their size together, in KiB: the largest message and a half.
@@ -91,3 +92,9 @@ pub(crate) const RETRY_ABOVE_HANDSHAKES: usize = 32;
 pub(crate) const UDP_BUFFER_BYTES: usize = 4 << 20;
 /// Tries to find a port number that is free for UDP and TCP.
 pub(crate) const PORT_TRIES: usize = 32;
+/// A receiver acknowledges every so many packets instead of every second one: fewer system calls at both ends.
+pub(crate) const QUIC_ACK_EVERY: u32 = 10;
+/// Largest datagram that is tried, found by probing the path: less than jumbo frames allow, because ten of them,
+/// the batch that quinn hands to the kernel at once, must fit into the 64 KiB of one system call. A quarter of
+/// the packets where the network has such frames, and on loopback.
+pub(crate) const UDP_PAYLOAD_BYTES: u16 = 6500;

@@ -30,12 +30,16 @@ use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 
-use quinn::{Endpoint, EndpointConfig, IdleTimeout, TokioRuntime, TransportConfig, VarInt};
+use quinn::{
+    AckFrequencyConfig, Endpoint, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TokioRuntime,
+    TransportConfig, VarInt,
+};
+use rustix::net::sockopt::set_socket_recv_buffer_size_force;
 use socket2::SockRef;
 
 use crate::limits::{
-    QUIC_CONNECTION_WINDOW_BYTES, QUIC_IDLE_TIMEOUT_MS, QUIC_KEEP_ALIVE, QUIC_LANES_MAX,
-    QUIC_STREAM_WINDOW_BYTES, UDP_BUFFER_BYTES,
+    QUIC_ACK_EVERY, QUIC_CONNECTION_WINDOW_BYTES, QUIC_IDLE_TIMEOUT_MS, QUIC_KEEP_ALIVE, QUIC_LANES_MAX,
+    QUIC_STREAM_WINDOW_BYTES, UDP_BUFFER_BYTES, UDP_PAYLOAD_BYTES,
 };
 
 /// First bytes of the control stream: protocol and version.
@@ -52,7 +56,13 @@ const REFUSED: VarInt = VarInt::from_u32(1);
 /// The transport parameters of both ends. CUBIC and segmentation offload are quinn's defaults.
 fn transport() -> Arc<TransportConfig> {
     let mut config = TransportConfig::default();
+    let mut acks = AckFrequencyConfig::default();
+    acks.ack_eliciting_threshold(VarInt::from_u32(QUIC_ACK_EVERY));
+    let mut discovery = MtuDiscoveryConfig::default();
+    discovery.upper_bound(UDP_PAYLOAD_BYTES);
     config
+        .ack_frequency_config(Some(acks))
+        .mtu_discovery_config(Some(discovery))
         .max_concurrent_bidi_streams(VarInt::from_u32(1))
         .max_concurrent_uni_streams(VarInt::from_u32(QUIC_LANES_MAX))
         .stream_receive_window(VarInt::from_u32(QUIC_STREAM_WINDOW_BYTES))
@@ -68,16 +78,20 @@ fn transport() -> Arc<TransportConfig> {
 pub(crate) fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
     let socket = UdpSocket::bind(address)?;
     let options = SockRef::from(&socket);
-    // The kernel caps both at net.core.{r,w}mem_max; less costs speed and nothing else.
-    options.set_recv_buffer_size(UDP_BUFFER_BYTES).ok();
+    // The kernel caps both at net.core.{r,w}mem_max, unless a privileged process insists on the first; less costs
+    // speed and nothing else.
+    if set_socket_recv_buffer_size_force(&socket, UDP_BUFFER_BYTES).is_err() {
+        options.set_recv_buffer_size(UDP_BUFFER_BYTES).ok();
+    }
     options.set_send_buffer_size(UDP_BUFFER_BYTES).ok();
     Ok(socket)
 }
 
 fn endpoint(
     socket: UdpSocket,
-    config: EndpointConfig,
+    mut config: EndpointConfig,
     server: Option<quinn::ServerConfig>,
 ) -> io::Result<Endpoint> {
+    config.max_udp_payload_size(UDP_PAYLOAD_BYTES).map_err(io::Error::other)?;
     Endpoint::new(config, server, socket, Arc::new(TokioRuntime))
 }

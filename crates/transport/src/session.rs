@@ -225,7 +225,8 @@ pub struct AgentReceiver(pub(crate) Inbox<AgentMessage>);
 
 impl AgentReceiver {
     /// The next message; `None` when the agent ended the session or the listener was asked to stop. An error is
-    /// the end too. Cancel-safe. A schema may come more than once: with each data stream that uses it.
+    /// the end too. Over gRPC a vanished agent may look like one that ended: neither says anything about what
+    /// it still had to send. Cancel-safe. A schema may come more than once: with each data stream that uses it.
     pub async fn recv(&mut self) -> Result<Option<AgentMessage>, Error> {
         self.0.recv().await
     }

@@ -8,6 +8,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use aap_transport::{Carrier, ClientConfig, Dialer, Error, Prefer, connect};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::time::Instant;
 
@@ -16,9 +18,10 @@ use crate::support::{Platform, greet, make_batch, schema, within};
 /// The promise.
 const FALLBACK: Duration = Duration::from_secs(5);
 
-/// Forwards TCP always and UDP while it is told to, on one port number.
+/// Forwards TCP and UDP, each while it is told to, on one port number.
 struct Proxy {
     address: SocketAddr,
+    tcp_passes: Arc<AtomicBool>,
     udp_passes: Arc<AtomicBool>,
     server: Server,
 }
@@ -37,9 +40,10 @@ impl Proxy {
         let address = tcp.local_addr().unwrap();
         let passes = Arc::new(AtomicBool::new(udp_passes));
         let server = Arc::new(Mutex::new(server));
-        tokio::spawn(forward_tcp(tcp, server.clone()));
+        let tcp_passes = Arc::new(AtomicBool::new(true));
+        tokio::spawn(forward_tcp(tcp, server.clone(), tcp_passes.clone()));
         tokio::spawn(forward_udp(Arc::new(udp), server.clone(), passes.clone()));
-        Self { address, udp_passes: passes, server }
+        Self { address, tcp_passes, udp_passes: passes, server }
     }
 
     fn pass_udp(&self, passes: bool) {
@@ -47,13 +51,27 @@ impl Proxy {
     }
 }
 
-async fn forward_tcp(listener: TcpListener, server: Server) {
-    while let Ok((mut client, _)) = listener.accept().await {
+async fn forward_tcp(listener: TcpListener, server: Server, passes: Arc<AtomicBool>) {
+    while let Ok((client, _)) = listener.accept().await {
         let server = *server.lock().unwrap();
-        tokio::spawn(async move {
-            let mut upstream = TcpStream::connect(server).await.unwrap();
-            drop(tokio::io::copy_bidirectional(&mut client, &mut upstream).await);
-        });
+        let upstream = TcpStream::connect(server).await.unwrap();
+        let ((from_client, to_client), (from_server, to_server)) =
+            (client.into_split(), upstream.into_split());
+        tokio::spawn(pump(from_client, to_server, passes.clone()));
+        tokio::spawn(pump(from_server, to_client, passes.clone()));
+    }
+}
+
+/// Copies while it may; swallows everything, also the end, while it may not.
+async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, passes: Arc<AtomicBool>) {
+    let mut buffer = vec![0; 65_536];
+    while let Ok(length @ 1..) = from.read(&mut buffer).await {
+        if passes.load(Ordering::SeqCst) && to.write_all(&buffer[..length]).await.is_err() {
+            return;
+        }
+    }
+    if !passes.load(Ordering::SeqCst) {
+        std::future::pending().await
     }
 }
 
@@ -205,4 +223,26 @@ async fn a_coordinator_that_comes_back_tells_its_agents_at_once() {
     );
     let session = dialer.connect().await.unwrap();
     assert_eq!(session.carrier, Carrier::Quic, "UDP is not suspected");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_network_ends_both_sides_within_11_seconds() {
+    for prefer in [Prefer::Grpc, Prefer::Quic] {
+        let platform = Platform::start().await;
+        let proxy = Proxy::before(platform.serving.address(), true).await;
+        let mut session = connect(&through(&platform, &proxy, prefer)).await.unwrap();
+        greet(&mut session, 1).await;
+        proxy.tcp_passes.store(false, Ordering::SeqCst);
+        proxy.pass_udp(false);
+        let begin = Instant::now();
+        let error = within(session.rx.recv()).await.unwrap_err();
+        assert!(matches!(error, Error::Broken(_)), "{error:?}");
+        within(async {
+            while platform.checker.ends.lock().unwrap().is_empty() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        })
+        .await;
+        assert!(begin.elapsed() < Duration::from_secs(11), "{prefer:?}: {:?}", begin.elapsed());
+    }
 }

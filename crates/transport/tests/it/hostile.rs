@@ -1,8 +1,14 @@
 //! Peers that do not play by the rules.
 
+use std::io::Error;
 use std::sync::Arc;
 
+use aap_proto::MESSAGE_BYTES_MAX;
+use aap_proto::v1::AgentMessage;
+use aap_proto::v1::agent_message::Kind;
+use aap_proto::v1::uplink_client::UplinkClient;
 use aap_transport::{Prefer, connect};
+use hyper_util::rt::TokioIo;
 use quinn::crypto::rustls::QuicClientConfig;
 use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
 use rustls_pki_types::pem::PemObject;
@@ -10,8 +16,9 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio_rustls::TlsConnector;
+use tonic::transport::Endpoint;
 
-use crate::support::{Platform, greet, node, within};
+use crate::support::{Platform, greet, hello, make_batch, node, within};
 
 /// A TLS client as a stranger would set it up: with or without the node's certificate.
 fn tls(
@@ -130,5 +137,28 @@ async fn frames_and_prefaces_that_break_the_protocol_end_that_session_only() {
         }
     }
     platform.checker.ends.lock().unwrap().clear();
+    still_serves(&platform).await;
+}
+
+#[tokio::test]
+async fn a_message_beyond_the_limit_ends_that_session_only() {
+    let platform = Platform::start().await;
+    let config = tls(&platform, true, &rustls::version::TLS13, b"h2");
+    let stream = TcpStream::connect(platform.serving.address()).await.unwrap();
+    let name = ServerName::try_from("localhost").unwrap();
+    let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap();
+    let mut once = Some(TokioIo::new(stream));
+    let connector =
+        tower::service_fn(move |_| std::future::ready(once.take().ok_or_else(|| Error::other("once"))));
+    let channel =
+        Endpoint::from_static("http://coordinator").connect_with_connector(connector).await.unwrap();
+    // A client without our limits.
+    let mut client = UplinkClient::new(channel).max_encoding_message_size(usize::MAX);
+    let large = AgentMessage { kind: Some(Kind::Batch(make_batch("logs", 1, MESSAGE_BYTES_MAX))) };
+    let reply = client.session(futures::stream::iter([hello(1), large])).await.unwrap();
+    let mut reply = reply.into_inner();
+    within(async { while let Ok(Some(_)) = reply.message().await {} }).await;
+    let ends = std::mem::take(&mut *platform.checker.ends.lock().unwrap());
+    assert!(matches!(&ends[..], [Err(reason)] if reason.contains("too large")), "{ends:?}");
     still_serves(&platform).await;
 }
