@@ -9,7 +9,7 @@
 use serde_json::{Map, Value};
 
 use crate::config::Format;
-use crate::decoded::{BadRow, Context, DecodeError, Decoded, RowError};
+use crate::decoded::{BadRows, Context, DecodeError, Decoded, RowError};
 use crate::logs::{clean, lines_of, without_line_end};
 use crate::record::Records;
 use crate::severity::Severity;
@@ -66,14 +66,14 @@ impl CriDecoder {
         context: &Context<'_>,
     ) -> Result<Decoded, DecodeError> {
         self.records.time.observed(context.observed_us);
-        let (mut bad, mut replaced, mut offset, mut number) = (Vec::new(), 0, 0, 0);
+        let (mut bad, mut replaced, mut offset, mut number) = (BadRows::within(b""), 0, 0, 0);
         for line in records {
             number += 1;
             let text = without_line_end(line);
             let (clean, invalid) = clean(text);
             replaced += invalid;
             if let Err(reason) = self.line(&clean) {
-                bad.push(BadRow::new(number, offset, reason, text));
+                bad.push_text(number, offset, reason, text);
             }
             offset += line.len();
         }
@@ -91,7 +91,7 @@ impl CriDecoder {
             ("pod", origin.pod.as_deref()),
             ("container", origin.container.as_deref()),
         ];
-        self.records.finish(offset, bad, replaced, &context, &constants)
+        self.records.finish(offset, bad.into_rows(), replaced, &context, &constants)
     }
 
     fn line(&mut self, line: &str) -> Result<(), RowError> {

@@ -6,7 +6,7 @@
 use memchr::{memchr, memchr_iter, memchr2};
 
 use crate::config::{ConfigError, DecoderConfig, Format};
-use crate::decoded::{BadRow, Context, DecodeError, Decoded, RowError};
+use crate::decoded::{BadRows, Context, DecodeError, Decoded, RowError};
 use crate::record::Records;
 use crate::scan;
 use crate::time::TimeReader;
@@ -88,8 +88,7 @@ impl CsvDecoder {
         debug_assert!(bytes.len() <= INPUT_BYTES_MAX);
         self.records.time.observed(context.observed_us);
         let all_utf8 = scan::is_utf8(bytes);
-        let mut bad = Vec::new();
-        let mut lines = LineCounter { at: 0, line: 1 };
+        let mut bad = BadRows::within(bytes);
         let mut at = if bytes.starts_with(b"\xef\xbb\xbf") { 3 } else { 0 };
         while at < bytes.len() {
             self.pieces.clear();
@@ -109,11 +108,11 @@ impl CsvDecoder {
                 Ok(_) => self.row(bytes, text),
             };
             if let Err(reason) = outcome {
-                bad.push(BadRow::new(lines.of(bytes, at), at, reason, text));
+                bad.push(at, at + text.len(), reason);
             }
             at = end;
         }
-        self.records.finish(bytes.len(), bad, 0, context, &[])
+        self.records.finish(bytes.len(), bad.into_rows(), 0, context, &[])
     }
 
     fn header(&mut self, bytes: &[u8]) -> Result<(), DecodeError> {
@@ -225,18 +224,4 @@ fn line_end(bytes: &[u8], at: usize) -> usize {
 fn trim_line_end(text: &[u8]) -> &[u8] {
     let text = text.strip_suffix(b"\n").unwrap_or(text);
     text.strip_suffix(b"\r").unwrap_or(text)
-}
-
-/// Counts lines once, however many records are bad.
-struct LineCounter {
-    at: usize,
-    line: u64,
-}
-
-impl LineCounter {
-    fn of(&mut self, bytes: &[u8], at: usize) -> u64 {
-        self.line += memchr_iter(b'\n', &bytes[self.at..at]).count() as u64;
-        self.at = at;
-        self.line
-    }
 }

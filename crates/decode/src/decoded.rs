@@ -41,16 +41,73 @@ pub struct BadRow {
     pub line: u64,
     /// Its first byte in the call's input.
     pub offset: u64,
+    /// How many records this stands for. One, but beyond 65,536 bad records in a call the next ones are kept together: their
+    /// texts joined by line ends, with the reason of the first.
+    pub records: u64,
     /// Why.
     pub reason: RowError,
     /// Its text, at most [`BAD_TEXT_BYTES_MAX`] bytes of it.
     pub text: Bytes,
 }
 
-impl BadRow {
-    pub(crate) fn new(line: u64, offset: usize, reason: RowError, text: &[u8]) -> Self {
+/// Bad records kept one by one in a call. Beyond it they are kept together, so that two-byte garbage cannot take fifty
+/// times its size in memory.
+const BAD_ROWS_MAX: usize = 1 << 16;
+
+/// The bad records of a call, and the line they stand in.
+#[derive(Debug)]
+pub(crate) struct BadRows<'a> {
+    input: &'a [u8],
+    rows: Vec<BadRow>,
+    /// The text of the last row while it takes in others.
+    together: Vec<u8>,
+    /// The lines before `counted` are counted.
+    counted: usize,
+    line: u64,
+}
+
+impl<'a> BadRows<'a> {
+    /// For records that lie in `input`, whose lines are counted.
+    pub(crate) fn within(input: &'a [u8]) -> Self {
+        Self { input, rows: Vec::new(), together: Vec::new(), counted: 0, line: 1 }
+    }
+
+    /// Adds the record at `start..end` of the input. Records come in order.
+    pub(crate) fn push(&mut self, start: usize, end: usize, reason: RowError) {
+        self.line += memchr::memchr_iter(b'\n', &self.input[self.counted..start]).count() as u64;
+        self.counted = start;
+        self.push_text(self.line, start, reason, &self.input[start..end]);
+    }
+
+    /// Adds a record whose number and text the caller knows.
+    pub(crate) fn push_text(&mut self, line: u64, offset: usize, reason: RowError, text: &[u8]) {
         let kept = &text[..text.len().min(BAD_TEXT_BYTES_MAX)];
-        Self { line, offset: offset as u64, reason, text: Bytes::copy_from_slice(kept) }
+        if self.rows.len() < BAD_ROWS_MAX {
+            let text = Bytes::copy_from_slice(kept);
+            return self.rows.push(BadRow { line, offset: offset as u64, records: 1, reason, text });
+        }
+        if let Some(last) = self.rows.last_mut()
+            && !self.together.is_empty()
+            && self.together.len() + kept.len() < BAD_TEXT_BYTES_MAX
+        {
+            last.records += 1;
+            self.together.push(b'\n');
+            return self.together.extend_from_slice(kept);
+        }
+        self.seal();
+        self.together.extend_from_slice(kept);
+        self.rows.push(BadRow { line, offset: offset as u64, records: 1, reason, text: Bytes::new() });
+    }
+
+    fn seal(&mut self) {
+        if let Some(last) = self.rows.last_mut().filter(|_| !self.together.is_empty()) {
+            last.text = std::mem::take(&mut self.together).into();
+        }
+    }
+
+    pub(crate) fn into_rows(mut self) -> Vec<BadRow> {
+        self.seal();
+        self.rows
     }
 }
 

@@ -22,7 +22,7 @@ use memchr::memchr;
 use self::fault::{Cause, Fault};
 use self::number::Number;
 use crate::column::{self, Kind};
-use crate::decoded::{BadRow, Context, DecodeError, Decoded, RowError, ts_array};
+use crate::decoded::{BadRow, BadRows, Context, DecodeError, Decoded, RowError, ts_array};
 use crate::scan;
 use crate::table::{Role, Table};
 use crate::time::TimeReader;
@@ -72,21 +72,19 @@ impl JsonDecoder {
     pub(crate) fn lines(&mut self, bytes: &[u8], context: &Context<'_>) -> Result<Decoded, DecodeError> {
         self.time.observed(context.observed_us);
         let all_utf8 = scan::is_utf8(bytes);
-        let mut bad = Vec::new();
+        let mut bad = BadRows::within(bytes);
         let mut at = if bytes.starts_with(b"\xef\xbb\xbf") { 3 } else { 0 };
-        let mut line = 0;
         while at < bytes.len() {
-            line += 1;
             match self.line(bytes, at, all_utf8) {
                 Ok(end) => at = end,
                 Err(reason) => {
                     let end = line_end(bytes, at);
-                    bad.push(BadRow::new(line, at, reason, trim_line_end(&bytes[at..end])));
+                    bad.push(at, trim_line_end(bytes, at, end), reason);
                     at = end + 1;
                 }
             }
         }
-        self.finish(bytes, bad)
+        self.finish(bytes, bad.into_rows())
     }
 
     /// Decodes the line at `start`; returns where the next one begins.
@@ -116,7 +114,10 @@ impl JsonDecoder {
                 Ok(next)
             }
             Err(fault) => {
-                self.table.roll_back(self.rows, columns);
+                // What is no object has left nothing: garbage of short lines must not visit every column a line.
+                if bytes[begin] == b'{' {
+                    self.table.roll_back(self.rows, columns);
+                }
                 Err(fault.into_error(start))
             }
         }
@@ -125,18 +126,18 @@ impl JsonDecoder {
     /// Decodes one document: an array of objects, or one object.
     pub(crate) fn document(&mut self, bytes: &[u8], context: &Context<'_>) -> Result<Decoded, DecodeError> {
         self.time.observed(context.observed_us);
-        let mut bad = Vec::new();
+        let mut bad = BadRows::within(bytes);
         let begin = if bytes.starts_with(b"\xef\xbb\xbf") { 3 } else { 0 };
         if let Err(reason) = check_utf8(bytes) {
-            bad.push(BadRow::new(1, 0, reason, bytes));
+            bad.push(0, bytes.len(), reason);
         } else if let Err((at, fault)) = self.elements(bytes, begin, &mut bad) {
-            bad.push(bad_element(bytes, at, bytes.len(), fault));
+            bad.push(at, bytes.len(), fault.into_error(at));
         }
-        self.finish(bytes, bad)
+        self.finish(bytes, bad.into_rows())
     }
 
     /// Decodes the elements; on a syntax error, where the broken element began and what is wrong: nothing after it can be read.
-    fn elements(&mut self, bytes: &[u8], begin: usize, bad: &mut Vec<BadRow>) -> Result<(), (usize, Fault)> {
+    fn elements(&mut self, bytes: &[u8], begin: usize, bad: &mut BadRows<'_>) -> Result<(), (usize, Fault)> {
         let mut at = skip::space::<true>(bytes, begin);
         let is_array = bytes.get(at) == Some(&b'[');
         if at == bytes.len() {
@@ -168,7 +169,7 @@ impl JsonDecoder {
     }
 
     /// Decodes one element; what is JSON but no record is a bad row of its own.
-    fn element(&mut self, bytes: &[u8], start: usize, bad: &mut Vec<BadRow>) -> Result<usize, Fault> {
+    fn element(&mut self, bytes: &[u8], start: usize, bad: &mut BadRows<'_>) -> Result<usize, Fault> {
         let columns = self.table.entries.len();
         match self.record::<true>(bytes, start) {
             Ok(end) => {
@@ -178,7 +179,7 @@ impl JsonDecoder {
             Err(fault) => {
                 self.table.roll_back(self.rows, columns);
                 let end = skip::value::<true>(bytes, start)?;
-                bad.push(bad_element(bytes, start, end, fault));
+                bad.push(start, end, fault.into_error(start));
                 Ok(end)
             }
         }
@@ -412,17 +413,13 @@ fn push_boolean(column: &mut column::Column, row: usize, value: bool) {
     }
 }
 
-fn bad_element(bytes: &[u8], start: usize, end: usize, fault: Fault) -> BadRow {
-    let line = 1 + memchr::memchr_iter(b'\n', &bytes[..start]).count() as u64;
-    BadRow::new(line, start, fault.into_error(start), &bytes[start..end])
-}
-
 fn line_end(bytes: &[u8], start: usize) -> usize {
     memchr(b'\n', &bytes[start..]).map_or(bytes.len(), |length| start + length)
 }
 
-fn trim_line_end(line: &[u8]) -> &[u8] {
-    line.strip_suffix(b"\r").unwrap_or(line)
+/// The end of the line `start..end` without a carriage return.
+fn trim_line_end(bytes: &[u8], start: usize, end: usize) -> usize {
+    end - usize::from(bytes[start..end].ends_with(b"\r"))
 }
 
 fn check_utf8(text: &[u8]) -> Result<(), RowError> {

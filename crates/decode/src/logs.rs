@@ -8,7 +8,7 @@ use memchr::memchr;
 
 use crate::combined;
 use crate::config::{ConfigError, DecoderConfig, Format};
-use crate::decoded::{BadRow, Context, DecodeError, Decoded, RowError};
+use crate::decoded::{BadRows, Context, DecodeError, Decoded, RowError};
 use crate::logfmt::LogfmtParser;
 use crate::pattern::PatternParser;
 use crate::record::Records;
@@ -51,18 +51,18 @@ impl LogDecoder {
         context: &Context<'_>,
     ) -> Result<Decoded, DecodeError> {
         self.records.time.observed(context.observed_us);
-        let (mut bad, mut replaced, mut offset, mut number) = (Vec::new(), 0, 0, 0);
+        let (mut bad, mut replaced, mut offset, mut number) = (BadRows::within(b""), 0, 0, 0);
         for line in records {
             number += 1;
             let text = without_line_end(line);
             let (clean, invalid) = clean(text);
             replaced += invalid;
             if let Err(reason) = self.line(&clean) {
-                bad.push(BadRow::new(number, offset, reason, text));
+                bad.push_text(number, offset, reason, text);
             }
             offset += line.len();
         }
-        self.records.finish(offset, bad, replaced, context, &[])
+        self.records.finish(offset, bad.into_rows(), replaced, context, &[])
     }
 
     fn line(&mut self, line: &str) -> Result<(), RowError> {

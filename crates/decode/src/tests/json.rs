@@ -323,7 +323,7 @@ fn any_typed_line() -> impl Strategy<Value = String> {
         prop::sample::select(vec!["", " ", "\t \r"]),
     );
     field.prop_map(|(i, f, s, b, order, space)| {
-        let mut fields = vec![("i", json!(i)), ("f", json!(f)), ("s", json!(s)), ("b", json!(b))];
+        let mut fields = [("i", json!(i)), ("f", json!(f)), ("s", json!(s)), ("b", json!(b))];
         for (at, index) in order.iter().enumerate() {
             fields.swap(at, index.index(4));
         }
@@ -359,4 +359,25 @@ proptest! {
         prop_assert_eq!(crate::scan::string_end(&bytes, from), expected);
         prop_assert_eq!(crate::scan::string_end_portable(&bytes, from), expected);
     }
+}
+
+#[test]
+fn garbage_takes_no_more_memory_than_its_size_warrants() {
+    let mut input = b"x\n".repeat(1 << 20);
+    input.extend_from_slice(b"{\"a\":1}\n");
+    let decoded = decode(Format::Ndjson, &input);
+    assert_eq!(decoded.batch.num_rows(), 1);
+    assert_eq!(decoded.bad.iter().map(|row| row.records).sum::<u64>(), 1 << 20);
+    assert!(decoded.bad.len() < (1 << 16) + 40, "{}", decoded.bad.len());
+    let last = decoded.bad.last().unwrap();
+    assert_eq!(last.offset, (last.line - 1) * 2);
+    assert_eq!(last.text.len() as u64, last.records * 2 - 1);
+
+    let elements = [b"[".as_slice(), &b"1,\n".repeat(1 << 20), b"{}]"].concat();
+    let decoded = decode(Format::Json, &elements);
+    assert_eq!(
+        (decoded.batch.num_rows(), decoded.bad.iter().map(|row| row.records).sum::<u64>()),
+        (1, 1 << 20)
+    );
+    assert_eq!(decoded.bad[9].line, 10);
 }
