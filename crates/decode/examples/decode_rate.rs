@@ -46,7 +46,7 @@ fn arrow_json(chunk: &[u8]) {
     let utf8 = |name: &str| Field::new(name, DataType::Utf8, true);
     let int = |name: &str| Field::new(name, DataType::Int64, true);
     let schema = Schema::new(vec![
-        Field::new("ts", DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())), true),
+        Field::new("ts", DataType::Timestamp(TimeUnit::Microsecond, Some("+00:00".into())), true),
         utf8("level"),
         utf8("host"),
         utf8("service"),
