@@ -20,8 +20,10 @@ use crate::interrupt::Interrupts;
 const STARTED_WELL: Duration = Duration::from_secs(10);
 /// After a kill from outside: at once, but not in a busy loop.
 const RESTART_AFTER_KILL: Duration = Duration::from_millis(50);
-/// A program that dies by itself again and again is started no more often than this.
+/// A program that ends by itself again and again is started no more often than this.
 const RESTART_DELAY_MAX: Duration = Duration::from_secs(10);
+/// A program that a signal ended is back within two seconds, whoever sent it.
+const RESTART_AFTER_SIGNAL_MAX: Duration = Duration::from_millis(1500);
 /// Own deaths before the platform was ever ready, after which the start has failed.
 const FAILED_STARTS_MAX: u32 = 3;
 /// Lines of its log that are shown when a program dies by itself.
@@ -112,6 +114,7 @@ async fn until_asked(
     let mut readiness = Box::pin(ready::wait(&platform, options.ready_within));
     let mut was_ready = false;
     let mut waiting = true;
+    let mut announced = false;
     let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
     let mut status = tokio::time::interval(STATUS_LINE);
     let mut last_status = String::new();
@@ -120,9 +123,14 @@ async fn until_asked(
         tokio::select! {
             _ = interrupts.next() => return Ok(ExitCode::Ok),
             outcome = &mut readiness, if waiting => {
-                waiting = false;
                 was_ready = outcome.is_ok();
-                announce(context, outcome, detached)?;
+                waiting = !was_ready;
+                if !std::mem::replace(&mut announced, true) {
+                    announce(context, outcome, detached)?;
+                }
+                if waiting {
+                    readiness = Box::pin(ready::wait(&platform, options.ready_within));
+                }
             }
             event = coordinator.next() => apply(context, &options.home, coordinator, event, was_ready)?,
             event = agent.next() => apply(context, &options.home, agent, event, was_ready)?,
@@ -217,13 +225,19 @@ fn died(
         }
     }
     let delay = restart_delay(killed, daemon.started.elapsed(), daemon.failures);
+    let by_signal = exit.status.is_some_and(|status| status.signal().is_some());
+    let delay = if by_signal { delay.min(RESTART_AFTER_SIGNAL_MAX) } else { delay };
     daemon.restart_at = Some(Instant::now() + delay);
     Ok(())
 }
 
-/// Killed by somebody, rather than ended by itself. Of an adopted process nothing is known but that it ended.
+/// Stopped or killed by somebody, rather than ended by itself: a daemon ends with 0 only when it was asked to. Of an
+/// adopted process nothing is known but that it ended.
 fn killed_from_outside(exit: Exit) -> bool {
     let Some(status) = exit.status else { return true };
+    if status.success() {
+        return true;
+    }
     let signals = [Signal::KILL, Signal::TERM, Signal::INT, Signal::HUP, Signal::QUIT];
     status.signal().is_some_and(|number| signals.iter().any(|signal| signal.as_raw() == number))
 }
@@ -372,7 +386,11 @@ mod tests {
     #[test]
     fn the_way_it_ended_decides() {
         let exit = |raw| Exit { status: Some(ExitStatus::from_raw(raw)) };
-        assert!(killed_from_outside(exit(9)) && killed_from_outside(Exit { status: None }));
+        assert!(
+            killed_from_outside(exit(0))
+                && killed_from_outside(exit(9))
+                && killed_from_outside(Exit { status: None })
+        );
         assert!(!killed_from_outside(exit(6)) && !killed_from_outside(exit(1 << 8)));
         assert!(is_hopeless(exit(2 << 8)) && !is_hopeless(exit(1 << 8)) && !is_hopeless(exit(9)));
     }
