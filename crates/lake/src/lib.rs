@@ -1,1 +1,52 @@
-//! Stub.
+//! The lake: what the landing buffer held, as Parquet files by stream and day.
+//!
+//! ```text
+//! lake/<stream>/date=YYYY-MM-DD/<unique>.parquet    zstd, sorted by `ts`, with `_node, _epoch, _seq, _row`
+//! lake/_manifest/<version>.json                     the visible files, as other programs may read them
+//! ```
+//!
+//! The lake is a consumer of the landing buffer. Files are written and synced first; then **one** metadata transaction
+//! makes them visible and moves the cut of their streams; then the manifest is written; then the buffer may reclaim.
+//! A crash leaves the state before or after the transaction; files that never became visible are swept at start.
+//!
+//! **The seam.** A reader takes three things in this order: a [`Pin`] (files hidden from now on stay on disk), a
+//! snapshot of the landing buffer (segments present now stay on disk), the catalogue (one read transaction). It reads
+//! the catalogue's files, and of the snapshot the frames beyond the catalogue's cut. No row is missed: a frame that had
+//! left the buffer before the snapshot was below a cut committed even earlier, hence is in the catalogue's files. No row
+//! comes twice: a frame at or below the cut is skipped, and one above it is in no file.
+//!
+//! | file | owns |
+//! |---|---|
+//! | `lake.rs` | [`Lake`]: open, pin, delete; the one writer |
+//! | `load.rs` | frames → files → commit |
+//! | `maintain.rs` | compaction and retention |
+//! | `service.rs` | [`Lake::run`]: when each of these happens |
+//! | `waiting.rs` | [`Waiting`]: what has landed and is not in the lake yet |
+//! | `unite.rs` | one schema for batches that differ |
+//! | `parquet_file.rs` | batches ↔ bytes of a Parquet file |
+//! | `partition.rs` | sorting, days, system columns |
+//! | `storage.rs` | objects on local disk, synced; the sweep |
+//! | `pins.rs` | who still reads a file that is hidden |
+//! | `manifest.rs` | the list for others, and the catalogue's second copy |
+
+mod config;
+mod error;
+mod lake;
+mod load;
+mod maintain;
+mod manifest;
+mod parquet_file;
+mod partition;
+mod pins;
+mod service;
+mod storage;
+#[cfg(test)]
+mod tests;
+mod unite;
+mod waiting;
+
+pub use config::LakeConfig;
+pub use error::Error;
+pub use lake::{CONSUMER, Lake, LakeDependencies};
+pub use pins::Pin;
+pub use waiting::{FrameInfo, Waiting};

@@ -9,9 +9,11 @@
 //! | `logging.rs` | [`init_logging`] |
 //! | `durable_file.rs` | [`write_durably`]: the one way to replace a small file |
 //! | `notify.rs` | sd_notify |
+//! | `failpoint.rs` | [`failpoint::hit`]: numbered places where tests kill a process |
 
 mod clock;
 mod durable_file;
+pub mod failpoint;
 mod home;
 mod logging;
 mod notify;

@@ -1,1 +1,110 @@
-//! Stub.
+//! The coordinator's metadata: nodes, streams, columns, lake files and how far each stream went into the lake.
+//!
+//! The truth about *landed data* is the landing buffer; this store holds what that buffer cannot say: which lake files
+//! are visible, and the *cut* of each stream (everything up to it is in the lake or was deleted, everything after it
+//! still lies in the landing buffer). Files and cut change in one transaction, so a query that reads both in one
+//! transaction sees every row exactly once. It is never on the path of an acknowledgement.
+//!
+//! All methods block; call them on the blocking pool.
+//!
+//! | file | owns |
+//! |---|---|
+//! | `model.rs` | the records |
+//! | `sqlite.rs`, `schema.rs` | [`SqliteStore`]: one file, WAL, `synchronous=FULL` |
+//! | `memory.rs` | [`MemoryStore`] for tests |
+//! | `tests.rs` | one conformance suite that both run |
+
+mod memory;
+mod model;
+mod schema;
+mod sqlite;
+#[cfg(test)]
+mod tests;
+
+use aap_types::{NodeId, Sequence, StreamKey, StreamName};
+
+pub use memory::MemoryStore;
+pub use model::{
+    Catalogue, CursorMove, Deleted, LakeCommit, LakeFile, NodeRecord, Retention, RowCounts, SequenceRange,
+    StreamRecord,
+};
+pub use sqlite::SqliteStore;
+
+/// Why metadata could not be read or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// SQLite says no.
+    #[error("{doing}")]
+    Sqlite {
+        /// What was being attempted.
+        doing: &'static str,
+        /// What SQLite said.
+        #[source]
+        source: rusqlite::Error,
+    },
+    /// The file was written by a later version.
+    #[error("`{path}` has schema version {found}; this build knows versions up to {known}")]
+    Newer {
+        /// The database.
+        path: camino::Utf8PathBuf,
+        /// Its version.
+        found: i64,
+        /// Ours.
+        known: i64,
+    },
+    /// The cut of a stream is not where the writer believed; somebody deleted or committed in between.
+    #[error("cut of `{key}` stands at {found}, not at {expected}")]
+    CutMoved {
+        /// The stream.
+        key: StreamKey,
+        /// Where the writer believed it.
+        expected: Sequence,
+        /// Where it stands.
+        found: Sequence,
+    },
+    /// A file to be replaced is no longer in the catalogue.
+    #[error("lake file `{0}` is no longer in the catalogue")]
+    FileGone(String),
+    /// A stored value means nothing to this build.
+    #[error("metadata holds `{0}`, which cannot be read")]
+    Unreadable(String),
+}
+
+impl Error {
+    /// Whether the caller only has to look again: its view was out of date.
+    pub fn is_stale_view(&self) -> bool {
+        matches!(self, Self::CutMoved { .. } | Self::FileGone(_))
+    }
+}
+
+/// Where metadata lives. Implementations: [`SqliteStore`] and, for tests, [`MemoryStore`].
+///
+/// Every method is one transaction and durable when it returns.
+pub trait MetadataStore: std::fmt::Debug + Send + Sync + 'static {
+    /// Records what a node said in its hello; `first_seen_us` of a known node is kept.
+    fn record_node(&self, node: &NodeRecord) -> Result<(), Error>;
+    /// All nodes ever seen, by name.
+    fn nodes(&self) -> Result<Vec<NodeRecord>, Error>;
+    /// One node.
+    fn node(&self, node: &NodeId) -> Result<Option<NodeRecord>, Error>;
+    /// Files, cuts, streams and columns as of one moment.
+    fn catalogue(&self) -> Result<Catalogue, Error>;
+    /// Makes files visible, hides others and moves cuts, all or nothing.
+    ///
+    /// # Errors
+    /// [`Error::CutMoved`] and [`Error::FileGone`] when the view on which the commit was built is out of date.
+    fn commit(&self, commit: &LakeCommit) -> Result<(), Error>;
+    /// Declares columns of a stream that has no data in the lake yet, or has new ones.
+    fn declare_columns(&self, stream: &StreamName, columns: &[(String, String)]) -> Result<(), Error>;
+    /// Hides everything a stream holds: its files go, its cuts move to `floors`, its counts start again.
+    fn delete_stream(
+        &self,
+        stream: &StreamName,
+        floors: &[(StreamKey, Sequence)],
+        now_us: i64,
+    ) -> Result<Deleted, Error>;
+    /// Replaces files, cuts, counts and columns by `catalogue`, as a manifest of the lake told it. Nodes stay.
+    fn restore(&self, catalogue: &Catalogue) -> Result<(), Error>;
+    /// How long a stream is kept; `None` for the default of the configuration.
+    fn set_retention(&self, stream: &StreamName, retention: Option<&Retention>) -> Result<(), Error>;
+}

@@ -1,0 +1,129 @@
+//! What tables are made of: files of the lake, and frames of the landing buffer beyond the cut.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use aap_buffer::{Buffer, SegmentRef};
+use aap_lake::Lake;
+use aap_sql::{Catalog, Manifest, ResolvedTables, TableManifest, TableNeed};
+use aap_store::Catalogue;
+use aap_types::{ExitCode, Problem, Sequence, StreamKey, StreamName};
+use camino::Utf8PathBuf;
+
+/// The coordinator's own data as tables.
+#[derive(Debug, Clone)]
+pub struct LakeAndLanding {
+    /// Files.
+    pub lake: Lake,
+    /// Frames.
+    pub buffer: Buffer,
+}
+
+impl LakeAndLanding {
+    /// Streams that exist: known to the catalogue, or with frames beyond their cut.
+    pub fn streams(&self, catalogue: &Catalogue) -> BTreeSet<StreamName> {
+        let known = catalogue.streams.iter().map(|stream| stream.stream.clone());
+        let beyond = self.buffer.tails().into_iter().filter(|(key, tail)| cut_of(catalogue, key) < *tail);
+        known.chain(beyond.map(|(key, _)| key.stream)).collect()
+    }
+}
+
+impl Catalog for LakeAndLanding {
+    /// Pin, snapshot, catalogue, in this order: see the seam in the documentation of `aap_lake`.
+    fn resolve(&self, need: &[TableNeed]) -> Result<ResolvedTables, Problem> {
+        let pin = self.lake.pin();
+        let names: Vec<StreamName> = need.iter().filter_map(|need| need.name.parse().ok()).collect();
+        let snapshot = self.buffer.snapshot(Some(&names));
+        let catalogue = self.lake.catalogue().map_err(|error| catalogue_problem(&error))?;
+        let known = self.streams(&catalogue);
+        let found = need.iter().filter_map(|need| {
+            let stream: StreamName = need.name.parse().ok()?;
+            known.contains(&stream).then(|| self.table(need, &stream, &catalogue, &snapshot.segments))
+        });
+        let manifest = Manifest { tables: found.collect() };
+        Ok(ResolvedTables { manifest, pins: Box::new((snapshot, pin)) })
+    }
+
+    fn table_names(&self) -> Vec<String> {
+        let catalogue = self.lake.catalogue().unwrap_or_default();
+        self.streams(&catalogue).iter().map(ToString::to_string).collect()
+    }
+}
+
+impl LakeAndLanding {
+    fn table(
+        &self,
+        need: &TableNeed,
+        stream: &StreamName,
+        catalogue: &Catalogue,
+        segments: &[SegmentRef],
+    ) -> TableManifest {
+        // Rows without a time have the range 0..0 and match no condition on it.
+        let wanted = catalogue.files.iter().filter(|file| {
+            file.stream == *stream
+                && need.ts_min_us.is_none_or(|min| file.ts_max_us >= min)
+                && need.ts_max_us.is_none_or(|max| file.ts_min_us <= max)
+        });
+        let columns = catalogue.streams.iter().find(|known| known.stream == *stream);
+        TableManifest {
+            name: need.name.clone(),
+            segments: segments.to_vec(),
+            after: catalogue.cursors.iter().filter(|(key, _)| key.stream == *stream).cloned().collect(),
+            only: Some(stream.clone()),
+            parquet: wanted.map(|file| self.lake.locate(&file.path)).collect(),
+            ipc: vec![],
+            columns: columns.map(|known| known.columns.clone()).filter(|columns| !columns.is_empty()),
+        }
+    }
+}
+
+/// Where the cut of `key` stands.
+pub(crate) fn cut_of(catalogue: &Catalogue, key: &StreamKey) -> Sequence {
+    catalogue.cursors.iter().find(|(known, _)| known == key).map_or(Sequence::ZERO, |(_, cut)| *cut)
+}
+
+/// What the operator sees when the catalogue cannot be read.
+pub(crate) fn catalogue_problem(error: &aap_lake::Error) -> Problem {
+    Problem::new("lake.catalogue", ExitCode::Failed, "cannot read the catalogue of the lake")
+        .caused_by(error)
+        .hint("look at the coordinator's log and its disk")
+}
+
+/// Tables made of Arrow IPC files: the answers of nodes.
+#[derive(Debug)]
+pub struct Answers {
+    /// The table's name.
+    pub name: String,
+    /// One file a node.
+    pub files: Vec<Utf8PathBuf>,
+    /// Removes the files when nobody needs them.
+    pub folder: Arc<ScratchFolder>,
+}
+
+impl Catalog for Answers {
+    fn resolve(&self, need: &[TableNeed]) -> Result<ResolvedTables, Problem> {
+        let tables = need.iter().filter(|need| need.name == self.name).map(|need| TableManifest {
+            name: need.name.clone(),
+            ipc: self.files.clone(),
+            ..TableManifest::default()
+        });
+        let manifest = Manifest { tables: tables.collect() };
+        Ok(ResolvedTables { manifest, pins: Box::new(self.folder.clone()) })
+    }
+
+    fn table_names(&self) -> Vec<String> {
+        vec![self.name.clone()]
+    }
+}
+
+/// A folder that is removed with the value.
+#[derive(Debug)]
+pub struct ScratchFolder(pub Utf8PathBuf);
+
+impl Drop for ScratchFolder {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_dir_all(&self.0) {
+            tracing::debug!(path = %self.0, %error, "scratch folder was gone");
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! Making a home: directories, the certificate authority, the operator's token. Doing it again changes nothing.
+
+use std::fs::DirBuilder;
+use std::io::Read;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::sync::Arc;
+
+use aap_runtime::{Clock, Home, write_durably};
+use aap_transport::{Authority, TlsFiles};
+use aap_types::NodeId;
+use anyhow::{Context, Result, ensure};
+use camino::Utf8Path;
+
+/// Bytes of randomness in a token.
+const TOKEN_BYTES: usize = 32;
+
+/// Makes directories, authority and token where they are absent.
+pub fn prepare_home(home: &Home, clock: Arc<dyn Clock>) -> Result<Authority> {
+    let folders =
+        [home.config(), home.run(), home.log(), home.tls(), home.coordinator(), home.lake(), home.tmp()];
+    for folder in std::iter::once(home.root().to_owned()).chain(folders) {
+        make_private(&folder)?;
+    }
+    let authority =
+        Authority::create_or_open(&home.tls(), clock).context("open the certificate authority")?;
+    operator_token(home)?;
+    Ok(authority)
+}
+
+/// Issues the certificate of the node that lives in this home, and puts it where its agent looks for it: `ca.pem`,
+/// `node.pem` and `node.key` in `tls/`.
+pub fn issue_node(home: &Home, authority: &Authority, node: &NodeId) -> Result<()> {
+    let TlsFiles { root, certificate, key } =
+        authority.node_files(node).with_context(|| format!("issue the certificate of node `{node}`"))?;
+    // The certificate last: whoever finds it finds its key too.
+    for (from, name) in [(root, "ca.pem"), (key, "node.key"), (certificate, "node.pem")] {
+        let bytes = std::fs::read(&from).with_context(|| format!("read `{from}`"))?;
+        let path = home.tls().join(name);
+        write_durably(&path, &bytes, 0o600).with_context(|| format!("write `{path}`"))?;
+    }
+    Ok(())
+}
+
+/// The token that operators show; made when there is none.
+pub fn operator_token(home: &Home) -> Result<String> {
+    let path = home.operator_token_file();
+    if path.exists() {
+        let token =
+            std::fs::read_to_string(&path).with_context(|| format!("read `{path}`"))?.trim().to_owned();
+        ensure!(token.len() >= 2 * TOKEN_BYTES, "`{path}` holds no token; remove it and start again");
+        let mode = path.metadata().with_context(|| format!("look at `{path}`"))?.permissions().mode();
+        ensure!(mode & 0o077 == 0, "others can read `{path}`; run `chmod 600 {path}`");
+        return Ok(token);
+    }
+    let mut random = [0; TOKEN_BYTES];
+    std::fs::File::open("/dev/urandom")
+        .and_then(|mut file| file.read_exact(&mut random))
+        .context("get randomness")?;
+    let token: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+    write_durably(&path, format!("{token}\n").as_bytes(), 0o600)
+        .with_context(|| format!("write `{path}`"))?;
+    Ok(token)
+}
+
+/// This machine's name as a node.
+pub fn local_node() -> NodeId {
+    let host = rustix::system::uname();
+    NodeId::from_host_name(&host.nodename().to_string_lossy())
+}
+
+fn make_private(folder: &Utf8Path) -> Result<()> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)
+        .with_context(|| format!("create directory `{folder}`"))
+}

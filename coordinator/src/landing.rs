@@ -1,0 +1,301 @@
+//! Where data of nodes becomes durable: the ledger decides, the buffer stores, and only then the node hears of it.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use aap_buffer::{Buffer, EncodedBatch, Encoder, Entry, FrameSchema};
+use aap_lake::{FrameInfo, Waiting};
+use aap_runtime::{Clock, failpoint};
+use aap_store::RowCounts;
+use aap_types::{BatchId, NodeId, Sequence, StreamKey, StreamName};
+use arrow_array::{ArrayRef, BinaryArray, RecordBatch, StringArray, TimestampMicrosecondArray, UInt64Array};
+use tokio::task::spawn_blocking;
+
+use crate::arrival::Arrival;
+use crate::ledger::{Decision, decide};
+
+/// Why data could not land.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The landing buffer refused.
+    #[error("append to the landing buffer")]
+    Buffer(#[from] aap_buffer::Error),
+    /// A worker thread panicked: a bug of ours.
+    #[error("a worker panicked")]
+    Worker(#[from] tokio::task::JoinError),
+    /// Dead letters could not be written.
+    #[error("write dead letters")]
+    DeadLetters(#[from] arrow_schema::ArrowError),
+}
+
+/// What became of an arrival.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// Everything of the key up to here is durable.
+    Durable {
+        /// Which stream.
+        key: StreamKey,
+        /// Up to here.
+        through: Sequence,
+    },
+    /// Another batch has this identity.
+    Forked {
+        /// The identity.
+        id: BatchId,
+    },
+    /// Batches before it are missing.
+    Gap {
+        /// Which stream.
+        key: StreamKey,
+        /// What must come next.
+        expected: Sequence,
+    },
+}
+
+/// What has landed since the start, in numbers.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Batches appended.
+    pub batches: AtomicU64,
+    /// Rows appended.
+    pub rows: AtomicU64,
+    /// Batches that stood in the ledger already.
+    pub duplicates: AtomicU64,
+    /// Of these, without a digest to compare.
+    pub duplicates_unverified: AtomicU64,
+    /// Batches refused because another one has their identity.
+    pub forks: AtomicU64,
+    /// Batches that became dead letters.
+    pub poison: AtomicU64,
+    /// Rows that nodes gave up.
+    pub rows_skipped: AtomicU64,
+}
+
+/// The ledger and its numbers. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Landing {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    buffer: Buffer,
+    waiting: Waiting,
+    clock: Arc<dyn Clock>,
+    /// One turn at a time per node: two sessions of a node may overlap while the older one ends.
+    turns: Mutex<HashMap<NodeId, Arc<tokio::sync::Mutex<()>>>>,
+    landed: Mutex<HashMap<(NodeId, StreamName), u64>>,
+    counters: Counters,
+}
+
+impl Landing {
+    /// A landing in `buffer`; `waiting` is told what is durable.
+    pub fn new(buffer: Buffer, waiting: Waiting, clock: Arc<dyn Clock>) -> Self {
+        let (turns, landed, counters) = Default::default();
+        Self { inner: Arc::new(Inner { buffer, waiting, clock, turns, landed, counters }) }
+    }
+
+    /// The buffer.
+    pub fn buffer(&self) -> &Buffer {
+        &self.inner.buffer
+    }
+
+    /// Numbers since the start.
+    pub fn counters(&self) -> &Counters {
+        &self.inner.counters
+    }
+
+    /// Rows landed since the start, by node and stream.
+    pub fn rows_landed(&self) -> HashMap<(NodeId, StreamName), u64> {
+        self.inner.landed.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Where the ledger of `node` ends, after everything under way has landed.
+    pub async fn tails(&self, node: &NodeId) -> Vec<(StreamKey, Sequence)> {
+        let turn = self.turn(node);
+        let _turn = turn.lock().await;
+        self.inner.buffer.tails().into_iter().filter(|(key, _)| key.node == *node).collect()
+    }
+
+    /// Lands `arrivals` of `node`, in order, in one group: all of them or, on an error, none. When it returns, they are
+    /// durable.
+    pub async fn land(&self, node: &NodeId, arrivals: Vec<Arrival>) -> Result<Vec<Outcome>, Error> {
+        let turn = self.turn(node);
+        let _turn = turn.lock().await;
+        let mut plan = Plan::default();
+        for arrival in arrivals {
+            self.plan(&mut plan, arrival).await?;
+        }
+        let Plan { entries, mut frames, dead_letters, outcomes, .. } = plan;
+        if !entries.is_empty() {
+            failpoint::hit("landing.before_commit");
+            let ids = self.inner.buffer.append(entries).await?;
+            failpoint::hit("landing.after_commit_before_ack");
+            let dead = dead_letters.into_iter().filter_map(|(place, counts)| Some((ids.get(place)?, counts)));
+            frames.extend(dead.map(|(id, counts)| self.info(id, counts)));
+            self.count(&frames);
+            self.inner.waiting.landed(frames);
+        }
+        Ok(outcomes)
+    }
+
+    async fn plan(&self, plan: &mut Plan, arrival: Arrival) -> Result<(), Error> {
+        let key = arrival.key().clone();
+        let tail = self.tail(plan, &key);
+        match arrival {
+            Arrival::Batch { id, digest, positions, sealed_us, batch } => {
+                let decision = if id.sequence <= tail {
+                    self.decide_old(tail, &id, digest).await?
+                } else {
+                    decide(tail, id.sequence, &digest, || None)
+                };
+                if plan.settle(decision, &id, tail, &self.inner.counters) {
+                    plan.frames.push(self.info(&id, counts_of(&batch)));
+                    plan.took(key, id.sequence);
+                    plan.entries.push(Entry::Landed { id, digest, positions, sealed_us, batch });
+                }
+            }
+            Arrival::Poison { id, rows, reason, payload } => {
+                let decision = decide(tail, id.sequence, &aap_types::Digest([0; 32]), || None);
+                if plan.settle(decision, &id, tail, &self.inner.counters) {
+                    tracing::warn!(batch = %id, %reason, "batch goes to dead letters");
+                    self.inner.counters.poison.fetch_add(1, Ordering::Relaxed);
+                    let stream = id.key.stream.dead_letters();
+                    let batch = dead_letter(&id, rows, &reason, &payload, self.inner.clock.unix_us())?;
+                    plan.dead_letters.push((plan.entries.len(), counts_of(&batch)));
+                    plan.entries.push(Entry::Own { stream, batch, positions: vec![] });
+                    self.skip(plan, key, id.sequence, id.sequence, rows, reason);
+                }
+            }
+            Arrival::Skip { key, from, to, rows, reason } => {
+                if to <= tail {
+                    plan.outcomes.push(Outcome::Durable { key, through: tail });
+                } else if from > tail.next() {
+                    plan.outcomes.push(Outcome::Gap { key, expected: tail.next() });
+                } else {
+                    self.skip(plan, key.clone(), tail.next(), to, rows, reason);
+                    plan.outcomes.push(Outcome::Durable { key, through: to });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn skip(&self, plan: &mut Plan, key: StreamKey, from: Sequence, to: Sequence, rows: u64, reason: String) {
+        self.inner.counters.rows_skipped.fetch_add(rows, Ordering::Relaxed);
+        let id = BatchId { key: key.clone(), sequence: from };
+        plan.frames.push(self.info(&id, RowCounts { rows_skipped: rows, ..RowCounts::default() }));
+        plan.took(key.clone(), to);
+        plan.entries.push(Entry::Skip { key, from, to, rows, reason });
+    }
+
+    /// A digest may have to be read from disk.
+    async fn decide_old(
+        &self,
+        tail: Sequence,
+        id: &BatchId,
+        digest: aap_types::Digest,
+    ) -> Result<Decision, Error> {
+        let (buffer, id) = (self.inner.buffer.clone(), id.clone());
+        let decided = spawn_blocking(move || decide(tail, id.sequence, &digest, || buffer.digest_of(&id)));
+        Ok(decided.await?)
+    }
+
+    fn tail(&self, plan: &Plan, key: &StreamKey) -> Sequence {
+        let queued = plan.tails.get(key).copied();
+        queued.unwrap_or_else(|| self.inner.buffer.tail(key).map_or(Sequence::ZERO, |tail| tail.sequence))
+    }
+
+    fn info(&self, id: &BatchId, counts: RowCounts) -> FrameInfo {
+        FrameInfo { id: id.clone(), counts: RowCounts { landed_us: self.inner.clock.unix_us(), ..counts } }
+    }
+
+    fn count(&self, frames: &[FrameInfo]) {
+        let mut landed = self.inner.landed.lock().unwrap_or_else(PoisonError::into_inner);
+        for FrameInfo { id, counts } in frames {
+            *landed.entry((id.key.node.clone(), id.key.stream.clone())).or_default() += counts.rows;
+            self.inner.counters.rows.fetch_add(counts.rows, Ordering::Relaxed);
+            self.inner.counters.batches.fetch_add(counts.batches, Ordering::Relaxed);
+        }
+    }
+
+    fn turn(&self, node: &NodeId) -> Arc<tokio::sync::Mutex<()>> {
+        let mut turns = self.inner.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        turns.entry(node.clone()).or_default().clone()
+    }
+}
+
+/// One group in the making.
+#[derive(Debug, Default)]
+struct Plan {
+    entries: Vec<Entry>,
+    frames: Vec<FrameInfo>,
+    /// Entries that get their identity from the buffer, by place.
+    dead_letters: Vec<(usize, RowCounts)>,
+    outcomes: Vec<Outcome>,
+    /// Where the ledger will end with this group.
+    tails: HashMap<StreamKey, Sequence>,
+}
+
+impl Plan {
+    fn took(&mut self, key: StreamKey, through: Sequence) {
+        self.tails.insert(key, through);
+    }
+
+    /// Notes the outcome; whether the batch is to be appended.
+    fn settle(&mut self, decision: Decision, id: &BatchId, tail: Sequence, counters: &Counters) -> bool {
+        let key = id.key.clone();
+        self.outcomes.push(match decision {
+            Decision::Append => Outcome::Durable { key, through: id.sequence },
+            Decision::Gap { expected } => Outcome::Gap { key, expected },
+            Decision::Forked => {
+                counters.forks.fetch_add(1, Ordering::Relaxed);
+                Outcome::Forked { id: id.clone() }
+            }
+            Decision::Duplicate | Decision::DuplicateUnverified => {
+                counters.duplicates.fetch_add(1, Ordering::Relaxed);
+                if decision == Decision::DuplicateUnverified {
+                    counters.duplicates_unverified.fetch_add(1, Ordering::Relaxed);
+                }
+                Outcome::Durable { key, through: tail }
+            }
+        });
+        decision == Decision::Append
+    }
+}
+
+fn counts_of(batch: &EncodedBatch) -> RowCounts {
+    RowCounts {
+        rows: u64::from(batch.rows),
+        batches: 1,
+        bytes: batch.payload.len() as u64,
+        raw_bytes: batch.raw_bytes,
+        newest_us: batch.ts_max_us,
+        ..RowCounts::default()
+    }
+}
+
+/// A batch that was refused, as one row of its stream's dead letters.
+fn dead_letter(
+    id: &BatchId,
+    rows: u64,
+    reason: &str,
+    payload: &[u8],
+    now_us: i64,
+) -> Result<EncodedBatch, Error> {
+    let text = |value: String| Arc::new(StringArray::from(vec![value])) as ArrayRef;
+    let number = |value: u64| Arc::new(UInt64Array::from(vec![value])) as ArrayRef;
+    let row = RecordBatch::try_from_iter([
+        ("ts", Arc::new(TimestampMicrosecondArray::from(vec![now_us]).with_timezone("UTC")) as ArrayRef),
+        ("reason", text(reason.to_owned())),
+        ("node", text(id.key.node.to_string())),
+        ("stream", text(id.key.stream.to_string())),
+        ("epoch", number(id.key.epoch.0)),
+        ("sequence", number(id.sequence.0)),
+        ("rows", number(rows)),
+        ("payload", Arc::new(BinaryArray::from(vec![payload])) as ArrayRef),
+    ])?;
+    let schema = FrameSchema::of(row.schema());
+    Ok(Encoder::new().encode(&row, &schema, payload.len() as u64)?)
+}

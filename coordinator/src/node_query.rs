@@ -1,0 +1,232 @@
+//! Queries that nodes answer from their own buffers: fan out, spool the answers, merge them with the engine.
+
+use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use aap_proto::v1::{self, query_output};
+use aap_sql::{Catalog, EngineQuery, QueryEnd};
+use aap_types::{ExitCode, NodeId, Problem};
+use camino::{Utf8Path, Utf8PathBuf};
+use futures::future::join_all;
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
+
+use crate::catalog::{Answers, ScratchFolder};
+use crate::nodes::Session;
+use crate::queries::{AnswerSender, Queries, Ticket};
+
+/// The table of answers when a single node is asked: its rows pass as they are.
+const ONE_NODE_TABLE: &str = "answer";
+
+/// One node's part.
+enum Part {
+    Answered { file: Utf8PathBuf, end: QueryEnd },
+    Late,
+    Failed(Problem),
+}
+
+/// Asks nodes, and sends the whole of their answers.
+pub(crate) async fn answer(
+    queries: &Queries,
+    request: v1::QueryRequest,
+    query: EngineQuery,
+    ticket: &Ticket,
+    answer: &AnswerSender,
+) -> Result<(), Problem> {
+    let targets = targets(queries, &request)?;
+    let as_of_us = queries.inner.clock.unix_us();
+    let (node_sql, merge_sql, table) = match targets.len() {
+        1 => (request.sql.clone(), format!("select * from {ONE_NODE_TABLE}"), ONE_NODE_TABLE.to_owned()),
+        _ => {
+            let planned = queries.inner.engine.plan(&request.sql).await?;
+            (planned.node_sql, planned.merge_sql, planned.table)
+        }
+    };
+    let limits = v1::QueryLimits {
+        // A cut may be made only where nothing is merged any more.
+        rows: if targets.len() == 1 { query.limits.rows } else { 0 },
+        bytes: queries.inner.config.node_answers.0 / targets.len().max(1) as u64,
+        deadline_ms: query.limits.deadline_ms,
+    };
+    let folder = scratch_folder(queries, ticket).await?;
+    let asked = Asked { id: &ticket.id, sql: &node_sql, limits };
+    let room = AtomicU64::new(queries.inner.config.node_answers.0);
+    let parts = targets.iter().map(|node| asked.node(queries, node, &folder.0, &room));
+    let parts = tokio::select! {
+        parts = join_all(parts) => parts,
+        () = ticket.cancel.requested() => {
+            cancel_everywhere(queries, &targets, &ticket.id).await;
+            return Err(aap_sql::problem::cancelled());
+        }
+    };
+    let collected = collect(&targets, parts)?;
+    let done = v1::QueryDone {
+        as_of_us,
+        coverage: Some(collected.coverage),
+        truncated: collected.truncated_by.is_some(),
+        truncated_by: collected.truncated_by.unwrap_or_default(),
+        ..Default::default()
+    };
+    let tables: Arc<dyn Catalog> = Arc::new(Answers { name: table, files: collected.files, folder });
+    let merge = EngineQuery { sql: merge_sql, ..query };
+    let stream = queries.inner.engine.run(merge, tables, ticket.cancel.clone()).await?;
+    queries.forward(stream, ticket, answer, done).await
+}
+
+fn targets(queries: &Queries, request: &v1::QueryRequest) -> Result<Vec<NodeId>, Problem> {
+    let known = queries.inner.nodes.all();
+    let targets: Vec<NodeId> = match request.all_nodes {
+        true => known.into_keys().collect(),
+        false => {
+            let named = request.nodes.iter().map(|name| {
+                let node = name.parse::<NodeId>().ok().filter(|node| known.contains_key(node));
+                node.ok_or_else(|| unknown_node(name))
+            });
+            let mut named = named.collect::<Result<Vec<_>, _>>()?;
+            named.sort();
+            named.dedup();
+            named
+        }
+    };
+    match targets.is_empty() {
+        true => Err(Problem::new("node.none", ExitCode::NotFound, "no node has ever connected")
+            .hint_command("see the state of the platform", "aap status")),
+        false => Ok(targets),
+    }
+}
+
+/// `node.unknown`.
+pub(crate) fn unknown_node(name: &str) -> Problem {
+    Problem::new("node.unknown", ExitCode::NotFound, format!("there is no node `{name}`"))
+        .hint_command("list the nodes", "aap node ls")
+}
+
+async fn scratch_folder(queries: &Queries, ticket: &Ticket) -> Result<Arc<ScratchFolder>, Problem> {
+    let path = queries.inner.scratch.join(format!("n-{}-{}", std::process::id(), ticket.started_us));
+    let folder = path.clone();
+    let made = spawn_blocking(move || std::fs::create_dir_all(&folder)).await;
+    let fail = |error: &dyn std::fmt::Display| {
+        Problem::new("query.scratch", ExitCode::Failed, format!("cannot make the scratch folder `{path}`"))
+            .cause(error.to_string())
+    };
+    made.map_err(|error| fail(&error))?.map_err(|error| fail(&error))?;
+    Ok(Arc::new(ScratchFolder(path.clone())))
+}
+
+async fn cancel_everywhere(queries: &Queries, targets: &[NodeId], id: &str) {
+    for session in targets.iter().filter_map(|node| queries.inner.nodes.session(node)) {
+        session.cancel_query(id).await;
+    }
+}
+
+/// What each node is asked.
+struct Asked<'a> {
+    id: &'a str,
+    sql: &'a str,
+    limits: v1::QueryLimits,
+}
+
+impl Asked<'_> {
+    async fn node(&self, queries: &Queries, node: &NodeId, folder: &Utf8Path, room: &AtomicU64) -> Part {
+        let Some(session) = queries.inner.nodes.session(node) else {
+            return Part::Late;
+        };
+        let file = folder.join(format!("{node}.arrow"));
+        let deadline = Duration::from_millis(self.limits.deadline_ms);
+        let result = match timeout(deadline, self.spool(&session, file, room)).await {
+            Ok(part) => part,
+            Err(_elapsed) => Part::Late,
+        };
+        match &result {
+            Part::Answered { .. } => session.query_done(self.id),
+            Part::Late | Part::Failed(_) => session.cancel_query(self.id).await,
+        }
+        result
+    }
+
+    /// Writes the node's answer to a file.
+    async fn spool(&self, session: &Session, path: Utf8PathBuf, room: &AtomicU64) -> Part {
+        let broken = |what: &str| {
+            Part::Failed(Problem::new("node.answer_broken", ExitCode::Unavailable, what).retry_after_ms(1000))
+        };
+        let Some(mut parts) = session.query(self.id, self.sql, self.limits).await else {
+            return broken("the session of the node ended");
+        };
+        let Ok(mut file) = std::fs::File::create(&path) else {
+            return broken("cannot spool the node's answer");
+        };
+        while let Some(part) = parts.recv().await {
+            match part {
+                query_output::Kind::ArrowIpc(bytes) => {
+                    let taken = room.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |room| {
+                        room.checked_sub(bytes.len() as u64)
+                    });
+                    if taken.is_err() {
+                        return Part::Failed(answers_too_large());
+                    }
+                    let written = spawn_blocking(move || file.write_all(&bytes).map(|()| file)).await;
+                    match written {
+                        Ok(Ok(back)) => file = back,
+                        _ => return broken("cannot spool the node's answer"),
+                    }
+                }
+                query_output::Kind::End(json) => {
+                    let end = serde_json::from_str(&json).unwrap_or_default();
+                    return Part::Answered { file: path, end };
+                }
+                query_output::Kind::Problem(json) => {
+                    let unreadable = |_| Problem::new("node.answer_broken", ExitCode::Failed, json.clone());
+                    return Part::Failed(serde_json::from_str(&json).unwrap_or_else(unreadable));
+                }
+            }
+        }
+        broken("the session of the node ended before it had answered")
+    }
+}
+
+fn answers_too_large() -> Problem {
+    Problem::new("query.answers_too_large", ExitCode::Failed, "the nodes' answers are larger than the limit")
+        .hint("aggregate or filter more, or raise `query.node_answers` of the coordinator")
+}
+
+struct Collected {
+    files: Vec<Utf8PathBuf>,
+    coverage: v1::Coverage,
+    truncated_by: Option<String>,
+}
+
+/// Sorts the parts out. It is a failure only when nobody answered.
+fn collect(targets: &[NodeId], parts: Vec<Part>) -> Result<Collected, Problem> {
+    let mut collected = Collected { files: vec![], coverage: v1::Coverage::default(), truncated_by: None };
+    let mut first_problem = None;
+    for (node, part) in targets.iter().zip(parts) {
+        let name = node.to_string();
+        collected.coverage.asked.push(name.clone());
+        match part {
+            Part::Answered { file, end } => {
+                collected.files.push(file);
+                collected.coverage.answered.push(name);
+                if end.truncated {
+                    collected.truncated_by = Some(end.truncated_by.unwrap_or_else(|| "bytes".to_owned()));
+                }
+            }
+            Part::Late => collected.coverage.late.push(name),
+            Part::Failed(problem) => {
+                tracing::info!(%node, %problem, "a node did not answer a query");
+                collected.coverage.failed.push(name.clone());
+                first_problem.get_or_insert(problem.cause(format!("on node `{name}`")));
+            }
+        }
+    }
+    if !collected.files.is_empty() {
+        return Ok(collected);
+    }
+    Err(first_problem.unwrap_or_else(|| {
+        let names = collected.coverage.late.join("`, `");
+        Problem::new("node.unreachable", ExitCode::Unavailable, format!("no answer from `{names}`"))
+            .hint_command("see whether it is connected", "aap node ls")
+            .retry_after_ms(5000)
+    }))
+}

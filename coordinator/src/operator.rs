@@ -1,0 +1,204 @@
+//! The operators' service: every method checks its request, does its work elsewhere, and answers.
+
+use std::pin::Pin;
+
+use aap_lake::Lake;
+use aap_proto::v1::{self, operator_server::Operator};
+use aap_proto::{status_of_problem, v1::CancelQueryReply};
+use aap_types::{ExitCode, Problem};
+use futures::{Stream, StreamExt};
+use tokio::task::spawn_blocking;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+use crate::catalog::cut_of;
+use crate::node_query::unknown_node;
+use crate::queries::{Answer, Queries};
+use crate::status::{Board, Books};
+use crate::tail::{bug, require_stream, tail};
+
+/// Whoever holds the operator's token.
+const PRINCIPAL: &str = "operator";
+
+/// The service.
+#[derive(Debug, Clone)]
+pub struct OperatorService {
+    /// The books.
+    pub board: Board,
+    /// Queries.
+    pub queries: Queries,
+    /// For deletion.
+    pub lake: Lake,
+}
+
+type EventStream = Pin<Box<dyn Stream<Item = Result<v1::QueryEvent, Status>> + Send>>;
+
+fn events(answer: Answer) -> Response<EventStream> {
+    let events =
+        ReceiverStream::new(answer).map(|event| event.map_err(|problem| status_of_problem(&problem)));
+    Response::new(events.boxed())
+}
+
+fn refuse(problem: Problem) -> Status {
+    status_of_problem(&problem)
+}
+
+impl OperatorService {
+    /// Reads the books on the blocking pool and makes a reply of them.
+    async fn read<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&Board) -> Result<T, Problem> + Send + 'static,
+    ) -> Result<T, Status> {
+        let board = self.board.clone();
+        let reply = spawn_blocking(move || look(&board)).await.map_err(|panic| refuse(bug(&panic)))?;
+        reply.map_err(refuse)
+    }
+
+    fn show(&self, books: &Books, name: &str, statuses: Vec<v1::StreamStatus>) -> v1::ShowStreamReply {
+        let known = books.catalogue.streams.iter().find(|stream| stream.stream.as_str() == name);
+        let columns = known.map(|stream| stream.columns.clone()).unwrap_or_default();
+        let tails = self.lake_tails(books, name);
+        v1::ShowStreamReply {
+            status: statuses.into_iter().find(|status| status.stream == name),
+            columns: columns.into_iter().map(|(name, kind)| v1::Column { name, r#type: kind }).collect(),
+            origins: tails,
+        }
+    }
+
+    fn lake_tails(&self, books: &Books, name: &str) -> Vec<v1::Origin> {
+        let tails = self.queries.inner.landing.buffer().tails();
+        let mut origins: Vec<v1::Origin> = tails
+            .into_iter()
+            .filter(|(key, _)| key.stream.as_str() == name)
+            .map(|(key, tail)| v1::Origin {
+                rows: books
+                    .waiting
+                    .iter()
+                    .find(|(known, _)| *known == key)
+                    .map_or(0, |(_, counts)| counts.rows),
+                sequence: tail.0.max(cut_of(&books.catalogue, &key).0),
+                epoch: key.epoch.0,
+                node: key.node.to_string(),
+            })
+            .collect();
+        origins.sort_by(|a, b| (&a.node, a.epoch).cmp(&(&b.node, b.epoch)));
+        origins
+    }
+}
+
+#[tonic::async_trait]
+impl Operator for OperatorService {
+    async fn status(&self, _: Request<v1::StatusRequest>) -> Result<Response<v1::StatusReply>, Status> {
+        Ok(Response::new(self.read(Board::status).await?))
+    }
+
+    async fn list_nodes(
+        &self,
+        request: Request<v1::ListNodesRequest>,
+    ) -> Result<Response<v1::ListNodesReply>, Status> {
+        let wanted = request.into_inner().node;
+        let mut nodes = self.board.nodes();
+        if !wanted.is_empty() {
+            nodes.retain(|node| node.node == wanted);
+            if nodes.is_empty() {
+                return Err(refuse(unknown_node(&wanted)));
+            }
+        }
+        Ok(Response::new(v1::ListNodesReply { nodes }))
+    }
+
+    async fn list_streams(
+        &self,
+        _: Request<v1::ListStreamsRequest>,
+    ) -> Result<Response<v1::ListStreamsReply>, Status> {
+        let streams = self.read(|board| Ok(board.streams(&board.books()?))).await?;
+        Ok(Response::new(v1::ListStreamsReply { streams }))
+    }
+
+    async fn show_stream(
+        &self,
+        request: Request<v1::ShowStreamRequest>,
+    ) -> Result<Response<v1::ShowStreamReply>, Status> {
+        let name = request.into_inner().stream;
+        require_stream(&self.queries, &name).await.map_err(refuse)?;
+        let (books, statuses) = self
+            .read(|board| {
+                let books = board.books()?;
+                let statuses = board.streams(&books);
+                Ok((books, statuses))
+            })
+            .await?;
+        Ok(Response::new(self.show(&books, &name, statuses)))
+    }
+
+    async fn list_stream_files(
+        &self,
+        request: Request<v1::ShowStreamRequest>,
+    ) -> Result<Response<v1::ListStreamFilesReply>, Status> {
+        let name = request.into_inner().stream;
+        let stream = require_stream(&self.queries, &name).await.map_err(refuse)?;
+        let books = self.read(Board::books).await?;
+        let files = books.catalogue.files.into_iter().filter(|file| file.stream == stream);
+        let files = files.map(|file| v1::LakeFile {
+            path: self.lake.locate(&file.path).into_string(),
+            rows: file.rows,
+            bytes: file.bytes,
+            ts_min_us: file.ts_min_us,
+            ts_max_us: file.ts_max_us,
+        });
+        Ok(Response::new(v1::ListStreamFilesReply { files: files.collect() }))
+    }
+
+    async fn delete_stream(
+        &self,
+        request: Request<v1::DeleteStreamRequest>,
+    ) -> Result<Response<v1::DeleteStreamReply>, Status> {
+        let name = request.into_inner().stream;
+        let stream = require_stream(&self.queries, &name).await.map_err(refuse)?;
+        let (rows, files) = self.lake.delete(&stream).await.map_err(|error| {
+            let message = format!("cannot delete stream `{stream}`");
+            refuse(Problem::new("stream.delete_failed", ExitCode::Failed, message).caused_by(&error))
+        })?;
+        Ok(Response::new(v1::DeleteStreamReply { rows, files }))
+    }
+
+    type TailStreamStream = EventStream;
+
+    async fn tail_stream(
+        &self,
+        request: Request<v1::TailStreamRequest>,
+    ) -> Result<Response<Self::TailStreamStream>, Status> {
+        let request = request.into_inner();
+        require_stream(&self.queries, &request.stream).await.map_err(refuse)?;
+        Ok(events(tail(&self.queries, request, PRINCIPAL).map_err(refuse)?))
+    }
+
+    type RunQueryStream = EventStream;
+
+    async fn run_query(
+        &self,
+        request: Request<v1::QueryRequest>,
+    ) -> Result<Response<Self::RunQueryStream>, Status> {
+        Ok(events(self.queries.run(request.into_inner(), PRINCIPAL).map_err(refuse)?))
+    }
+
+    async fn list_queries(
+        &self,
+        _: Request<v1::ListQueriesRequest>,
+    ) -> Result<Response<v1::ListQueriesReply>, Status> {
+        Ok(Response::new(v1::ListQueriesReply { queries: self.queries.list() }))
+    }
+
+    async fn cancel_query(
+        &self,
+        request: Request<v1::CancelQuery>,
+    ) -> Result<Response<CancelQueryReply>, Status> {
+        let id = request.into_inner().id;
+        if !self.queries.cancel(&id) {
+            let problem =
+                Problem::new("query.unknown", ExitCode::NotFound, format!("no query `{id}` is running"));
+            return Err(refuse(problem.hint_command("list the running ones", "aap query ls")));
+        }
+        Ok(Response::new(CancelQueryReply { found: true }))
+    }
+}

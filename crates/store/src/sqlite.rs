@@ -1,0 +1,414 @@
+//! Metadata in one SQLite file.
+//!
+//! WAL with `synchronous=FULL`: a commit that returned survives a power cut. That matters, because the landing buffer
+//! reclaims frames as soon as the lake's cut has moved past them.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use aap_types::{ByteCount, Epoch, NodeId, Sequence, StreamKey, StreamName};
+use camino::Utf8Path;
+use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
+
+use crate::schema::migrate;
+use crate::{
+    Catalogue, CursorMove, Deleted, Error, LakeCommit, LakeFile, MetadataStore, NodeRecord, Retention,
+    RowCounts, StreamRecord,
+};
+
+/// Longer than any transaction of ours, shorter than a person's patience.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Metadata in one SQLite file, with one connection that writes and one that reads beside it.
+#[derive(Debug)]
+pub struct SqliteStore {
+    writer: Mutex<Connection>,
+    reader: Mutex<Connection>,
+}
+
+impl SqliteStore {
+    /// Opens or creates the file at `path`.
+    ///
+    /// # Errors
+    /// [`Error::Newer`] for a file of a later version.
+    pub fn open(path: &Utf8Path) -> Result<Self, Error> {
+        let mut writer = connect(path)?;
+        migrate(&mut writer, path)?;
+        let reader = connect(path)?;
+        Ok(Self { writer: Mutex::new(writer), reader: Mutex::new(reader) })
+    }
+
+    fn write<T>(
+        &self,
+        doing: &'static str,
+        change: impl FnOnce(&Transaction<'_>) -> Result<T, Failure>,
+    ) -> Result<T, Error> {
+        let mut connection = lock(&self.writer);
+        let transaction = connection
+            .transaction_with_behavior(TransactionBehavior::Immediate)
+            .map_err(|source| Error::Sqlite { doing, source })?;
+        let value = change(&transaction).map_err(|failure| failure.during(doing))?;
+        transaction.commit().map_err(|source| Error::Sqlite { doing, source })?;
+        Ok(value)
+    }
+
+    fn read<T>(
+        &self,
+        doing: &'static str,
+        look: impl FnOnce(&Transaction<'_>) -> Result<T, Failure>,
+    ) -> Result<T, Error> {
+        let mut connection = lock(&self.reader);
+        let transaction = connection.transaction().map_err(|source| Error::Sqlite { doing, source })?;
+        look(&transaction).map_err(|failure| failure.during(doing))
+    }
+}
+
+impl MetadataStore for SqliteStore {
+    fn record_node(&self, node: &NodeRecord) -> Result<(), Error> {
+        self.write("record node", |t| {
+            t.execute(
+                "INSERT INTO nodes VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (node) DO UPDATE SET
+                 last_seen_us = ?3, store_id = ?4, generation = ?5, epoch = ?6, agent_version = ?7",
+                params![
+                    node.node.as_str(),
+                    node.first_seen_us,
+                    node.last_seen_us,
+                    node.store_id,
+                    signed(node.generation),
+                    signed(node.epoch.0),
+                    node.agent_version
+                ],
+            )?;
+            Ok(())
+        })
+    }
+
+    fn nodes(&self) -> Result<Vec<NodeRecord>, Error> {
+        self.read("list nodes", |t| {
+            let mut statement = t.prepare_cached("SELECT * FROM nodes ORDER BY node")?;
+            let rows = statement.query_map([], |row| Ok(node_of(row)))?;
+            rows.map(|row| row?).collect()
+        })
+    }
+
+    fn node(&self, node: &NodeId) -> Result<Option<NodeRecord>, Error> {
+        self.read("look up node", |t| {
+            t.query_row("SELECT * FROM nodes WHERE node = ?1", [node.as_str()], |row| Ok(node_of(row)))
+                .optional()?
+                .transpose()
+        })
+    }
+
+    fn catalogue(&self) -> Result<Catalogue, Error> {
+        self.read("read the catalogue", |t| {
+            let version: i64 = t.query_row("SELECT version FROM lake", [], |row| row.get(0))?;
+            Ok(Catalogue {
+                streams: streams(t)?,
+                files: files(t)?,
+                cursors: cursors(t)?,
+                version: unsigned(version),
+            })
+        })
+    }
+
+    fn commit(&self, commit: &LakeCommit) -> Result<(), Error> {
+        self.write("commit a change of the lake", |t| {
+            for change in &commit.cursors {
+                move_cursor(t, change)?;
+            }
+            for path in &commit.remove {
+                if t.execute("DELETE FROM files WHERE path = ?1", [path])? == 0 {
+                    return Err(Failure::Refused(Error::FileGone(path.clone())));
+                }
+            }
+            for file in &commit.add {
+                insert_file(t, file)?;
+            }
+            add_counts(t, &commit.stream, &commit.counts)?;
+            merge_columns(t, &commit.stream, &commit.columns)?;
+            t.execute("UPDATE lake SET version = version + 1", [])?;
+            Ok(())
+        })
+    }
+
+    fn declare_columns(&self, stream: &StreamName, columns: &[(String, String)]) -> Result<(), Error> {
+        self.write("declare columns", |t| {
+            add_counts(t, stream, &RowCounts::default())?;
+            merge_columns(t, stream, columns)
+        })
+    }
+
+    fn delete_stream(
+        &self,
+        stream: &StreamName,
+        floors: &[(StreamKey, Sequence)],
+        now_us: i64,
+    ) -> Result<Deleted, Error> {
+        self.write("delete stream", |t| {
+            let files: Vec<LakeFile> = files(t)?.into_iter().filter(|file| file.stream == *stream).collect();
+            for (key, floor) in floors {
+                raise_cursor(t, key, *floor)?;
+            }
+            for table in ["files", "columns", "streams"] {
+                t.execute(&format!("DELETE FROM {table} WHERE stream = ?1"), [stream.as_str()])?;
+            }
+            let count = i64::try_from(files.len()).unwrap_or(i64::MAX);
+            t.execute("INSERT INTO deletions VALUES (?1, ?2, ?3)", params![stream.as_str(), now_us, count])?;
+            t.execute("UPDATE lake SET version = version + 1", [])?;
+            Ok(Deleted { files })
+        })
+    }
+
+    fn restore(&self, catalogue: &Catalogue) -> Result<(), Error> {
+        self.write("restore the catalogue", |t| {
+            t.execute_batch(
+                "DELETE FROM files; DELETE FROM cursors; DELETE FROM streams; DELETE FROM columns;",
+            )?;
+            for file in &catalogue.files {
+                insert_file(t, file)?;
+            }
+            for (key, through) in &catalogue.cursors {
+                put_cursor(t, key, *through)?;
+            }
+            for stream in &catalogue.streams {
+                add_counts(t, &stream.stream, &stream.counts)?;
+                merge_columns(t, &stream.stream, &stream.columns)?;
+            }
+            t.execute("UPDATE lake SET version = ?1", [signed(catalogue.version)])?;
+            Ok(())
+        })
+    }
+
+    fn set_retention(&self, stream: &StreamName, retention: Option<&Retention>) -> Result<(), Error> {
+        self.write("set retention", |t| {
+            match retention {
+                Some(keep) => t.execute(
+                    "INSERT OR REPLACE INTO retention VALUES (?1, ?2, ?3)",
+                    params![stream.as_str(), signed(keep.hours), signed(keep.bytes.0)],
+                )?,
+                None => t.execute("DELETE FROM retention WHERE stream = ?1", [stream.as_str()])?,
+            };
+            Ok(())
+        })
+    }
+}
+
+/// Either SQLite failed, or the change was refused for a reason of ours.
+enum Failure {
+    Sqlite(rusqlite::Error),
+    Refused(Error),
+}
+
+impl Failure {
+    fn during(self, doing: &'static str) -> Error {
+        match self {
+            Self::Sqlite(source) => Error::Sqlite { doing, source },
+            Self::Refused(error) => error,
+        }
+    }
+}
+
+impl From<rusqlite::Error> for Failure {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Sqlite(error)
+    }
+}
+
+fn connect(path: &Utf8Path) -> Result<Connection, Error> {
+    let sqlite = |source| Error::Sqlite { doing: "open the metadata store", source };
+    let connection = Connection::open(path.as_std_path()).map_err(sqlite)?;
+    connection.busy_timeout(BUSY_TIMEOUT).map_err(sqlite)?;
+    connection.pragma_update(None, "journal_mode", "wal").map_err(sqlite)?;
+    connection.pragma_update(None, "synchronous", "full").map_err(sqlite)?;
+    Ok(connection)
+}
+
+/// A panic while the lock was held rolled its transaction back, so the connection is as good as before.
+fn lock(connection: &Mutex<Connection>) -> MutexGuard<'_, Connection> {
+    connection.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// SQLite has no unsigned 64-bit integer; the bits are kept.
+fn signed(number: u64) -> i64 {
+    number.cast_signed()
+}
+
+fn unsigned(number: i64) -> u64 {
+    number.cast_unsigned()
+}
+
+fn name<T: std::str::FromStr>(text: String) -> Result<T, Failure> {
+    text.parse().map_err(|_| Failure::Refused(Error::Unreadable(text)))
+}
+
+fn node_of(row: &Row<'_>) -> Result<NodeRecord, Failure> {
+    Ok(NodeRecord {
+        node: name(row.get(0)?)?,
+        first_seen_us: row.get(1)?,
+        last_seen_us: row.get(2)?,
+        store_id: row.get(3)?,
+        generation: unsigned(row.get(4)?),
+        epoch: Epoch(unsigned(row.get(5)?)),
+        agent_version: row.get(6)?,
+    })
+}
+
+fn streams(t: &Transaction<'_>) -> Result<Vec<StreamRecord>, Failure> {
+    let mut statement = t.prepare_cached(
+        "SELECT s.stream, rows, batches, s.bytes, raw_bytes, rows_skipped, newest_us, landed_us, r.hours, r.bytes
+         FROM streams s LEFT JOIN retention r ON r.stream = s.stream ORDER BY s.stream",
+    )?;
+    let mut columns = t.prepare_cached("SELECT name, type FROM columns WHERE stream = ?1 ORDER BY place")?;
+    let mut rows = statement.query([])?;
+    let mut out = vec![];
+    while let Some(row) = rows.next()? {
+        let stream: String = row.get(0)?;
+        let hours: Option<i64> = row.get(8)?;
+        let bytes: Option<i64> = row.get(9)?;
+        let named = columns.query_map([&stream], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        out.push(StreamRecord {
+            columns: named.collect::<Result<_, _>>()?,
+            stream: name(stream)?,
+            counts: RowCounts {
+                rows: unsigned(row.get(1)?),
+                batches: unsigned(row.get(2)?),
+                bytes: unsigned(row.get(3)?),
+                raw_bytes: unsigned(row.get(4)?),
+                rows_skipped: unsigned(row.get(5)?),
+                newest_us: row.get(6)?,
+                landed_us: row.get(7)?,
+            },
+            retention: hours
+                .zip(bytes)
+                .map(|(h, b)| Retention { hours: unsigned(h), bytes: ByteCount(unsigned(b)) }),
+        });
+    }
+    Ok(out)
+}
+
+fn files(t: &Transaction<'_>) -> Result<Vec<LakeFile>, Failure> {
+    let mut statement = t.prepare_cached(
+        "SELECT stream, path, rows, bytes, memory_bytes, ts_min_us, ts_max_us, ranges, created_us
+         FROM files ORDER BY stream, id",
+    )?;
+    let mut rows = statement.query([])?;
+    let mut out = vec![];
+    while let Some(row) = rows.next()? {
+        let ranges: String = row.get(7)?;
+        out.push(LakeFile {
+            stream: name(row.get(0)?)?,
+            path: row.get(1)?,
+            rows: unsigned(row.get(2)?),
+            bytes: unsigned(row.get(3)?),
+            memory_bytes: unsigned(row.get(4)?),
+            ts_min_us: row.get(5)?,
+            ts_max_us: row.get(6)?,
+            ranges: serde_json::from_str(&ranges).map_err(|_| Failure::Refused(Error::Unreadable(ranges)))?,
+            created_us: row.get(8)?,
+        });
+    }
+    Ok(out)
+}
+
+fn cursors(t: &Transaction<'_>) -> Result<Vec<(StreamKey, Sequence)>, Failure> {
+    let mut statement = t.prepare_cached("SELECT node, epoch, stream, through FROM cursors")?;
+    let mut rows = statement.query([])?;
+    let mut out = vec![];
+    while let Some(row) = rows.next()? {
+        let key = StreamKey {
+            node: name(row.get(0)?)?,
+            epoch: Epoch(unsigned(row.get(1)?)),
+            stream: name(row.get(2)?)?,
+        };
+        out.push((key, Sequence(unsigned(row.get(3)?))));
+    }
+    Ok(out)
+}
+
+fn cursor(t: &Transaction<'_>, key: &StreamKey) -> Result<Sequence, Failure> {
+    let through: Option<i64> = t
+        .query_row(
+            "SELECT through FROM cursors WHERE node = ?1 AND epoch = ?2 AND stream = ?3",
+            params![key.node.as_str(), signed(key.epoch.0), key.stream.as_str()],
+            |row| row.get(0),
+        )
+        .optional()?;
+    Ok(Sequence(unsigned(through.unwrap_or(0))))
+}
+
+fn put_cursor(t: &Transaction<'_>, key: &StreamKey, to: Sequence) -> Result<(), Failure> {
+    t.execute(
+        "INSERT OR REPLACE INTO cursors VALUES (?1, ?2, ?3, ?4)",
+        params![key.node.as_str(), signed(key.epoch.0), key.stream.as_str(), signed(to.0)],
+    )?;
+    Ok(())
+}
+
+fn move_cursor(t: &Transaction<'_>, change: &CursorMove) -> Result<(), Failure> {
+    let found = cursor(t, &change.key)?;
+    if found != change.from {
+        let key = change.key.clone();
+        return Err(Failure::Refused(Error::CutMoved { key, expected: change.from, found }));
+    }
+    put_cursor(t, &change.key, change.to)
+}
+
+fn raise_cursor(t: &Transaction<'_>, key: &StreamKey, floor: Sequence) -> Result<(), Failure> {
+    if cursor(t, key)? < floor { put_cursor(t, key, floor) } else { Ok(()) }
+}
+
+fn insert_file(t: &Transaction<'_>, file: &LakeFile) -> Result<(), Failure> {
+    let ranges = serde_json::to_string(&file.ranges).unwrap_or_else(|_| "[]".to_owned());
+    t.execute(
+        "INSERT INTO files (stream, path, rows, bytes, memory_bytes, ts_min_us, ts_max_us, ranges, created_us)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+        params![
+            file.stream.as_str(),
+            file.path,
+            signed(file.rows),
+            signed(file.bytes),
+            signed(file.memory_bytes),
+            file.ts_min_us,
+            file.ts_max_us,
+            ranges,
+            file.created_us
+        ],
+    )?;
+    Ok(())
+}
+
+fn add_counts(t: &Transaction<'_>, stream: &StreamName, counts: &RowCounts) -> Result<(), Failure> {
+    t.execute("INSERT OR IGNORE INTO streams (stream) VALUES (?1)", [stream.as_str()])?;
+    t.execute(
+        "UPDATE streams SET rows = rows + ?2, batches = batches + ?3, bytes = bytes + ?4, raw_bytes = raw_bytes + ?5,
+         rows_skipped = rows_skipped + ?6, newest_us = max(newest_us, ?7), landed_us = max(landed_us, ?8)
+         WHERE stream = ?1",
+        params![
+            stream.as_str(),
+            signed(counts.rows),
+            signed(counts.batches),
+            signed(counts.bytes),
+            signed(counts.raw_bytes),
+            signed(counts.rows_skipped),
+            counts.newest_us,
+            counts.landed_us
+        ],
+    )?;
+    Ok(())
+}
+
+fn merge_columns(
+    t: &Transaction<'_>,
+    stream: &StreamName,
+    columns: &[(String, String)],
+) -> Result<(), Failure> {
+    for (column, kind) in columns {
+        t.execute(
+            "INSERT INTO columns (stream, place, name, type)
+             VALUES (?1, (SELECT count(*) FROM columns WHERE stream = ?1), ?2, ?3)
+             ON CONFLICT (stream, name) DO UPDATE SET type = ?3",
+            params![stream.as_str(), column, kind],
+        )?;
+    }
+    Ok(())
+}
