@@ -26,6 +26,9 @@ pub(crate) struct Entry {
     name: String,
     /// `"field"` as it stands in JSON without escapes; a zero byte, which JSON never has, where it needs escapes.
     pattern: Box<[u8]>,
+    /// The first sixteen bytes of `pattern` as a number, and which of its bits count: one comparison for most names.
+    head: u128,
+    head_mask: u128,
     /// The entry that followed this one in the last record.
     next: u32,
     pub(crate) role: Role,
@@ -50,6 +53,32 @@ pub(crate) struct Table {
 /// The fields that state a record's time unless the configuration names one, best first.
 const TIME_FIELDS: [&str; 4] = ["ts", "timestamp", "time", "@timestamp"];
 
+impl Entry {
+    fn new(name: String, pattern: Vec<u8>, role: Role) -> Self {
+        let mut head = [0; 16];
+        let mut mask = [0; 16];
+        for (index, byte) in pattern.iter().take(16).enumerate() {
+            (head[index], mask[index]) = (*byte, u8::MAX);
+        }
+        let (head, head_mask) = (u128::from_le_bytes(head), u128::from_le_bytes(mask));
+        let column = Column::new();
+        Self { name, pattern: pattern.into(), head, head_mask, next: NOBODY, role, column }
+    }
+
+    /// Whether the field stands quoted at `at`.
+    #[inline(always)]
+    fn stands_at(&self, bytes: &[u8], at: usize) -> bool {
+        let rest = bytes.get(at..).unwrap_or_default();
+        match rest.first_chunk::<16>() {
+            Some(block) => {
+                u128::from_le_bytes(*block) & self.head_mask == self.head
+                    && (self.pattern.len() <= 16 || rest.starts_with(&self.pattern))
+            }
+            None => rest.starts_with(&self.pattern),
+        }
+    }
+}
+
 impl Table {
     /// A table whose batches begin with the columns `reserved`, which no field can take.
     pub(crate) fn new(time_field: Option<String>, reserved: &[&str]) -> Self {
@@ -72,9 +101,8 @@ impl Table {
         // Two guesses: the field that came next in the last record, and, if that is missing here, the one after it.
         for _ in 0..2 {
             let entry = self.entries.get(guess as usize)?;
-            let end = at + entry.pattern.len();
-            if bytes.get(at..end) == Some(&*entry.pattern) {
-                return Some((guess as usize, end));
+            if entry.stands_at(bytes, at) {
+                return Some((guess as usize, at + entry.pattern.len()));
             }
             guess = entry.next;
         }
@@ -106,7 +134,7 @@ impl Table {
         self.names.insert(name.to_lowercase());
         let plain = !field.bytes().any(|byte| byte == b'"' || byte == b'\\' || byte < 0x20);
         let pattern = if plain { format!("\"{field}\"").into_bytes() } else { vec![0] };
-        self.entries.push(Entry { name, pattern: pattern.into(), next: NOBODY, role, column: Column::new() });
+        self.entries.push(Entry::new(name, pattern, role));
         self.by_field.insert(field.as_bytes().into(), index);
         self.expect(previous, index);
         Some(index as usize)

@@ -46,7 +46,7 @@ impl Words {
         loop {
             let key = self.slots[slot];
             let Some(&(start, end)) = self.ranges.get(usize::from(key)) else { break };
-            if &self.bytes[start as usize..end as usize] == text {
+            if same(&self.bytes[start as usize..end as usize], text) {
                 self.keys.push(key as i8);
                 return Ok(());
             }
@@ -99,6 +99,22 @@ impl Words {
         offsets.extend(self.ranges.iter().map(|(_, end)| *end as i32));
         let values = scan::string_array(offsets, self.bytes, None);
         Arc::new(DictionaryArray::<Int8Type>::new(Int8Array::new(self.keys.into(), nulls), Arc::new(values)))
+    }
+}
+
+/// Whether two texts are the same; short ones, which most words are, without a call.
+#[inline(always)]
+fn same(word: &[u8], text: &[u8]) -> bool {
+    if word.len() != text.len() {
+        return false;
+    }
+    match word.len() {
+        8..=16 => {
+            word.first_chunk::<8>() == text.first_chunk() && word.last_chunk::<8>() == text.last_chunk()
+        }
+        4..8 => word.first_chunk::<4>() == text.first_chunk() && word.last_chunk::<4>() == text.last_chunk(),
+        0..4 => word.iter().eq(text),
+        _ => word == text,
     }
 }
 
