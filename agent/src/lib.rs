@@ -1,1 +1,42 @@
-//! Stub.
+//! The daemon on a node: sources, durable buffer, uplink, and answers to its own CLI.
+//!
+//! *Append durably → acknowledge upstream → consume downstream → commit the cursor → reclaim.* A source is answered only
+//! after its rows, and the position that they reach, are durable in one group of the buffer.
+//!
+//! | file | owns |
+//! |---|---|
+//! | `daemon.rs` | the daemon's life: start, readiness, stop in the order of the data |
+//! | `config.rs` | kinds `Agent` and `Source`, errors with file and line |
+//! | `sources.rs` | the running sources, and how a new configuration reaches them |
+//! | `source.rs` | the sources themselves |
+//! | `ingress.rs` | the way of records into the buffer |
+//! | `formats.rs`, `records.rs` | which decoder; where records end |
+//! | `ingest.rs` | `aap ingest` |
+//! | `node.rs` | the unix socket |
+//! | `uplink.rs` | delivery to the coordinator |
+//! | `query.rs` | SQL over the node's own buffer |
+//! | `offline.rs`, `replay.rs` | `aap-agent buffer …` |
+//! | `board.rs`, `counters.rs` | health and books |
+//! | `failpoint.rs` | numbered crash points |
+//! | `cli.rs` | the command line |
+
+pub mod board;
+pub mod cli;
+pub mod config;
+pub mod counters;
+pub mod daemon;
+pub mod failpoint;
+pub mod formats;
+pub mod ingest;
+pub mod ingress;
+pub mod node;
+pub mod offline;
+pub mod query;
+pub mod records;
+mod replay;
+pub mod source;
+mod sources;
+pub mod uplink;
+
+#[cfg(test)]
+mod testing;

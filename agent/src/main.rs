@@ -1,2 +1,9 @@
-//! Stub.
-fn main() {}
+//! `aap-agent`: arguments, logs, exit code. The work is in the library.
+
+use std::process::ExitCode;
+
+use aap_agent::cli;
+
+fn main() -> ExitCode {
+    cli::main()
+}

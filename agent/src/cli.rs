@@ -1,0 +1,180 @@
+//! The command line of `aap-agent`.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use aap_runtime::{Home, LogFormat, Shutdown, init_logging};
+use aap_types::Problem;
+use camino::Utf8PathBuf;
+use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::config;
+use crate::daemon::{self, Options};
+use crate::offline::{self, BufferCommand};
+
+/// Collects data on this node, keeps it durably, and delivers it exactly once.
+#[derive(Debug, Parser)]
+#[command(name = "aap-agent", version, args_conflicts_with_subcommands = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+    /// Where state, sockets and configuration are. Default: `AAP_HOME`, else `$XDG_STATE_HOME/aap`.
+    #[arg(long, value_name = "DIR")]
+    home: Option<Utf8PathBuf>,
+    /// Configuration file, any number of times. Default: `config/agent.yaml` and `config/sources.d/*.yaml` of the home.
+    #[arg(long, value_name = "FILE")]
+    config: Vec<Utf8PathBuf>,
+    /// How log lines look.
+    #[arg(long, value_enum, default_value_t = Logs::Text)]
+    log_format: Logs,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Logs {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Checks a configuration file without starting anything.
+    Validate {
+        /// The file.
+        file: Utf8PathBuf,
+        /// Form of the answer.
+        #[arg(long, value_enum, default_value_t = Output::Text)]
+        output: Output,
+    },
+    /// Looks into a buffer directory, with no agent running or beside one.
+    Buffer {
+        #[command(subcommand)]
+        command: BufferCommand,
+        /// Form of the answer.
+        #[arg(long, global = true, value_enum, default_value_t = Output::Text)]
+        output: Output,
+    },
+}
+
+/// Form of an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+}
+
+/// Runs the program.
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let (result, output) = match arguments.command {
+        Some(Command::Validate { file, output }) => (validate(&file, output), output),
+        Some(Command::Buffer { command, output }) => (offline::run(command, output), output),
+        None => {
+            init_logging(match arguments.log_format {
+                Logs::Text => LogFormat::Text,
+                Logs::Json => LogFormat::Json,
+            });
+            let options = Options { home: Home::find(arguments.home.as_deref()), config: arguments.config };
+            (serve(options), Output::Text)
+        }
+    };
+    match result {
+        Ok(code) => ExitCode::from(code),
+        Err(problem) => {
+            print_problem(&problem, output);
+            ExitCode::from(problem.exit.number())
+        }
+    }
+}
+
+fn serve(options: Options) -> Result<u8, Problem> {
+    // Two workers: one may wait for a slow client while the other takes acknowledgements. Threads of the blocking
+    // pool come and go with the load; an idle agent has none.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .max_blocking_threads(32)
+        .thread_keep_alive(std::time::Duration::from_secs(2))
+        .thread_name("agent")
+        .enable_all()
+        .build()
+        .map_err(|error| Problem::new("agent.runtime", aap_types::ExitCode::Failed, "start threads").caused_by(&error))?;
+    let result = runtime.block_on(async {
+        let shutdown = Shutdown::on_signals()?;
+        daemon::run(options, shutdown).await
+    });
+    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    match result {
+        Ok(()) => Ok(0),
+        Err(error) => Err(problem_of(&error)),
+    }
+}
+
+/// The problem inside of an error, or one made of its chain.
+fn problem_of(error: &anyhow::Error) -> Problem {
+    if let Some(problem) = error.downcast_ref::<Problem>() {
+        return problem.clone();
+    }
+    let mut chain = error.chain();
+    let message = chain.next().map(ToString::to_string).unwrap_or_default();
+    let problem = Problem::new("agent.failed", aap_types::ExitCode::Failed, format!("the agent cannot run: {message}"));
+    chain.fold(problem, |problem, cause| problem.cause(cause.to_string()))
+}
+
+fn validate(file: &camino::Utf8Path, output: Output) -> Result<u8, Problem> {
+    let config = config::check_file(file).map_err(|error| error.problem())?;
+    let text = match output {
+        Output::Json => serde_json::json!({
+            "format_version": "1.0",
+            "kind": "agent.validate",
+            "file": file,
+            "valid": true,
+            "sources": config.sources.iter().map(|source| serde_json::json!({
+                "name": source.name,
+                "type": source.spec.type_name(),
+                "stream": source.spec.stream(),
+                "guarantee": source.spec.guarantee(),
+            })).collect::<Vec<_>>(),
+        })
+        .to_string(),
+        Output::Text => {
+            let sources = config.sources.iter().map(|source| {
+                let stream = source.spec.stream().map(ToString::to_string).unwrap_or_else(|| "(named by each request)".to_owned());
+                format!("  {} ({}) -> {}: {}", source.name, source.spec.type_name(), stream, source.spec.guarantee())
+            });
+            let head = format!("`{file}` is valid: {} sources", config.sources.len());
+            std::iter::once(head).chain(sources).collect::<Vec<_>>().join("\n")
+        }
+    };
+    print_line(&text);
+    Ok(0)
+}
+
+/// Writes a line to stdout. A reader that went away is no error.
+pub fn print_line(text: &str) {
+    let mut out = std::io::stdout().lock();
+    if writeln!(out, "{text}").and_then(|()| out.flush()).is_err() {
+        tracing::debug!("nobody reads the answer");
+    }
+}
+
+fn print_problem(problem: &Problem, output: Output) {
+    let text = match output {
+        Output::Json => serde_json::json!({ "error": problem }).to_string(),
+        Output::Text => {
+            let mut lines = vec![format!("error[{}]: {}", problem.code, problem.message)];
+            lines.extend(problem.causes.iter().map(|cause| format!("  cause: {cause}")));
+            lines.extend(problem.hints.iter().map(|hint| match &hint.command {
+                Some(command) => format!("  hint: {}: `{command}`", hint.text),
+                None => format!("  hint: {}", hint.text),
+            }));
+            lines.join("\n")
+        }
+    };
+    let mut err = std::io::stderr().lock();
+    if writeln!(err, "{text}").is_err() {
+        tracing::debug!("nobody reads the error");
+    }
+}

@@ -1,0 +1,376 @@
+//! Reading configuration files: documents, then sections, each error with its file and line.
+
+use std::collections::HashMap;
+use std::io;
+
+use aap_types::{ExitCode, Problem};
+use camino::{Utf8Path, Utf8PathBuf};
+use serde::Deserialize;
+use serde::de::{DeserializeOwned, IgnoredAny};
+use serde_norway::Deserializer;
+
+use super::{Config, SourceConfig, SourceSpec};
+use crate::formats::Recipe;
+
+/// What is wrong with a configuration, and where.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A file cannot be read.
+    #[error("read configuration `{path}`")]
+    Read {
+        /// The file.
+        path: Utf8PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A document is not what it must be.
+    #[error("{path}:{line}: {message}")]
+    Document {
+        /// The file.
+        path: Utf8PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong.
+        message: String,
+        /// What was probably meant.
+        hint: Option<String>,
+    },
+}
+
+impl ConfigError {
+    /// The form an operator sees.
+    pub fn problem(&self) -> Problem {
+        let problem = Problem::new("config.invalid", ExitCode::Usage, self.to_string());
+        match self {
+            Self::Read { source, .. } => problem.cause(source.to_string()),
+            Self::Document { hint, .. } => hint.iter().fold(problem, |p, hint| p.hint(hint.clone())),
+        }
+    }
+}
+
+/// The files of a home: `config/agent.yaml` and every `*.yaml` in `config/sources.d/`, those that exist.
+pub fn config_files(config: &Utf8Path) -> Vec<Utf8PathBuf> {
+    let mut extra: Vec<Utf8PathBuf> = config
+        .join("sources.d")
+        .read_dir_utf8()
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path().to_owned())
+        .filter(|path| path.extension() == Some("yaml"))
+        .collect();
+    extra.sort();
+    let main = config.join("agent.yaml");
+    main.exists().then_some(main).into_iter().chain(extra).collect()
+}
+
+/// Reads all `files` as one configuration.
+pub fn load(files: &[Utf8PathBuf]) -> Result<Config, ConfigError> {
+    let mut texts = Vec::with_capacity(files.len());
+    for path in files {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Read { path: path.clone(), source })?;
+        texts.push((path.clone(), text));
+    }
+    load_text(&texts)
+}
+
+/// Checks one file by itself, as `aap-agent validate` does.
+pub fn check_file(path: &Utf8Path) -> Result<Config, ConfigError> {
+    load(&[path.to_owned()])
+}
+
+/// The same from texts in memory.
+pub fn load_text(texts: &[(Utf8PathBuf, String)]) -> Result<Config, ConfigError> {
+    let mut loader = Loader::default();
+    for (path, text) in texts {
+        loader.file(path, text)?;
+    }
+    Ok(Config {
+        node: loader.node,
+        agent: loader.agent.unwrap_or_default(),
+        sources: loader.sources.into_iter().map(|(config, ..)| config).collect(),
+    })
+}
+
+#[derive(Default)]
+struct Loader {
+    node: Option<aap_types::NodeId>,
+    agent: Option<super::AgentSpec>,
+    sources: Vec<(SourceConfig, Utf8PathBuf, usize)>,
+}
+
+/// The frame of every document. Its parts are read in a second pass, so that errors keep their line.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "fields are named so that anything else is refused")]
+struct Envelope {
+    #[serde(rename = "apiVersion")]
+    api_version: String,
+    kind: String,
+    metadata: Metadata,
+    #[serde(default)]
+    spec: Option<IgnoredAny>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "labels are for people and selectors to come")]
+struct Metadata {
+    name: String,
+    #[serde(default)]
+    labels: HashMap<String, String>,
+}
+
+#[derive(Deserialize)]
+struct Typed {
+    r#type: String,
+}
+
+#[derive(Deserialize)]
+struct Spec<T> {
+    spec: T,
+}
+
+const SOURCE_TYPES: [&str; 5] = ["file", "http", "stdin", "syslog", "host_metrics"];
+
+impl Loader {
+    fn file(&mut self, path: &Utf8Path, text: &str) -> Result<(), ConfigError> {
+        for document in documents(text) {
+            if !document.is_empty() {
+                self.document(&document, path)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn document(&mut self, document: &Document, path: &Utf8Path) -> Result<(), ConfigError> {
+        let envelope: Envelope = document.parse(path)?;
+        if envelope.api_version != "aap/v1" {
+            let message = format!("apiVersion `{}` is not known here", envelope.api_version);
+            return Err(document.error(path, "apiVersion", message, Some("write `apiVersion: aap/v1`".into())));
+        }
+        match envelope.kind.as_str() {
+            "Agent" => self.agent(document, path, &envelope.metadata.name),
+            "Source" => self.source(document, path, envelope.metadata.name),
+            other => {
+                let hint = nearest(other, ["Agent", "Source"]).map(|kind| format!("did you mean `{kind}`?"));
+                let message = format!("kind `{other}` is not known here: Agent or Source");
+                Err(document.error(path, "kind", message, hint))
+            }
+        }
+    }
+
+    fn agent(&mut self, document: &Document, path: &Utf8Path, name: &str) -> Result<(), ConfigError> {
+        if self.agent.is_some() {
+            let message = "a second document of kind Agent".to_owned();
+            return Err(document.error(path, "kind", message, Some("keep one of them".into())));
+        }
+        let node =
+            name.parse().map_err(|e: aap_types::NameError| document.error(path, "name", e.to_string(), None))?;
+        self.node = Some(node);
+        let section: Spec<Option<super::AgentSpec>> = document.parse(path)?;
+        let spec = section.spec.unwrap_or_default();
+        check_agent(&spec).map_err(|(key, message)| document.error(path, key, message, None))?;
+        self.agent = Some(spec);
+        Ok(())
+    }
+
+    fn source(&mut self, document: &Document, path: &Utf8Path, name: String) -> Result<(), ConfigError> {
+        // Names of sources stand in keys of positions and in metrics; the alphabet of streams suits them.
+        name.parse::<aap_types::StreamName>()
+            .map_err(|_| document.error(path, "name", format!("`{name}` is not a source name"), None))?;
+        if let Some((_, other, line)) = self.sources.iter().find(|(config, ..)| config.name == name) {
+            let message = format!("a second source `{name}`; the first is at {other}:{line}");
+            return Err(document.error(path, "name", message, Some("give it another name".into())));
+        }
+        let Spec { spec: Typed { r#type } } = document.parse(path)?;
+        let spec = match r#type.as_str() {
+            "file" => SourceSpec::File(document.parse::<Spec<_>>(path)?.spec),
+            "http" => SourceSpec::Http(document.parse::<Spec<_>>(path)?.spec),
+            "stdin" => SourceSpec::Stdin(document.parse::<Spec<_>>(path)?.spec),
+            "syslog" => SourceSpec::Syslog(document.parse::<Spec<_>>(path)?.spec),
+            "host_metrics" | "host-metrics" => SourceSpec::HostMetrics(document.parse::<Spec<_>>(path)?.spec),
+            other => {
+                let hint = nearest(other, SOURCE_TYPES).map(|name| format!("did you mean `{name}`?"));
+                let message = format!("source type `{other}` is not one of {}", SOURCE_TYPES.join(", "));
+                return Err(document.error(path, "type", message, hint));
+            }
+        };
+        check_source(&spec).map_err(|(key, message)| document.error(path, key, message, None))?;
+        self.sources.push((SourceConfig { name, spec }, path.to_owned(), document.first_line + 1));
+        Ok(())
+    }
+}
+
+type Complaint = (&'static str, String);
+
+fn check_agent(spec: &super::AgentSpec) -> Result<(), Complaint> {
+    let one_of = |key, value: &Option<String>, allowed: &[&str]| match value {
+        Some(value) if !allowed.contains(&value.as_str()) => {
+            Err((key, format!("`{value}` is not one of {}", allowed.join(", "))))
+        }
+        _ => Ok(()),
+    };
+    one_of("durability", &spec.buffer.durability, &["fsync", "os", "memory"])?;
+    one_of("when_full", &spec.buffer.when_full, &["block", "drop-oldest"])?;
+    let segment = spec.buffer.segment_bytes.map_or(16 << 20, |b| b.0);
+    if !(1 << 20..=64 << 20).contains(&segment) {
+        return Err(("segment_bytes", "segments are from 1MiB to 64MiB".to_owned()));
+    }
+    if spec.buffer.budget.is_some_and(|budget| budget.0 < 4 * segment) {
+        return Err(("budget", "the budget must hold at least four segments".to_owned()));
+    }
+    if spec.query.concurrency == 0 {
+        return Err(("concurrency", "at least one query must be able to run".to_owned()));
+    }
+    Ok(())
+}
+
+fn check_source(spec: &SourceSpec) -> Result<(), Complaint> {
+    match spec {
+        SourceSpec::File(file) => check_file_source(file),
+        SourceSpec::Stdin(stdin) => {
+            check_format(&Recipe::new(stdin.format, stdin.pattern.clone(), stdin.timestamp.clone(), false))
+        }
+        SourceSpec::Http(http) => match http.listen.filter(|address| !address.ip().is_loopback()) {
+            Some(address) => {
+                Err(("listen", format!("`{address}` is not a loopback address, and this listener has no TLS")))
+            }
+            None => Ok(()),
+        },
+        SourceSpec::Syslog(syslog) => {
+            let remote = [syslog.udp, syslog.tcp].into_iter().flatten().find(|a| !a.ip().is_loopback());
+            match remote {
+                _ if syslog.udp.is_none() && syslog.tcp.is_none() => {
+                    Err(("type", "a syslog source needs `udp:` or `tcp:` with an address".to_owned()))
+                }
+                Some(address) if !syslog.allow_remote => Err((
+                    "allow_remote",
+                    format!("`{address}` is not a loopback address: anyone there can write; say `allow_remote: true` to accept that"),
+                )),
+                _ => Ok(()),
+            }
+        }
+        SourceSpec::HostMetrics(metrics) if metrics.every.0.as_secs() < 1 => {
+            Err(("every", "host metrics are read at most once a second".to_owned()))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn check_file_source(file: &super::FileSpec) -> Result<(), Complaint> {
+    if file.include.is_empty() {
+        return Err(("include", "a file source needs at least one path or glob".to_owned()));
+    }
+    for (key, globs) in [("include", &file.include), ("exclude", &file.exclude)] {
+        for glob in globs {
+            if !glob.starts_with('/') {
+                return Err((key, format!("`{glob}` is not an absolute path")));
+            }
+            globset::Glob::new(glob).map_err(|e| (key, format!("`{glob}` is not a glob: {}", e.kind())))?;
+        }
+    }
+    if let Some(rule) = &file.multiline {
+        let pattern = match (&rule.start, &rule.r#continue) {
+            (Some(pattern), None) | (None, Some(pattern)) => pattern,
+            _ => return Err(("multiline", "a multi-line rule is either `start:` or `continue:`".to_owned())),
+        };
+        regex::bytes::Regex::new(pattern)
+            .map_err(|_| ("multiline", format!("`{pattern}` is not a regular expression")))?;
+    }
+    check_format(&Recipe::new(file.format, file.pattern.clone(), file.timestamp.clone(), file.keep_raw))?;
+    if !(1024..=8 << 20).contains(&file.line_bytes_max.0) {
+        return Err(("line_bytes_max", "the line limit is from 1KiB to 8MiB".to_owned()));
+    }
+    Ok(())
+}
+
+fn check_format(recipe: &Recipe) -> Result<(), Complaint> {
+    let chain = |error: &dyn std::error::Error| match error.source() {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    };
+    recipe.build(b"").map(drop).map_err(|error| ("format", chain(&error)))
+}
+
+/// One YAML document of a file, and where it begins.
+struct Document {
+    text: String,
+    first_line: usize,
+}
+
+/// Splits at lines of `---`. Done here rather than by the parser, so that a line can be named in every error.
+fn documents(text: &str) -> Vec<Document> {
+    let mut out = vec![Document { text: String::new(), first_line: 0 }];
+    for (number, line) in text.lines().enumerate() {
+        if line.trim_end() == "---" || line.starts_with("--- ") {
+            out.push(Document { text: String::new(), first_line: number + 1 });
+        } else if let Some(document) = out.last_mut() {
+            document.text.push_str(line);
+            document.text.push('\n');
+        }
+    }
+    out
+}
+
+impl Document {
+    fn is_empty(&self) -> bool {
+        self.text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#'))
+    }
+
+    fn parse<T: DeserializeOwned>(&self, path: &Utf8Path) -> Result<T, ConfigError> {
+        T::deserialize(Deserializer::from_str(&self.text)).map_err(|error| {
+            let line = error.location().map_or(1, |place| place.line());
+            let full = error.to_string();
+            let message = full.split(" at line ").next().unwrap_or(&full).to_owned();
+            let hint = hint_for(&message);
+            let line = self.line_of_quoted(&message).unwrap_or(line);
+            ConfigError::Document { path: path.to_owned(), line: self.first_line + line, message, hint }
+        })
+    }
+
+    /// The line with what a message quotes first: the parser often names the beginning of the section instead.
+    fn line_of_quoted(&self, message: &str) -> Option<usize> {
+        let quoted = message.split('`').nth(1).filter(|quoted| !quoted.is_empty())?;
+        self.text.lines().position(|line| line.contains(quoted)).map(|index| index + 1)
+    }
+
+    /// An error at the line where `key` stands.
+    fn error(&self, path: &Utf8Path, key: &str, message: String, hint: Option<String>) -> ConfigError {
+        let of_key = |line: &str| {
+            line.trim_start_matches([' ', '-', '{']).strip_prefix(key).is_some_and(|rest| rest.trim_start().starts_with(':'))
+                || line.contains(&format!("{key}:"))
+        };
+        let line = self.text.lines().position(of_key).unwrap_or(0) + 1;
+        ConfigError::Document { path: path.to_owned(), line: self.first_line + line, message, hint }
+    }
+}
+
+/// Reads "unknown field `x`, expected one of `a`, `b`" and finds the nearest of them.
+fn hint_for(message: &str) -> Option<String> {
+    let (_, rest) = message.split_once("unknown field `").or_else(|| message.split_once("unknown variant `"))?;
+    let (wrong, expected) = rest.split_once('`')?;
+    let allowed = expected.split('`').skip(1).step_by(2);
+    nearest(wrong, allowed).map(|key| format!("did you mean `{key}`?"))
+}
+
+fn nearest<'a>(wrong: &str, allowed: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    allowed.into_iter().min_by_key(|key| edits(&wrong.to_lowercase(), &key.to_lowercase()))
+}
+
+/// Levenshtein distance over bytes: keys are short and ASCII.
+fn edits(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.bytes().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.bytes().enumerate() {
+            let substituted = diagonal + usize::from(x != y);
+            diagonal = row[j + 1];
+            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}

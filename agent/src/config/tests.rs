@@ -1,0 +1,85 @@
+//! A wrong configuration is refused with its file, its line, and what was probably meant.
+
+use super::{ConfigError, SourceSpec, load_text};
+
+fn check(text: &str) -> Result<super::Config, (usize, String, Option<String>)> {
+    load_text(&[("agent.yaml".into(), text.to_owned())]).map_err(|error| match error {
+        ConfigError::Document { line, message, hint, .. } => (line, message, hint),
+        other => panic!("{other}"),
+    })
+}
+
+const GOOD: &str = "\
+apiVersion: aap/v1
+kind: Agent
+metadata: { name: web-01 }
+spec:
+  coordinator: { address: '127.0.0.1:7400' }
+  buffer: { budget: 1GiB }
+---
+apiVersion: aap/v1
+kind: Source
+metadata:
+  name: tail
+spec:
+  type: file
+  stream: logs
+  include: ['/var/log/*.log']
+  multiline: { start: '^\\d' }
+  ignore_older: 24h
+---
+apiVersion: aap/v1
+kind: Source
+metadata: { name: metrics }
+spec: { type: host_metrics }
+";
+
+#[test]
+fn a_whole_configuration_is_read() {
+    let config = check(GOOD).unwrap();
+    assert_eq!(config.node.unwrap().as_str(), "web-01");
+    assert_eq!(config.agent.coordinator.unwrap().ca, "tls/root.pem");
+    assert_eq!(config.sources.len(), 2);
+    let SourceSpec::File(file) = &config.sources[0].spec else { panic!("{:?}", config.sources[0]) };
+    assert_eq!(file.ignore_older.unwrap().0.as_secs(), 86_400);
+}
+
+#[test]
+fn an_unknown_key_names_its_line_and_the_nearest_key() {
+    let (line, message, hint) = check(&GOOD.replace("include:", "inclde:")).unwrap_err();
+    assert!(message.contains("unknown field `inclde`"), "{message}");
+    assert!((12..=15).contains(&line), "{line}");
+    assert_eq!(hint.unwrap(), "did you mean `include`?");
+    let (line, _, hint) = check(&GOOD.replace("budget:", "bugdet:")).unwrap_err();
+    assert!((4..=6).contains(&line), "{line}");
+    assert_eq!(hint.unwrap(), "did you mean `budget`?");
+}
+
+#[test]
+fn what_cannot_work_is_refused_at_its_line() {
+    for (from, to, line, word) in [
+        ("aap/v1\nkind: Agent", "aap/v2\nkind: Agent", 1, "apiVersion"),
+        ("kind: Agent", "kind: Agnet", 2, "kind"),
+        ("web-01", "Web 01", 3, "node name"),
+        ("budget: 1GiB", "budget: 1MiB", 6, "budget"),
+        ("type: file", "type: fil", 13, "source type"),
+        ("stream: logs", "stream: ../logs", 14, "stream name"),
+        ("'/var/log/*.log'", "'log'", 15, "absolute"),
+        ("'^\\d'", "'('", 16, "regular expression"),
+        ("24h", "24 fortnights", 17, "span of time"),
+        ("name: metrics", "name: tail", 21, "second source"),
+    ] {
+        let (at, message, _) = check(&GOOD.replace(from, to)).unwrap_err();
+        assert!(message.contains(word), "{to}: {message}");
+        assert!(at.abs_diff(line) <= 3, "{to}: {message} at {at}, not {line}");
+    }
+}
+
+#[test]
+fn listeners_without_tls_stay_on_loopback() {
+    let http = "apiVersion: aap/v1\nkind: Source\nmetadata: {name: h}\nspec: {type: http, listen: '0.0.0.0:7410', token_file: t}\n";
+    assert!(check(http).unwrap_err().1.contains("loopback"));
+    let syslog = "apiVersion: aap/v1\nkind: Source\nmetadata: {name: s}\nspec: {type: syslog, udp: '0.0.0.0:5514'}\n";
+    assert!(check(syslog).unwrap_err().1.contains("allow_remote"));
+    assert!(check(&syslog.replace("5514'", "5514', allow_remote: true")).is_ok());
+}

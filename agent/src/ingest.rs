@@ -1,0 +1,444 @@
+//! `aap ingest`: a run keyed by stream and name, taken exactly once however often it is repeated or broken off.
+//!
+//! ```text
+//! Open ─▶ Opened { offset, digest of what lies before it, complete? }    from the position in the buffer
+//! Data … ─▶ decompress ─▶ cut ─▶ decode ─▶ one append at a time, with the position ─▶ Progress (durable)
+//! Finish ─▶ the position says complete ─▶ Done
+//! ```
+//!
+//! The position carries the digest of the content before it, so that what is sent again is known to be the same; a
+//! changed content is `ingest.content_changed`. With `again` the key begins a new generation, durably, before the
+//! answer, so that a reconnection of the same run (without `again`) continues it.
+//!
+//! | file | owns |
+//! |---|---|
+//! | `ingest/run.rs` | the position of a run |
+//! | `ingest/digest.rs` | a BLAKE3 that can be put aside and taken up again |
+//! | `ingest/taker.rs` | lines: ndjson, csv, text |
+//! | `ingest/columnar.rs` | whole files: arrow, parquet |
+
+pub mod columnar;
+pub mod digest;
+mod run;
+mod taker;
+
+pub use run::{Run, RunDetail, Whole, content_changed};
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use aap_proto::v1::ingest_reply::Kind as Reply;
+use aap_proto::v1::ingest_request::Kind as Request;
+use aap_proto::v1::{IngestDone, IngestOpen, IngestOpened, IngestProgress, IngestReply, IngestRequest};
+use aap_proto::{problem_of_status, status_of_problem};
+use aap_runtime::Shutdown;
+use aap_types::{ExitCode, Problem, SourceKind, StreamName};
+use futures::{Stream, StreamExt};
+use tokio::sync::mpsc;
+use tonic::Status;
+
+use self::columnar::Columnar;
+use self::digest::unhex;
+use self::taker::Taker;
+use crate::config::FormatSpec;
+use crate::formats::Recipe;
+use crate::ingress::{Packer, Parcel, positions_only};
+use crate::records::Rules;
+use crate::source::SourceDeps;
+
+/// Bytes gathered before they are taken: with the parcel before them under way, decoding and fsync overlap.
+const GATHER_BYTES: usize = 4 << 20;
+/// A client that pauses this long gets what it sent made durable.
+const PAUSE: Duration = Duration::from_millis(20);
+/// Longest record; the rest of it is cut. JSON documents of a few megabytes in a line exist.
+const RECORD_BYTES_MAX: usize = 8 << 20;
+/// Longest name: it is part of a key, and a path has at most 4096 bytes.
+const NAME_BYTES_MAX: usize = 4096;
+
+/// Answers of one run. One at a time is enough: the next is made after the client could have read it.
+pub type Replies = mpsc::Sender<Result<IngestReply, Status>>;
+
+/// The runs under way, so that no two take the same content.
+#[derive(Debug, Clone, Default)]
+pub struct Runs(Arc<Mutex<BTreeSet<String>>>);
+
+/// The right to be the only one with a key, until it is dropped.
+struct Claim {
+    runs: Runs,
+    key: String,
+}
+
+impl Runs {
+    fn claim(&self, key: &str) -> Option<Claim> {
+        let mut runs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        runs.insert(key.to_owned()).then(|| Claim { runs: self.clone(), key: key.to_owned() })
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.runs.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
+    }
+}
+
+/// Serves one call to its end; failures go to the client.
+pub async fn serve(
+    deps: SourceDeps,
+    runs: Runs,
+    requests: impl Stream<Item = Result<IngestRequest, Status>> + Send + Unpin,
+    replies: Replies,
+    shutdown: Shutdown,
+) {
+    let call = Call { deps, replies: replies.clone() };
+    let result = tokio::select! {
+        result = call.run(&runs, requests) => result,
+        () = shutdown.requested() => {
+            Err(Problem::new("agent.stopping", ExitCode::Unavailable, "the agent is stopping").retry_after_ms(500))
+        }
+    };
+    if let Err(problem) = result {
+        tracing::info!(code = problem.code, problem = problem.message, "ingest ended early");
+        drop(replies.send(Err(status_of_problem(&problem))).await);
+    }
+}
+
+struct Call {
+    deps: SourceDeps,
+    replies: Replies,
+}
+
+/// The two ways to take an input.
+enum Way {
+    Lines(Box<Taker>),
+    Columnar(Box<Columnar>),
+}
+
+impl Call {
+    async fn run(
+        &self,
+        runs: &Runs,
+        mut requests: impl Stream<Item = Result<IngestRequest, Status>> + Send + Unpin,
+    ) -> Result<(), Problem> {
+        let open = match requests.next().await.transpose().map_err(|status| problem_of_status(&status))? {
+            Some(IngestRequest { kind: Some(Request::Open(open)) }) => open,
+            _ => return Err(protocol("a run begins with `open`")),
+        };
+        let stream: StreamName = open.stream.parse().map_err(|error: aap_types::NameError| {
+            Problem::new("ingest.bad_stream", ExitCode::Usage, error.to_string())
+        })?;
+        if open.name.is_empty() || open.name.len() > NAME_BYTES_MAX {
+            return Err(Problem::new("ingest.bad_name", ExitCode::Usage, "a run needs a name of 1 to 4096 bytes"));
+        }
+        let key = Run::key(&stream, &open.name);
+        let _claim = runs.claim(&key).ok_or_else(|| under_way(&stream, &open.name))?;
+        let run = self.known(&stream, &open).await?;
+        if run.detail.complete {
+            return self.already_complete(run, requests).await;
+        }
+        let rows_before = run.detail.rows;
+        let (way, opened) = self.way(run)?;
+        self.reply(Reply::Opened(opened)).await?;
+        let done = match way {
+            Way::Lines(taker) => self.take_lines(taker, requests, rows_before).await?,
+            Way::Columnar(columnar) => self.take_columnar(columnar, requests, rows_before).await?,
+        };
+        self.reply(Reply::Done(done)).await
+    }
+
+    /// What is durable under this key, or a new run. A new generation is durable before this returns.
+    async fn known(&self, stream: &StreamName, open: &IngestOpen) -> Result<Run, Problem> {
+        let position = self.deps.ingress.buffer.position(SourceKind::Ingest, &Run::key(stream, &open.name));
+        let fresh = |generation| Run {
+            stream: stream.clone(),
+            name: open.name.clone(),
+            offset: 0,
+            detail: RunDetail {
+                generation,
+                format: open.format.clone(),
+                codec: open.codec.clone(),
+                ..RunDetail::default()
+            },
+        };
+        let Some(position) = position else { return Ok(fresh(0)) };
+        let detail: RunDetail = serde_json::from_str(&position.detail).unwrap_or_default();
+        if open.again {
+            let run = fresh(detail.generation + 1);
+            let parcel = positions_only(stream, vec![run.position()]).map_err(|error| not_stored(&error))?;
+            self.deps.ingress.append(parcel).await.map_err(|error| not_stored(&error))?;
+            return Ok(run);
+        }
+        let untouched = position.offset == 0 && detail.rows == 0;
+        if !untouched && (detail.format != open.format || detail.codec != open.codec) {
+            return Err(content_changed(stream, &open.name, "it was taken in another format"));
+        }
+        let detail = RunDetail { format: open.format.clone(), codec: open.codec.clone(), ..detail };
+        Ok(Run { stream: stream.clone(), name: open.name.clone(), offset: position.offset, detail })
+    }
+
+    /// Nothing to do, if the client has the same content; it checks that with the digest.
+    async fn already_complete(
+        &self,
+        run: Run,
+        mut requests: impl Stream<Item = Result<IngestRequest, Status>> + Send + Unpin,
+    ) -> Result<(), Problem> {
+        let whole = run.detail.input.clone().unwrap_or(Whole::new(0, &[]));
+        let opened = IngestOpened {
+            offset: whole.size,
+            prefix_digest: unhex(&whole.digest).unwrap_or_default().into(),
+            complete: true,
+            rows: run.detail.rows,
+            complete_size: whole.size,
+        };
+        self.reply(Reply::Opened(opened)).await?;
+        while let Some(Ok(request)) = requests.next().await {
+            match request.kind {
+                Some(Request::Data(data)) if !data.is_empty() => {
+                    return Err(content_changed(&run.stream, &run.name, "more follows after what was taken"));
+                }
+                Some(Request::Finish(_)) => {
+                    let done = IngestDone {
+                        rows: 0,
+                        rows_total: run.detail.rows,
+                        bad_rows: run.detail.bad,
+                        batches: 0,
+                    };
+                    return self.reply(Reply::Done(done)).await;
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn way(&self, run: Run) -> Result<(Way, IngestOpened), Problem> {
+        let rows = run.detail.rows;
+        let format = match run.detail.format.as_str() {
+            "ndjson" | "json" | "jsonl" => FormatSpec::Ndjson,
+            "csv" => FormatSpec::Csv,
+            "text" => FormatSpec::Text,
+            "arrow" | "parquet" => {
+                let columnar = Columnar::new(run, &self.deps.home)?;
+                let opened = IngestOpened {
+                    offset: 0,
+                    prefix_digest: blake3::hash(b"").as_bytes().to_vec().into(),
+                    complete: false,
+                    rows,
+                    complete_size: 0,
+                };
+                return Ok((Way::Columnar(Box::new(columnar)), opened));
+            }
+            other => {
+                let message = format!("format `{other}` is not known: ndjson, csv, text, arrow or parquet");
+                return Err(Problem::new("ingest.format_unknown", ExitCode::Usage, message));
+            }
+        };
+        let recipe = Recipe::new(format, None, None, false);
+        let bug = |error: &dyn std::error::Error| {
+            Problem::new("ingest.decoder", ExitCode::Bug, "the decoder cannot be made").cause(error.to_string())
+        };
+        let (decoder, _) = recipe.build(b"").map_err(|error| bug(&error))?;
+        let rules = Rules::new(None, RECORD_BYTES_MAX).map_err(|error| bug(&error))?;
+        let packer = Packer::new(run.stream.clone(), run.name.clone(), decoder);
+        let taker = Taker::new(run, packer, rules)?;
+        let opened = IngestOpened {
+            offset: taker.resume_offset(),
+            prefix_digest: taker.resume_digest().to_vec().into(),
+            complete: false,
+            rows,
+            complete_size: 0,
+        };
+        Ok((Way::Lines(Box::new(taker)), opened))
+    }
+
+    /// Takes lines: while one parcel becomes durable, the next bytes are gathered.
+    async fn take_lines(
+        &self,
+        mut taker: Box<Taker>,
+        mut requests: impl Stream<Item = Result<IngestRequest, Status>> + Send + Unpin,
+        rows_before: u64,
+    ) -> Result<IngestDone, Problem> {
+        let mut batches = 0;
+        let mut gathered = gather(&mut requests, GATHER_BYTES).await?;
+        loop {
+            let finished = gathered.finished;
+            let clock = self.deps.ingress.clock.clone();
+            let _permit = self.deps.decoding.acquire().await.map_err(|_| protocol("the agent is stopping"))?;
+            let took = tokio::task::spawn_blocking(move || {
+                let parcel = take_gathered(&mut taker, &gathered, clock.unix_us());
+                (taker, parcel)
+            });
+            let (back, parcel) = took.await.map_err(|error| bug(&error))?;
+            drop(_permit);
+            taker = back;
+            let parcel = parcel?;
+            self.deps.ingress.failpoints.reach("agent.after_read");
+            batches += parcel.tallies.iter().filter(|tally| tally.rows > 0).count() as u64;
+            let append = self.append(parcel);
+            if finished {
+                append.await?;
+                let detail = &taker.run().detail;
+                return Ok(IngestDone {
+                    rows: detail.rows - rows_before,
+                    rows_total: detail.rows,
+                    bad_rows: detail.bad,
+                    batches,
+                });
+            }
+            let (appended, next) = tokio::join!(append, gather(&mut requests, GATHER_BYTES));
+            if appended? {
+                let detail = &taker.run().detail;
+                let progress = IngestProgress {
+                    durable_offset: taker.durable_offset(),
+                    rows: detail.rows,
+                    bad_rows: detail.bad,
+                };
+                self.reply(Reply::Progress(progress)).await?;
+            }
+            gathered = next?;
+        }
+    }
+
+    /// Takes a columnar file: first all of it, because its table of contents stands at its end.
+    async fn take_columnar(
+        &self,
+        mut columnar: Box<Columnar>,
+        mut requests: impl Stream<Item = Result<IngestRequest, Status>> + Send + Unpin,
+        rows_before: u64,
+    ) -> Result<IngestDone, Problem> {
+        loop {
+            let gathered = gather(&mut requests, GATHER_BYTES).await?;
+            let finished = gathered.finished;
+            let spooled = tokio::task::spawn_blocking(move || {
+                let result = columnar.spool(&gathered.bytes);
+                (columnar, result)
+            });
+            let (back, result) = spooled.await.map_err(|error| bug(&error))?;
+            columnar = back;
+            result?;
+            if finished {
+                break;
+            }
+        }
+        let mut batches = 0;
+        loop {
+            let clock = self.deps.ingress.clock.clone();
+            let next = tokio::task::spawn_blocking(move || {
+                let parcel = columnar.next(clock.unix_us());
+                (columnar, parcel)
+            });
+            let (back, parcel) = next.await.map_err(|error| bug(&error))?;
+            columnar = back;
+            let Some(parcel) = parcel? else { break };
+            batches += parcel.tallies.iter().filter(|tally| tally.rows > 0).count() as u64;
+            self.append(parcel).await?;
+            let rows = columnar.run().detail.rows;
+            self.reply(Reply::Progress(IngestProgress { durable_offset: 0, rows, bad_rows: 0 })).await?;
+        }
+        let rows_total = columnar.run().detail.rows;
+        Ok(IngestDone { rows: rows_total - rows_before, rows_total, bad_rows: 0, batches })
+    }
+
+    /// Makes a parcel durable. Returns whether there was anything.
+    async fn append(&self, parcel: Parcel) -> Result<bool, Problem> {
+        if parcel.is_empty() {
+            return Ok(false);
+        }
+        self.deps.ingress.append(parcel).await.map_err(|error| not_stored(&error))?;
+        Ok(true)
+    }
+
+    async fn reply(&self, kind: Reply) -> Result<(), Problem> {
+        let reply = IngestReply { kind: Some(kind) };
+        self.replies.send(Ok(reply)).await.map_err(|_| {
+            Problem::new("ingest.client_gone", ExitCode::Interrupted, "the client went away")
+        })
+    }
+}
+
+fn take_gathered(taker: &mut Taker, gathered: &Gathered, now_us: i64) -> Result<Parcel, Problem> {
+    let mut parcel = Parcel::default();
+    for bytes in &gathered.bytes {
+        parcel.join(taker.take(bytes, now_us)?);
+    }
+    if gathered.finished {
+        parcel.join(taker.finish(now_us)?);
+    } else if gathered.paused {
+        parcel.join(taker.flush(now_us)?);
+    }
+    Ok(parcel)
+}
+
+/// What the client sent since the last time.
+struct Gathered {
+    bytes: Vec<bytes::Bytes>,
+    /// It sent nothing for a moment.
+    paused: bool,
+    /// It sent `finish`.
+    finished: bool,
+}
+
+/// Reads until there are `enough` bytes, the client pauses, or it has finished.
+async fn gather(
+    requests: &mut (impl Stream<Item = Result<IngestRequest, Status>> + Send + Unpin),
+    enough: usize,
+) -> Result<Gathered, Problem> {
+    let mut gathered = Gathered { bytes: vec![], paused: false, finished: false };
+    let mut length = 0;
+    while length < enough {
+        let next = if gathered.bytes.is_empty() {
+            requests.next().await
+        } else {
+            match tokio::time::timeout(PAUSE, requests.next()).await {
+                Ok(next) => next,
+                Err(_) => {
+                    gathered.paused = true;
+                    return Ok(gathered);
+                }
+            }
+        };
+        match next.transpose().map_err(|status| problem_of_status(&status))?.map(|request| request.kind) {
+            Some(Some(Request::Data(data))) => {
+                length += data.len();
+                gathered.bytes.push(data);
+            }
+            Some(Some(Request::Finish(_))) => {
+                gathered.finished = true;
+                return Ok(gathered);
+            }
+            Some(Some(Request::Open(_))) => return Err(protocol("a second `open`")),
+            Some(None) => {}
+            None => {
+                // What came is durable as far as it was whole; the run continues when the client comes back.
+                return Err(Problem::new("ingest.client_gone", ExitCode::Interrupted, "the client went away"));
+            }
+        }
+    }
+    Ok(gathered)
+}
+
+fn protocol(what: &str) -> Problem {
+    Problem::new("ingest.protocol", ExitCode::Bug, what)
+}
+
+fn bug(error: &dyn std::error::Error) -> Problem {
+    Problem::new("ingest.failed", ExitCode::Bug, "taking the input failed unexpectedly").cause(error.to_string())
+}
+
+fn not_stored(error: &crate::ingress::IngressError) -> Problem {
+    Problem::new("ingest.not_stored", ExitCode::Unavailable, "the rows could not be stored")
+        .caused_by(error)
+        .hint("the same command continues where it stopped")
+        .retry_after_ms(1000)
+}
+
+fn under_way(stream: &StreamName, name: &str) -> Problem {
+    let message = format!("`{name}` is being taken into stream `{stream}` by another command");
+    // Unavailable: after a reconnection the former call may need a moment to end.
+    Problem::new("ingest.under_way", ExitCode::Unavailable, message)
+        .hint("wait for it, or give this run another `--name`")
+        .retry_after_ms(500)
+}
+
+#[cfg(test)]
+mod tests;

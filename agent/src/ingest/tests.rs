@@ -1,0 +1,242 @@
+//! A run is exactly once: broken off at any message, repeated, changed, begun again.
+
+use std::io::Write;
+use std::sync::Arc;
+
+use aap_proto::v1::{IngestFinish, IngestOpen};
+use arrow_array::{Int64Array, StringArray};
+use bytes::Bytes;
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::*;
+use crate::testing::Rig;
+
+/// A client as the command line is one: checks the digest, sends from the offset, in pieces.
+struct Client<'a> {
+    rig: &'a Rig,
+    runs: Runs,
+    name: &'a str,
+    format: &'a str,
+    codec: &'a str,
+}
+
+#[derive(Debug)]
+struct Outcome {
+    opened: Option<IngestOpened>,
+    done: Result<Option<IngestDone>, Problem>,
+}
+
+impl Outcome {
+    fn done(self) -> IngestDone {
+        self.done.unwrap().unwrap()
+    }
+    fn code(self) -> String {
+        self.done.unwrap_err().code
+    }
+}
+
+fn client<'a>(rig: &'a Rig, name: &'a str, format: &'a str, codec: &'a str) -> Client<'a> {
+    Client { rig, runs: Runs::default(), name, format, codec }
+}
+
+impl Client<'_> {
+    async fn send(&self, input: &[u8]) -> Outcome {
+        self.attempt(input, false, usize::MAX).await
+    }
+
+    /// Sends at most `pieces` pieces, then breaks off.
+    async fn attempt(&self, input: &[u8], again: bool, pieces: usize) -> Outcome {
+        let (requests, incoming) = mpsc::channel(4);
+        let (replies, mut answers) = mpsc::channel(4);
+        let serving = serve(
+            self.rig.deps.clone(),
+            self.runs.clone(),
+            ReceiverStream::new(incoming),
+            replies,
+            Shutdown::default(),
+        );
+        let driving = async {
+            let open = IngestOpen {
+                stream: "events".into(),
+                name: self.name.into(),
+                format: self.format.into(),
+                codec: self.codec.into(),
+                again,
+                size: input.len() as u64,
+                replayable: true,
+            };
+            requests.send(Ok(IngestRequest { kind: Some(Request::Open(open)) })).await.unwrap();
+            let opened = match answers.recv().await {
+                Some(Ok(IngestReply { kind: Some(Reply::Opened(opened)) })) => opened,
+                Some(Err(status)) => return Outcome { opened: None, done: Err(problem_of_status(&status)) },
+                other => panic!("{other:?}"),
+            };
+            let from = usize::try_from(opened.offset).unwrap();
+            if input.len() < from || blake3::hash(&input[..from]).as_bytes()[..] != opened.prefix_digest[..] {
+                let stream = "events".parse().unwrap();
+                let changed = content_changed(&stream, self.name, "as the client found");
+                return Outcome { opened: Some(opened), done: Err(changed) };
+            }
+            let (rest, broken_off) = (input[from..].to_vec(), input[from..].chunks(40_000).count() > pieces);
+            let sending = async move {
+                for piece in rest.chunks(40_000).take(pieces) {
+                    let data = Request::Data(Bytes::copy_from_slice(piece));
+                    if requests.send(Ok(IngestRequest { kind: Some(data) })).await.is_err() {
+                        return;
+                    }
+                }
+                if !broken_off {
+                    let finish = Request::Finish(IngestFinish {});
+                    drop(requests.send(Ok(IngestRequest { kind: Some(finish) })).await);
+                }
+            };
+            let receiving = async {
+                loop {
+                    match answers.recv().await {
+                        Some(Ok(IngestReply { kind: Some(Reply::Done(done)) })) => return Ok(Some(done)),
+                        Some(Ok(_)) => {}
+                        Some(Err(status)) => return Err(problem_of_status(&status)),
+                        None => return Ok(None),
+                    }
+                }
+            };
+            let ((), done) = tokio::join!(sending, receiving);
+            Outcome { opened: Some(opened), done }
+        };
+        tokio::join!(serving, driving).1
+    }
+}
+
+fn ndjson(from: u32, to: u32) -> Vec<u8> {
+    (from..to).flat_map(|n| format!("{{\"n\":{n},\"text\":\"{}\"}}\n", "x".repeat(100)).into_bytes()).collect()
+}
+
+fn numbers(rig: &Rig) -> Vec<u32> {
+    rig.texts("events", "n").iter().map(|text| text.parse().unwrap()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_breaks_off_after_any_piece_continues_exactly() {
+    let input = ndjson(0, 3000);
+    for pieces in [1, 2, 5, 8] {
+        let mut rig = Rig::new();
+        let broken = client(&rig, "f", "ndjson", "").attempt(&input, false, pieces).await;
+        assert_eq!(broken.code(), "ingest.client_gone");
+        rig.restart();
+        let done = client(&rig, "f", "ndjson", "").send(&input).await.done();
+        assert_eq!(done.rows_total, 3000);
+        assert_eq!(numbers(&rig), (0..3000).collect::<Vec<_>>(), "{pieces}");
+        let again = client(&rig, "f", "ndjson", "").send(&input).await;
+        assert!(again.opened.as_ref().unwrap().complete);
+        assert_eq!(again.done().rows, 0);
+        assert_eq!(numbers(&rig).len(), 3000);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_run_continues_in_the_middle_and_not_from_its_beginning() {
+    let mut rig = Rig::new();
+    let input = ndjson(0, 60_000);
+    assert!(input.len() > 6 << 20);
+    let broken = client(&rig, "f", "ndjson", "").attempt(&input, false, 150).await;
+    assert!(broken.done.is_err());
+    rig.restart();
+    let resumed = client(&rig, "f", "ndjson", "").send(&input).await;
+    assert!(resumed.opened.as_ref().unwrap().offset > 1 << 20, "{:?}", resumed.opened);
+    assert_eq!(resumed.done().rows_total, 60_000);
+    assert_eq!(numbers(&rig), (0..60_000).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn changed_content_is_refused_and_again_takes_it() {
+    let rig = Rig::new();
+    let input = ndjson(0, 1000);
+    client(&rig, "f", "ndjson", "").send(&input).await.done();
+    let mut changed = input.clone();
+    changed[10] ^= 1;
+    assert_eq!(client(&rig, "f", "ndjson", "").send(&changed).await.code(), "ingest.content_changed");
+    let mut longer = input.clone();
+    longer.extend(ndjson(1000, 1001));
+    assert_eq!(client(&rig, "f", "ndjson", "").send(&longer).await.code(), "ingest.content_changed");
+    assert_eq!(numbers(&rig).len(), 1000);
+    let again = client(&rig, "f", "ndjson", "").attempt(&longer, true, 1).await;
+    assert!(again.done.is_err(), "broken off");
+    // The generation was begun: a reconnection without `again` continues it.
+    let done = client(&rig, "f", "ndjson", "").send(&longer).await.done();
+    assert_eq!(done.rows_total, 1001);
+    assert_eq!(numbers(&rig).len(), 2001);
+    // Another name is another run.
+    client(&rig, "g", "ndjson", "").send(&input).await.done();
+    assert_eq!(numbers(&rig).len(), 3001);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn compressed_input_continues_exactly_and_a_cut_file_is_an_error() {
+    let content = ndjson(0, 40_000);
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::none());
+    gzip.write_all(&content).unwrap();
+    let zstd: Vec<u8> = content.chunks(1 << 20).flat_map(|part| zstd::encode_all(part, 1).unwrap()).collect();
+    for (codec, input) in [("gzip", gzip.finish().unwrap()), ("zstd", zstd)] {
+        let mut rig = Rig::new();
+        let cut = &input[..input.len() - 7];
+        assert_eq!(client(&rig, "f", "ndjson", codec).send(cut).await.code(), "ingest.bad_compression", "{codec}");
+        rig.restart();
+        let done = client(&rig, "f", "ndjson", codec).send(&input).await.done();
+        assert_eq!(done.rows_total, 40_000, "{codec}");
+        assert_eq!(numbers(&rig), (0..40_000).collect::<Vec<_>>(), "{codec}");
+        assert_eq!(client(&rig, "f", "ndjson", codec).send(&input).await.done().rows, 0, "{codec}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bad_rows_are_kept_apart_and_counted() {
+    let rig = Rig::new();
+    let done = client(&rig, "f", "ndjson", "").send(b"{\"n\":1}\nnonsense\n{\"n\":2}").await.done();
+    assert_eq!((done.rows, done.bad_rows), (2, 1));
+    assert_eq!(rig.texts("events.dead", "text"), ["nonsense"]);
+    let empty = client(&rig, "empty", "text", "").send(b"").await.done();
+    assert_eq!(empty.rows_total, 0);
+    assert!(client(&rig, "empty", "text", "").send(b"").await.opened.unwrap().complete);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn csv_continues_under_its_header() {
+    let mut rig = Rig::new();
+    let mut input = b"n,text\n".to_vec();
+    (0..60_000).for_each(|n| writeln!(input, "{n},\"a\nb, {}\"", "y".repeat(90)).unwrap());
+    let broken = client(&rig, "f", "csv", "").attempt(&input, false, 140).await;
+    assert!(broken.done.is_err());
+    assert!(!numbers(&rig).is_empty());
+    rig.restart();
+    client(&rig, "f", "csv", "").send(&input).await.done();
+    assert_eq!(numbers(&rig), (0..60_000).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn arrow_and_parquet_files_are_taken_once() {
+    let batch = arrow_array::RecordBatch::try_from_iter([
+        ("n", Arc::new(Int64Array::from_iter_values(0..20_000)) as arrow_array::ArrayRef),
+        ("_seq", Arc::new(StringArray::from_iter_values((0..20_000).map(|n| format!("s{n}"))))),
+    ])
+    .unwrap();
+    let mut parquet = Vec::new();
+    let mut writer = parquet::arrow::ArrowWriter::try_new(&mut parquet, batch.schema(), None).unwrap();
+    writer.write(&batch).unwrap();
+    writer.close().unwrap();
+    let mut stream = Vec::new();
+    let mut writer = arrow_ipc::writer::StreamWriter::try_new(&mut stream, &batch.schema()).unwrap();
+    writer.write(&batch).unwrap();
+    writer.finish().unwrap();
+    for (format, input) in [("parquet", parquet), ("arrow", stream)] {
+        let mut rig = Rig::new();
+        let broken = client(&rig, "f", format, "").attempt(&input, false, 1).await;
+        assert!(broken.done.is_err(), "{format}");
+        rig.restart();
+        let done = client(&rig, "f", format, "").send(&input).await.done();
+        assert_eq!(done.rows_total, 20_000, "{format}");
+        assert_eq!(numbers(&rig), (0..20_000).collect::<Vec<_>>(), "{format}");
+        assert_eq!(rig.texts("events", "_seq_")[5], "s5");
+        assert_eq!(client(&rig, "f", format, "").send(&input).await.done().rows, 0, "{format}");
+        assert_eq!(client(&rig, "bad", format, "").send(&input[..input.len() / 2]).await.code(), "ingest.unreadable");
+    }
+}

@@ -1,0 +1,319 @@
+//! The way of records into the buffer: decode, seal, append, and only then an answer.
+//!
+//! ```text
+//! bytes of whole records ─▶ Packer (blocking pool) ─▶ Parcel ─▶ Ingress::append ─▶ durable ─▶ answer
+//!                            decode · encode          entries    one group          counters
+//! ```
+//!
+//! A parcel is all or nothing: its batches, its dead letters and its source positions are one group of the buffer.
+//! A source has one append under way at a time for each thing it reads in order (a file, an ingest run), and
+//! decodes the next parcel meanwhile. So an append that fails can never be followed by a later one that succeeds,
+//! which would commit a position beyond rows that are not there.
+
+use std::sync::Arc;
+
+use aap_buffer::{Buffer, EncodedBatch, Encoder, Entry, FrameSchema};
+use aap_decode::{BadRow, Context, Decoder, dead_letters};
+use aap_runtime::Clock;
+use aap_types::{BatchId, SourcePosition, StreamName};
+use arrow_array::RecordBatch;
+use arrow_schema::{DataType, Field, Schema, SchemaRef, TimeUnit};
+
+use crate::counters::{Counters, DropReason};
+use crate::failpoint::Failpoints;
+
+/// Rows a batch is sealed at: the cost per batch is small from here on, and a query can still skip it by its time range.
+pub const BATCH_BYTES: usize = 1 << 20;
+
+/// Why records did not become durable.
+#[derive(Debug, thiserror::Error)]
+pub enum IngressError {
+    /// The buffer refused or failed.
+    #[error("append to the buffer")]
+    Append(#[source] aap_buffer::Error),
+    /// The rows could not be sealed.
+    #[error("seal a batch of stream `{stream}`")]
+    Seal {
+        /// The stream.
+        stream: StreamName,
+        /// Why.
+        #[source]
+        source: aap_buffer::Error,
+    },
+    /// The decoder could not take the bytes at all.
+    #[error("decode records of stream `{stream}`")]
+    Decode {
+        /// The stream.
+        stream: StreamName,
+        /// Why.
+        #[source]
+        source: aap_decode::DecodeError,
+    },
+    /// A bug of ours.
+    #[error("build the dead letters of stream `{stream}`: {reason}")]
+    DeadLetters {
+        /// The stream.
+        stream: StreamName,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// What stands or falls together.
+#[derive(Debug, Clone, Default)]
+pub struct Parcel {
+    /// What to append.
+    pub entries: Vec<Entry>,
+    /// The books it changes, one item a batch.
+    pub tallies: Vec<Tally>,
+}
+
+/// What one batch adds to the books of its stream.
+#[derive(Debug, Clone)]
+pub struct Tally {
+    /// The stream that was fed.
+    pub stream: StreamName,
+    /// Good rows.
+    pub rows: u64,
+    /// Rows in the dead-letter stream.
+    pub bad: u64,
+    /// Bytes of input.
+    pub bytes: u64,
+    /// Invalid UTF-8 sequences replaced.
+    pub replaced: u64,
+}
+
+impl Parcel {
+    /// Good rows.
+    pub fn rows(&self) -> u64 {
+        self.tallies.iter().map(|tally| tally.rows).sum()
+    }
+    /// Rows that are dead letters.
+    pub fn bad(&self) -> u64 {
+        self.tallies.iter().map(|tally| tally.bad).sum()
+    }
+    /// Bytes of input.
+    pub fn bytes(&self) -> u64 {
+        self.tallies.iter().map(|tally| tally.bytes).sum()
+    }
+    /// Whether there is nothing to append.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+    /// Adds what `other` has.
+    pub fn join(&mut self, other: Parcel) {
+        self.entries.extend(other.entries);
+        self.tallies.extend(other.tallies);
+    }
+}
+
+/// The door of the buffer that all sources share. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Ingress {
+    /// The buffer behind it.
+    pub buffer: Buffer,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// The books.
+    pub counters: Arc<Counters>,
+    /// Crash points.
+    pub failpoints: Failpoints,
+}
+
+impl Ingress {
+    /// Appends a parcel as one group and returns when it is durable. Waits for room.
+    pub async fn append(&self, parcel: Parcel) -> Result<Vec<BatchId>, IngressError> {
+        let Parcel { entries, tallies } = parcel;
+        self.read(&tallies);
+        self.failpoints.reach("agent.before_append");
+        let ids = self.buffer.append(entries).await.map_err(IngressError::Append)?;
+        self.durable(&tallies);
+        self.failpoints.reach("agent.after_append_before_answer");
+        Ok(ids)
+    }
+
+    /// The same, but refuses at once where it would have to wait for room.
+    pub async fn try_append(&self, parcel: Parcel) -> Result<Vec<BatchId>, IngressError> {
+        let Parcel { entries, tallies } = parcel;
+        self.failpoints.reach("agent.before_append");
+        let ticket = self.buffer.try_append(entries).map_err(IngressError::Append)?;
+        self.read(&tallies);
+        let ids = ticket.durable().await.map_err(IngressError::Append)?;
+        self.durable(&tallies);
+        self.failpoints.reach("agent.after_append_before_answer");
+        Ok(ids)
+    }
+
+    fn read(&self, tallies: &[Tally]) {
+        for tally in tallies {
+            self.counters.count(&tally.stream, |count| {
+                count.rows_read += tally.rows + tally.bad;
+                count.bytes_read += tally.bytes;
+                count.replaced += tally.replaced;
+            });
+        }
+    }
+
+    fn durable(&self, tallies: &[Tally]) {
+        for tally in tallies {
+            self.counters.count(&tally.stream, |count| {
+                count.rows_durable += tally.rows;
+                count.batches_durable += u64::from(tally.rows > 0);
+                if tally.bad > 0 {
+                    *count.rows_dropped.entry(DropReason::DeadLetter).or_default() += tally.bad;
+                }
+            });
+            if tally.bad > 0 {
+                self.counters.count(&tally.stream.dead_letters(), |count| {
+                    count.rows_read += tally.bad;
+                    count.rows_durable += tally.bad;
+                    count.batches_durable += 1;
+                });
+            }
+        }
+    }
+}
+
+/// Makes sealed batches of rows; keeps its compressor and the last schema.
+#[derive(Debug, Default)]
+pub struct Sealer {
+    encoder: Encoder,
+    known: Option<(SchemaRef, Arc<FrameSchema>)>,
+}
+
+impl Sealer {
+    /// Seals one batch. `raw_bytes` is its size as the source gave it.
+    pub fn seal(&mut self, batch: &RecordBatch, raw_bytes: u64) -> Result<EncodedBatch, aap_buffer::Error> {
+        let schema = self.schema(batch.schema_ref());
+        self.encoder.encode(batch, &schema, raw_bytes)
+    }
+
+    fn schema(&mut self, wanted: &SchemaRef) -> Arc<FrameSchema> {
+        match &self.known {
+            Some((known, schema)) if Arc::ptr_eq(known, wanted) || known == wanted => schema.clone(),
+            _ => {
+                let schema = FrameSchema::of(wanted.clone());
+                self.known = Some((wanted.clone(), schema.clone()));
+                schema
+            }
+        }
+    }
+}
+
+/// Turns the bytes of one source into parcels. Lives as long as what it reads, because column types are learned.
+#[derive(Debug)]
+pub struct Packer {
+    stream: StreamName,
+    source: String,
+    decoder: Decoder,
+    sealer: Sealer,
+    letters: Sealer,
+}
+
+/// What became of the bytes of one batch.
+#[derive(Debug)]
+pub struct Packed {
+    /// What to append.
+    pub parcel: Parcel,
+    /// The records that could not be read; they are in the parcel as dead letters too.
+    pub bad: Vec<BadRow>,
+}
+
+impl Packer {
+    /// A packer that feeds `stream`; `source` names the origin in dead letters.
+    pub fn new(stream: StreamName, source: String, decoder: Decoder) -> Self {
+        Self { stream, source, decoder, sealer: Sealer::default(), letters: Sealer::default() }
+    }
+
+    /// The decoder, for its record boundaries.
+    pub fn decoder(&self) -> &Decoder {
+        &self.decoder
+    }
+
+    /// Shows the decoder bytes that it must know but that give no rows, such as a header.
+    pub fn learn(&mut self, header: &[u8]) {
+        if let Err(error) = self.decoder.decode(header, &Context::default()) {
+            tracing::debug!(stream = %self.stream, %error, "header was not understood");
+        }
+    }
+
+    /// Decodes and seals whole records as one batch, with the positions that they reach. Takes a while: blocking pool.
+    pub fn pack(
+        &mut self,
+        records: &[u8],
+        context: &Context<'_>,
+        positions: Vec<SourcePosition>,
+    ) -> Result<Packed, IngressError> {
+        self.pack_with(records, context, positions, |batch| batch)
+    }
+
+    /// The same with a last touch on the rows.
+    pub fn pack_with(
+        &mut self,
+        records: &[u8],
+        context: &Context<'_>,
+        positions: Vec<SourcePosition>,
+        finish: impl FnOnce(RecordBatch) -> RecordBatch,
+    ) -> Result<Packed, IngressError> {
+        let stream = &self.stream;
+        let decoded = self
+            .decoder
+            .decode(records, context)
+            .map_err(|source| IngressError::Decode { stream: stream.clone(), source })?;
+        let rows = decoded.batch.num_rows() as u64;
+        let mut entries = Vec::with_capacity(2);
+        let mut positions = Some(positions);
+        if !decoded.bad.is_empty() {
+            // A batch of bad rows only must carry the position itself.
+            let taken = if rows == 0 { positions.take().unwrap_or_default() } else { vec![] };
+            entries.push(self.dead(&decoded.bad, context.observed_us, taken)?);
+        }
+        if rows > 0 {
+            let batch = finish(decoded.batch);
+            let batch = self
+                .sealer
+                .seal(&batch, decoded.raw_bytes)
+                .map_err(|source| IngressError::Seal { stream: self.stream.clone(), source })?;
+            let positions = positions.unwrap_or_default();
+            entries.push(Entry::Own { stream: self.stream.clone(), batch, positions });
+        }
+        let tally = Tally {
+            stream: self.stream.clone(),
+            rows,
+            bad: decoded.bad.len() as u64,
+            bytes: records.len() as u64,
+            replaced: decoded.replaced,
+        };
+        let tallies = if entries.is_empty() { vec![] } else { vec![tally] };
+        Ok(Packed { parcel: Parcel { entries, tallies }, bad: decoded.bad })
+    }
+
+    fn dead(
+        &mut self,
+        bad: &[BadRow],
+        observed_us: i64,
+        positions: Vec<SourcePosition>,
+    ) -> Result<Entry, IngressError> {
+        let stream = self.stream.dead_letters();
+        let batch = dead_letters(bad, self.stream.as_str(), &self.source, observed_us).map_err(|error| {
+            IngressError::DeadLetters { stream: self.stream.clone(), reason: error.to_string() }
+        })?;
+        let raw_bytes = bad.iter().map(|row| row.text.len() as u64).sum();
+        let batch = self
+            .letters
+            .seal(&batch, raw_bytes)
+            .map_err(|source| IngressError::Seal { stream: stream.clone(), source })?;
+        Ok(Entry::Own { stream, batch, positions })
+    }
+}
+
+/// A parcel of no rows that makes positions durable, and takes them to the ledger.
+pub fn positions_only(stream: &StreamName, positions: Vec<SourcePosition>) -> Result<Parcel, IngressError> {
+    let ts = Field::new("ts", DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())), true);
+    let batch = RecordBatch::new_empty(Arc::new(Schema::new(vec![ts])));
+    let batch = Sealer::default()
+        .seal(&batch, 0)
+        .map_err(|source| IngressError::Seal { stream: stream.clone(), source })?;
+    let entries = vec![Entry::Own { stream: stream.clone(), batch, positions }];
+    Ok(Parcel { entries, tallies: vec![] })
+}

@@ -1,0 +1,79 @@
+//! Sources: each states what it promises, and is answered only after its rows are durable.
+//!
+//! | file | source | promise |
+//! |---|---|---|
+//! | `source/file.rs` | followed files | exactly once |
+//! | `source/http.rs` | HTTP requests | exactly once with `Idempotency-Key` |
+//! | `source/syslog.rs` | syslog | once from the moment it is durable; drops counted |
+//! | `source/stdin.rs` | standard input | once from the moment it is durable |
+//! | `source/host_metrics.rs` | figures of the machine | once from the moment it is durable |
+//! | `source/lines.rs` | what the unacknowledged ones share | |
+
+mod file;
+mod host_metrics;
+mod http;
+mod lines;
+mod stdin;
+mod syslog;
+
+use std::sync::Arc;
+
+use aap_runtime::{Home, Shutdown};
+use tokio::sync::Semaphore;
+
+use crate::board::Board;
+use crate::config::{SourceConfig, SourceSpec};
+use crate::ingress::Ingress;
+
+pub use http::Listening;
+
+/// What every source needs. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct SourceDeps {
+    /// The way into the buffer.
+    pub ingress: Ingress,
+    /// Where they say how they are.
+    pub board: Arc<Board>,
+    /// Passes that decode at the same time: as many as there are cores, so that queries and the uplink get their share.
+    pub decoding: Arc<Semaphore>,
+    /// Where files are.
+    pub home: Home,
+    /// Where the HTTP source says where it listens.
+    pub listening: Arc<Listening>,
+}
+
+/// Why a source cannot run. It is tried again.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// The configuration was checked, but does not work here.
+    #[error("{0}")]
+    Config(String),
+    /// A socket or a file that the source needs from its start.
+    #[error("{what}")]
+    Io {
+        /// What was being attempted, on what.
+        what: String,
+        /// Why it failed.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+impl SourceError {
+    fn io(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> Self {
+        let what = what.into();
+        move |source| Self::Io { what, source }
+    }
+}
+
+/// Runs one source until it ends by itself, fails, or is asked to stop.
+pub async fn run(config: SourceConfig, deps: SourceDeps, shutdown: Shutdown) -> Result<(), SourceError> {
+    let SourceConfig { name, spec } = config;
+    match spec {
+        SourceSpec::File(spec) => Box::pin(file::run(name, spec, deps, shutdown)).await,
+        SourceSpec::Http(spec) => Box::pin(http::run(name, spec, deps, shutdown)).await,
+        SourceSpec::Stdin(spec) => Box::pin(stdin::run(name, spec, deps, shutdown)).await,
+        SourceSpec::Syslog(spec) => Box::pin(syslog::run(name, spec, deps, shutdown)).await,
+        SourceSpec::HostMetrics(spec) => Box::pin(host_metrics::run(name, spec, deps, shutdown)).await,
+    }
+}

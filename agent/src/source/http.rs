@@ -1,0 +1,331 @@
+//! HTTP ingest on loopback: `POST /v1/streams/NAME`, answered after the rows are durable.
+//!
+//! | content type | rows |
+//! |---|---|
+//! | `application/x-ndjson`, `application/jsonl` | one JSON object a line |
+//! | `application/json` | an array of objects, or one object |
+//! | `text/csv` | a header and records |
+//! | `text/plain` | one line, one row |
+//! | `application/vnd.apache.arrow.stream` | an Arrow IPC stream |
+//!
+//! | answer | when |
+//! |---|---|
+//! | 200 `{"rows":…,"batches":…,"bad_rows":…}` | durable |
+//! | 400 | bad stream name; bad rows, naming row and reason: nothing was taken (`?on_error=dead-letter` keeps them apart instead) |
+//! | 401 / 415 | wrong token / content type or encoding |
+//! | 413 | more than the limit after decompression |
+//! | 422 | the `Idempotency-Key` was used with another body |
+//! | 429 with `Retry-After` | the buffer is full |
+//! | 503 with `Retry-After` | the rows could not be stored |
+//!
+//! A key's answer is committed in the group of its rows and kept for 24 h, so a repetition after any crash gets the same answer and adds
+//! nothing. A repetition that comes while the first is under way waits for it.
+//!
+//! | file | owns |
+//! |---|---|
+//! | `http/body.rs` | reading, decompressing, limits |
+//! | `http/take.rs` | rows of one request |
+//! | `http/keys.rs` | answers by key |
+//! | `http/metrics.rs` | `/metrics` |
+
+mod body;
+mod keys;
+mod metrics;
+mod take;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aap_runtime::Shutdown;
+use aap_types::StreamName;
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use camino::Utf8PathBuf;
+use serde::Deserialize;
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, watch};
+
+use self::keys::{Begun, Keys};
+use self::take::{Kind, OnError};
+use super::{SourceDeps, SourceError};
+use crate::config::HttpSpec;
+
+/// Bodies in memory at once: each may be 16 MiB and its content as much again.
+const REQUESTS_MAX: usize = 8;
+/// How long requests under way may take at the end.
+const DRAIN: Duration = Duration::from_secs(5);
+/// Longest `Idempotency-Key`.
+const KEY_BYTES_MAX: usize = 255;
+
+/// Where the HTTP source listens, for `run/agent.json`.
+#[derive(Debug)]
+pub struct Listening(watch::Sender<Settled>);
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Settled {
+    expected: bool,
+    address: Option<SocketAddr>,
+}
+
+impl Default for Listening {
+    fn default() -> Self {
+        Self(watch::channel(Settled::default()).0)
+    }
+}
+
+impl Listening {
+    /// The address, once it is known.
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.0.borrow().address
+    }
+
+    /// An HTTP source is about to start.
+    pub fn expect(&self) {
+        self.0.send_modify(|settled| settled.expected = true);
+    }
+
+    fn set(&self, address: Option<SocketAddr>) {
+        self.0.send_replace(Settled { expected: address.is_some(), address });
+    }
+
+    /// Waits until the source that is about to start listens, at most `limit`.
+    pub async fn settled(&self, limit: Duration) {
+        let mut changes = self.0.subscribe();
+        let ready = changes.wait_for(|settled| !settled.expected || settled.address.is_some());
+        if tokio::time::timeout(limit, ready).await.is_err() {
+            tracing::warn!("the HTTP source does not listen yet");
+        }
+    }
+}
+
+/// What requests work with.
+#[derive(Debug, Clone)]
+struct Api {
+    name: Arc<str>,
+    deps: SourceDeps,
+    keys: Keys,
+    token_file: Utf8PathBuf,
+    body_bytes_max: usize,
+    room: Arc<Semaphore>,
+}
+
+/// Listens until it is asked to stop.
+pub(super) async fn run(
+    name: String,
+    spec: HttpSpec,
+    deps: SourceDeps,
+    shutdown: Shutdown,
+) -> Result<(), SourceError> {
+    let listener = listen(&spec, &deps).await?;
+    let address = listener.local_addr().map_err(SourceError::io("ask for the address"))?;
+    deps.listening.set(Some(address));
+    deps.board.source(&name, |entry| entry.detail = format!("listens on {address}"));
+    tracing::info!(%address, "HTTP source listens");
+    let keys = Keys::new(deps.ingress.clone(), spec.keep_keys.0);
+    let listening = deps.listening.clone();
+    let api = Api {
+        name: name.into(),
+        token_file: deps.home.root().join(&spec.token_file),
+        deps,
+        keys,
+        body_bytes_max: usize::try_from(spec.body_bytes_max.0).unwrap_or(usize::MAX),
+        room: Arc::new(Semaphore::new(REQUESTS_MAX)),
+    };
+    let stop = shutdown.clone();
+    let serving = axum::serve(listener, router(api)).with_graceful_shutdown(async move { stop.requested().await });
+    let abandoned = async {
+        shutdown.requested().await;
+        tokio::time::sleep(DRAIN).await;
+    };
+    let result = tokio::select! {
+        result = serving => result.map_err(SourceError::io("serve HTTP")),
+        () = abandoned => Ok(()),
+    };
+    listening.set(None);
+    result
+}
+
+fn router(api: Api) -> Router {
+    Router::new()
+        .route("/v1/streams/{name}", post(ingest))
+        .route("/metrics", get(metrics::metrics))
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready))
+        .with_state(api)
+}
+
+/// The port of the configuration if it was set there; else the default, the one of the last run, or any.
+async fn listen(spec: &HttpSpec, deps: &SourceDeps) -> Result<TcpListener, SourceError> {
+    let Some(wanted) = spec.listen else {
+        for port in [last_port(deps), Some(HttpSpec::DEFAULT_PORT)].into_iter().flatten() {
+            if let Ok(listener) = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], port))).await {
+                return Ok(listener);
+            }
+        }
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        return TcpListener::bind(any).await.map_err(SourceError::io("listen on a free port"));
+    };
+    TcpListener::bind(wanted).await.map_err(|source| {
+        let owner = if source.kind() == std::io::ErrorKind::AddrInUse { "; see `ss -ltnp` for who has it" } else { "" };
+        SourceError::Io { what: format!("listen on {wanted}{owner}"), source }
+    })
+}
+
+fn last_port(deps: &SourceDeps) -> Option<u16> {
+    let text = std::fs::read(deps.home.run().join("agent.json")).ok()?;
+    let endpoints: serde_json::Value = serde_json::from_slice(&text).ok()?;
+    let address: SocketAddr = endpoints.get("http")?.as_str()?.parse().ok()?;
+    Some(address.port())
+}
+
+/// What stands behind `?`.
+#[derive(Debug, Deserialize)]
+struct Wishes {
+    on_error: Option<String>,
+}
+
+/// Why a request was not taken.
+#[derive(Debug)]
+struct Refused {
+    status: StatusCode,
+    code: &'static str,
+    message: String,
+    retry_after: bool,
+    row: Option<u64>,
+}
+
+impl Refused {
+    fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+        Self { status, code, message: message.into(), retry_after: false, row: None }
+    }
+
+    fn later(mut self) -> Self {
+        self.retry_after = true;
+        self
+    }
+}
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        let mut error = serde_json::json!({ "code": self.code, "message": self.message });
+        if let Some(row) = self.row {
+            error["row"] = row.into();
+        }
+        let body = format!("{}\n", serde_json::json!({ "error": error }));
+        let mut response = (self.status, [(header::CONTENT_TYPE, "application/json")], body).into_response();
+        if self.retry_after {
+            response.headers_mut().insert(header::RETRY_AFTER, header::HeaderValue::from_static("1"));
+        }
+        response
+    }
+}
+
+async fn ingest(
+    State(api): State<Api>,
+    Path(name): Path<String>,
+    Query(wishes): Query<Wishes>,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
+    match take_request(&api, &name, &wishes, &headers, body).await {
+        Ok(answer) => (StatusCode::OK, [(header::CONTENT_TYPE, "application/json")], answer).into_response(),
+        Err(refused) => refused.into_response(),
+    }
+}
+
+async fn take_request(
+    api: &Api,
+    name: &str,
+    wishes: &Wishes,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<String, Refused> {
+    authorise(api, headers)?;
+    let stream: StreamName = name
+        .parse()
+        .map_err(|error: aap_types::NameError| Refused::new(StatusCode::BAD_REQUEST, "http.bad_stream", error.to_string()))?;
+    let kind = Kind::of(headers)?;
+    let codec = body::Codec::of(headers)?;
+    let on_error = match wishes.on_error.as_deref() {
+        None | Some("reject") => OnError::Reject,
+        Some("dead-letter") => OnError::DeadLetter,
+        Some(other) => {
+            let message = format!("on_error `{other}` is not known: reject or dead-letter");
+            return Err(Refused::new(StatusCode::BAD_REQUEST, "http.bad_parameter", message));
+        }
+    };
+    let key = idempotency_key(headers)?;
+    // Bodies wait outside, where they cost nothing.
+    let busy = || Refused::new(StatusCode::TOO_MANY_REQUESTS, "http.busy", "too many requests are under way").later();
+    let permit = tokio::time::timeout(Duration::from_secs(5), api.room.clone().acquire_owned()).await;
+    let permit = permit.map_err(|_| busy())?.map_err(|_| busy())?;
+    let raw = body::read(body, api.body_bytes_max).await?;
+    let digest = key.as_ref().map(|_| keys::digest(&raw, headers, on_error));
+    let begun = match (&key, digest) {
+        (Some(key), Some(digest)) => api.keys.begin(&stream, key, digest).await?,
+        _ => Begun::unkeyed(),
+    };
+    let begun = match begun {
+        Begun::Answered(answer) => return Ok(answer),
+        Begun::Mine(claim) => claim,
+    };
+    let request = take::Request { stream, source: api.name.to_string(), kind, codec, on_error, raw, limit: api.body_bytes_max };
+    // Apart from the connection: a client that goes away must not leave the key claimed and its rows half known.
+    let deps = api.deps.clone();
+    #[expect(clippy::disallowed_methods, reason = "awaited here; goes on to its end if the client goes away")]
+    let taking = tokio::spawn(async move {
+        let _permit = permit;
+        take::take(request, &deps, begun).await
+    });
+    taking.await.unwrap_or_else(|_| {
+        Err(Refused::new(StatusCode::INTERNAL_SERVER_ERROR, "http.failed", "taking the rows failed unexpectedly"))
+    })
+}
+
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Refused> {
+    let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
+    match value.to_str() {
+        Ok(key) if !key.is_empty() && key.len() <= KEY_BYTES_MAX => Ok(Some(key.to_owned())),
+        _ => {
+            let message = format!("an Idempotency-Key has 1 to {KEY_BYTES_MAX} visible ASCII characters");
+            Err(Refused::new(StatusCode::BAD_REQUEST, "http.bad_key", message))
+        }
+    }
+}
+
+/// Compares the bearer token with the file's, read anew so that it can be changed.
+fn authorise(api: &Api, headers: &HeaderMap) -> Result<(), Refused> {
+    let denied = || {
+        let message = format!("send `Authorization: Bearer` with the token in `{}`", api.token_file);
+        Refused::new(StatusCode::UNAUTHORIZED, "auth.token_refused", message)
+    };
+    let expected = std::fs::read_to_string(&api.token_file).unwrap_or_default();
+    let expected = expected.trim();
+    let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let given = given.and_then(|value| value.strip_prefix("Bearer ")).map(str::trim).unwrap_or_default();
+    // Comparing digests takes the same time wherever the texts differ.
+    let same = blake3::hash(expected.as_bytes()) == blake3::hash(given.as_bytes());
+    if same && !expected.is_empty() { Ok(()) } else { Err(denied()) }
+}
+
+/// Ready: the buffer takes data and every source runs.
+async fn ready(State(api): State<Api>) -> Response {
+    let stats = api.deps.ingress.buffer.stats();
+    let mut problems = api.deps.board.problems();
+    problems.extend(stats.problems);
+    if stats.blocked {
+        problems.push("the buffer is full".to_owned());
+    }
+    let failed = api.deps.board.sources().values().any(|entry| entry.state == crate::board::SourceState::Failed);
+    let status = if stats.blocked || failed { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
+    let text = if problems.is_empty() { "ready\n".to_owned() } else { format!("{}\n", problems.join("\n")) };
+    (status, text).into_response()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,165 @@
+//! The rows of one request: decompress, decode, refuse or keep bad ones, append, answer.
+
+use aap_buffer::Entry;
+use aap_decode::Context;
+use aap_types::StreamName;
+use arrow_ipc::reader::StreamReader;
+use axum::http::{HeaderMap, StatusCode, header};
+use bytes::Bytes;
+
+use super::Refused;
+use super::body::Codec;
+use super::keys::Claim;
+use crate::config::FormatSpec;
+use crate::formats::Recipe;
+use crate::ingest::columnar::normalise;
+use crate::ingress::{IngressError, Packer, Parcel, Sealer, Tally, positions_only};
+use crate::source::SourceDeps;
+
+/// The form of the rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Ndjson,
+    Json,
+    Csv,
+    Text,
+    Arrow,
+}
+
+impl Kind {
+    /// What `Content-Type` says.
+    pub(super) fn of(headers: &HeaderMap) -> Result<Self, Refused> {
+        let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let essence = value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+        Ok(match essence.as_str() {
+            "application/x-ndjson" | "application/ndjson" | "application/jsonl" | "application/x-jsonlines" => Self::Ndjson,
+            "application/json" => Self::Json,
+            "text/csv" => Self::Csv,
+            "text/plain" => Self::Text,
+            "application/vnd.apache.arrow.stream" => Self::Arrow,
+            _ => {
+                let message = format!(
+                    "content type `{essence}` is not known: application/x-ndjson, application/json, text/csv, \
+                     text/plain or application/vnd.apache.arrow.stream"
+                );
+                return Err(Refused::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "http.type_unknown", message));
+            }
+        })
+    }
+}
+
+/// What happens to bad rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum OnError {
+    /// Nothing is taken.
+    Reject,
+    /// They go to the dead-letter stream.
+    DeadLetter,
+}
+
+/// One request.
+pub(super) struct Request {
+    pub(super) stream: StreamName,
+    pub(super) source: String,
+    pub(super) kind: Kind,
+    pub(super) codec: Codec,
+    pub(super) on_error: OnError,
+    pub(super) raw: Bytes,
+    pub(super) limit: usize,
+}
+
+/// Takes a request and gives its answer.
+pub(super) async fn take(request: Request, deps: &SourceDeps, claim: Claim) -> Result<String, Refused> {
+    let observed_us = deps.ingress.clock.unix_us();
+    let stream = request.stream.clone();
+    let permit = deps.decoding.clone().acquire_owned().await;
+    let packing = tokio::task::spawn_blocking(move || {
+        let _permit = permit;
+        pack(request, observed_us)
+    });
+    let mut parcel = packing.await.unwrap_or_else(|_| {
+        Err(Refused::new(StatusCode::BAD_REQUEST, "http.unreadable", "the body made its reader give up"))
+    })?;
+    deps.ingress.failpoints.reach("agent.after_read");
+    let batches = parcel.tallies.iter().filter(|tally| tally.rows > 0).count();
+    let answer = serde_json::json!({ "rows": parcel.rows(), "batches": batches, "bad_rows": parcel.bad() });
+    let answer = format!("{answer}\n");
+    let positions = claim.positions(observed_us, &answer);
+    match parcel.entries.last_mut() {
+        Some(Entry::Own { positions: own, .. }) => own.extend(positions),
+        _ if positions.is_empty() => return Ok(answer),
+        _ => parcel = positions_only(&stream, positions).map_err(|error| not_stored(&error))?,
+    }
+    deps.ingress.try_append(parcel).await.map_err(|error| not_stored(&error))?;
+    Ok(answer)
+}
+
+fn not_stored(error: &IngressError) -> Refused {
+    let chain = match std::error::Error::source(error) {
+        Some(cause) => format!("{error}: {cause}"),
+        None => error.to_string(),
+    };
+    match error {
+        IngressError::Append(aap_buffer::Error::Full) => {
+            let message = "the buffer is full until the coordinator takes data; nothing of this request was taken";
+            Refused::new(StatusCode::TOO_MANY_REQUESTS, "http.buffer_full", message).later()
+        }
+        IngressError::Append(aap_buffer::Error::Oversize { .. }) => {
+            Refused::new(StatusCode::PAYLOAD_TOO_LARGE, "http.too_large", chain)
+        }
+        _ => Refused::new(StatusCode::SERVICE_UNAVAILABLE, "http.not_stored", chain).later(),
+    }
+}
+
+/// Decompresses and seals. Blocks: it belongs on the blocking pool.
+fn pack(request: Request, observed_us: i64) -> Result<Parcel, Refused> {
+    let Request { stream, source, kind, codec, on_error, raw, limit } = request;
+    let content = codec.decode(raw, limit)?;
+    if kind == Kind::Arrow {
+        return pack_arrow(stream, content, observed_us);
+    }
+    if content.is_empty() {
+        return Ok(Parcel::default());
+    }
+    let format = match kind {
+        Kind::Ndjson => FormatSpec::Ndjson,
+        Kind::Csv => FormatSpec::Csv,
+        Kind::Text => FormatSpec::Text,
+        Kind::Json | Kind::Arrow => FormatSpec::JsonDocument,
+    };
+    let failed = |message: String| Refused::new(StatusCode::BAD_REQUEST, "http.bad_rows", message);
+    let (decoder, _) = Recipe::new(format, None, None, false).build(&content).map_err(|error| failed(error.to_string()))?;
+    let mut packer = Packer::new(stream, source, decoder);
+    let context = Context { observed_us, resource: None, path: None };
+    let packed = packer.pack(&content, &context, vec![]).map_err(|error| match error {
+        IngressError::Decode { source, .. } => failed(source.to_string()),
+        other => Refused::new(StatusCode::INTERNAL_SERVER_ERROR, "http.failed", other.to_string()),
+    })?;
+    if let (OnError::Reject, Some(bad)) = (on_error, packed.bad.first()) {
+        let message = format!("row {}: {}; {} bad rows; nothing was taken", bad.line, bad.reason, packed.bad.len());
+        return Err(Refused { row: Some(bad.line), ..failed(message) });
+    }
+    Ok(packed.parcel)
+}
+
+/// Checks an Arrow stream and seals each of its batches.
+fn pack_arrow(stream: StreamName, content: Bytes, observed_us: i64) -> Result<Parcel, Refused> {
+    let failed = |error: &dyn std::error::Error| {
+        Refused::new(StatusCode::BAD_REQUEST, "http.bad_rows", format!("not an Arrow stream: {error}; nothing was taken"))
+    };
+    let mut parcel = Parcel::default();
+    let mut sealer = Sealer::default();
+    let reader = StreamReader::try_new(&content[..], None).map_err(|error| failed(&error))?;
+    for batch in reader {
+        let batch = normalise(&batch.map_err(|error| failed(&error))?, observed_us).map_err(|error| failed(&error))?;
+        if batch.num_rows() == 0 {
+            continue;
+        }
+        let bytes = batch.get_array_memory_size() as u64;
+        let sealed = sealer.seal(&batch, bytes).map_err(|error| failed(&error))?;
+        parcel.entries.push(Entry::Own { stream: stream.clone(), batch: sealed, positions: vec![] });
+        let rows = batch.num_rows() as u64;
+        parcel.tallies.push(Tally { stream: stream.clone(), rows, bad: 0, bytes, replaced: 0 });
+    }
+    Ok(parcel)
+}

@@ -1,0 +1,434 @@
+//! One session: hello and welcome, then both directions side by side until one of them ends.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use aap_buffer::{Frame, FrameKind};
+use aap_proto::v1::agent_message::Kind as Up;
+use aap_proto::v1::coordinator_message::Kind as Down;
+use aap_proto::v1::{
+    AgentMessage, BarrierReply, Batch, Hello, Refusal, RunQuery, Schema, Skip, StreamTail, Welcome,
+};
+use aap_runtime::Shutdown;
+use aap_transport::{AgentSender, AgentSession, CoordinatorReceiver};
+use aap_types::{Epoch, Sequence, SourceKind, SourcePosition, StreamKey};
+use tokio::sync::mpsc;
+
+use super::report::{node_report, tails};
+use super::state::{State, landing_consumer};
+use super::{UplinkDeps, chain};
+
+/// How long the coordinator may take to answer the hello.
+const WELCOME_DEADLINE: Duration = Duration::from_secs(10);
+/// Read from the buffer at a time: some batches of 1 MiB, decompressed by nobody.
+const READ_BYTES: usize = 1 << 20;
+/// A report a second while something changes.
+const REPORT_EVERY: Duration = Duration::from_secs(1);
+/// A report without change.
+const REPORT_IDLE: Duration = Duration::from_secs(10);
+/// At the end: how long what is durable here may still take to reach the coordinator.
+const FLUSH_DEADLINE: Duration = Duration::from_secs(3);
+
+/// How a session ended.
+#[derive(Debug)]
+pub(super) enum End {
+    /// The agent stops.
+    Stopped,
+    /// A better carrier can be had: dial again at once.
+    BetterCarrier,
+    /// It broke.
+    Broken(String),
+}
+
+/// Holds a session to its end.
+pub(super) async fn hold(
+    session: AgentSession,
+    deps: &UplinkDeps,
+    state: &Arc<State>,
+    shutdown: &Shutdown,
+    welcomed: impl FnOnce(),
+) -> End {
+    let AgentSession { tx, mut rx, carrier, mut better } = session;
+    let welcome = tokio::select! {
+        welcome = greet(&tx, &mut rx, deps) => welcome,
+        () = shutdown.requested() => return End::Stopped,
+    };
+    let welcome = match welcome {
+        Ok(welcome) => welcome,
+        Err(reason) => return End::Broken(reason),
+    };
+    if let Err(reason) = follow(welcome, deps, state).await {
+        return End::Broken(reason);
+    }
+    welcomed();
+    tracing::info!(%carrier, "uplink connected");
+    deps.board.uplink(|entry| {
+        entry.connected = true;
+        entry.carrier = carrier.to_string();
+        entry.problem.clear();
+    });
+    let running = Running::default();
+    let end = tokio::select! {
+        reason = send_all(&tx, deps, state) => End::Broken(reason),
+        reason = receive_all(rx, &tx, deps, state, &running) => End::Broken(reason),
+        reason = report_all(&tx, deps) => End::Broken(reason),
+        () = better.available() => End::BetterCarrier,
+        () = flushed(deps, state, shutdown) => End::Stopped,
+    };
+    running.cancel_all();
+    end
+}
+
+/// Says hello and waits for the welcome.
+async fn greet(tx: &AgentSender, rx: &mut CoordinatorReceiver, deps: &UplinkDeps) -> Result<Welcome, String> {
+    let identity = deps.buffer.identity();
+    let hello = Hello {
+        protocol_version: aap_proto::PROTOCOL_VERSION,
+        node: identity.node.to_string(),
+        agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+        store_id: identity.store_id.to_vec().into(),
+        generation: identity.generation,
+        epoch: identity.epoch.0,
+        clock_unix_us: deps.clock.unix_us(),
+        tails: tails(deps.buffer.tails()),
+        heads: tails(deps.buffer.heads()),
+    };
+    let asked_us = deps.clock.unix_us();
+    send(tx, Up::Hello(hello)).await?;
+    let answer = tokio::time::timeout(WELCOME_DEADLINE, rx.recv())
+        .await
+        .map_err(|_| "no welcome within 10 s".to_owned())?
+        .map_err(|error| chain(&error))?;
+    match answer.and_then(|message| message.kind) {
+        Some(Down::Welcome(welcome)) if welcome.protocol_version <= aap_proto::PROTOCOL_VERSION => {
+            // The answer was made half a round trip ago.
+            let middle_us = i64::midpoint(asked_us, deps.clock.unix_us());
+            deps.board.uplink(|entry| entry.clock_offset_us = welcome.clock_unix_us - middle_us);
+            Ok(welcome)
+        }
+        Some(Down::Welcome(welcome)) => {
+            Err(format!("the coordinator asks for protocol version {}", welcome.protocol_version))
+        }
+        Some(Down::Refusal(refusal)) => Err(format!("refused: {} ({})", refusal.message, refusal.code)),
+        Some(_) => Err("the coordinator did not begin with a welcome".to_owned()),
+        None => Err("the coordinator closed the session before its welcome".to_owned()),
+    }
+}
+
+/// Does what the welcome says: positions, a new epoch, cursors.
+async fn follow(welcome: Welcome, deps: &UplinkDeps, state: &State) -> Result<(), String> {
+    let positions: Vec<SourcePosition> = welcome.positions.into_iter().filter_map(position).collect();
+    if !positions.is_empty() {
+        tracing::info!(positions = positions.len(), "source positions came back from the coordinator");
+        deps.buffer.adopt_positions(positions).await.map_err(|error| chain(&error))?;
+    }
+    if welcome.new_epoch {
+        let epoch = deps.buffer.new_epoch(&welcome.new_epoch_reason).await.map_err(|error| chain(&error))?;
+        tracing::warn!(%epoch, reason = welcome.new_epoch_reason, "began a new epoch, as the coordinator ordered");
+    }
+    let landed: Vec<(StreamKey, Sequence)> =
+        welcome.landed.iter().filter_map(|tail| key_of(deps, tail).map(|key| (key, Sequence(tail.sequence)))).collect();
+    for (key, sequence) in &landed {
+        let tail = deps.buffer.tail(key).map(|tail| tail.sequence).unwrap_or_default();
+        deps.buffer.advance(landing_consumer(), key, (*sequence).min(tail));
+    }
+    state.begin(&landed, welcome.credit_bytes);
+    Ok(())
+}
+
+fn position(position: aap_proto::v1::Position) -> Option<SourcePosition> {
+    let kind = match position.kind {
+        1 => SourceKind::File,
+        2 => SourceKind::Ingest,
+        3 => SourceKind::HttpKey,
+        4 => SourceKind::Kafka,
+        _ => return None,
+    };
+    Some(SourcePosition { kind, key: position.key, offset: position.offset, detail: position.detail })
+}
+
+fn key_of(deps: &UplinkDeps, tail: &StreamTail) -> Option<StreamKey> {
+    let stream = tail.stream.parse().ok()?;
+    Some(StreamKey { node: deps.buffer.identity().node, epoch: Epoch(tail.epoch), stream })
+}
+
+/// Sends what is durable, for as long as the session lasts. Returns why it ended.
+async fn send_all(tx: &AgentSender, deps: &UplinkDeps, state: &State) -> String {
+    let mut changes = deps.buffer.changes();
+    loop {
+        changes.mark_unchanged();
+        let Some(next) = state.next(&deps.buffer.tails()) else {
+            tokio::select! {
+                changed = changes.changed() => if changed.is_err() { return "the buffer is closed".to_owned() },
+                () = state.changed() => {}
+            }
+            continue;
+        };
+        let (buffer, key, after) = (deps.buffer.clone(), next.key.clone(), next.after);
+        let read = tokio::task::spawn_blocking(move || buffer.read(&key, after, READ_BYTES)).await;
+        let frames = match read {
+            Ok(Ok(frames)) => frames,
+            Ok(Err(error)) => return format!("read the buffer: {}", chain(&error)),
+            Err(error) => return format!("read the buffer: {error}"),
+        };
+        if frames.is_empty() {
+            // The tail says that there is more, so it was just reclaimed or is being repaired.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        for frame in frames {
+            match send_frame(tx, deps, state, &next.key, next.after, frame).await {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(reason) => return reason,
+            }
+        }
+    }
+}
+
+/// Sends one frame if it may leave now. `Ok(false)`: it may not.
+async fn send_frame(
+    tx: &AgentSender,
+    deps: &UplinkDeps,
+    state: &State,
+    key: &StreamKey,
+    read_after: Sequence,
+    frame: Frame,
+) -> Result<bool, String> {
+    let (first, last) = (frame.id.sequence, frame.last_sequence());
+    // What was delivered and reclaimed, and lost by the coordinator since, cannot be sent again: say so.
+    if first > read_after.next() && state.depart(key, read_after.next(), Sequence(first.0 - 1), 0) {
+        let lost = skip(key, read_after.next(), Sequence(first.0 - 1), 0, "no longer held by the node");
+        send(tx, Up::Skip(lost)).await?;
+    }
+    if !state.depart(key, first, last, frame.payload.len() as u64) {
+        return Ok(false);
+    }
+    injected(deps, "agent.uplink_before_send")?;
+    match frame.kind {
+        FrameKind::Skip { to, rows, reason } => {
+            send(tx, Up::Skip(skip(key, first, to, rows, &reason))).await?;
+        }
+        FrameKind::Data => {
+            let schema = Schema { fingerprint: frame.schema.fingerprint(), ipc: frame.schema.ipc().clone() };
+            tx.send_batch(&schema, batch(frame)).await.map_err(|error| chain(&error))?;
+        }
+    }
+    injected(deps, "agent.uplink_after_send")?;
+    Ok(true)
+}
+
+fn injected(deps: &UplinkDeps, point: &str) -> Result<(), String> {
+    deps.failpoints.pass(point).map_err(|error| error.to_string())
+}
+
+fn skip(key: &StreamKey, from: Sequence, to: Sequence, rows: u64, reason: &str) -> Skip {
+    Skip {
+        epoch: key.epoch.0,
+        stream: key.stream.to_string(),
+        from: from.0,
+        to: to.0,
+        rows,
+        reason: reason.to_owned(),
+    }
+}
+
+fn batch(frame: Frame) -> Batch {
+    Batch {
+        epoch: frame.id.key.epoch.0,
+        stream: frame.id.key.stream.to_string(),
+        sequence: frame.id.sequence.0,
+        digest: frame.digest.0.to_vec().into(),
+        schema_fingerprint: frame.schema.fingerprint(),
+        rows: frame.rows,
+        ts_min_us: frame.ts_min_us,
+        ts_max_us: frame.ts_max_us,
+        sealed_us: frame.sealed_us,
+        raw_bytes: frame.raw_bytes,
+        positions: frame.positions,
+        payload: frame.payload,
+    }
+}
+
+/// Takes what the coordinator sends. Returns why it ended.
+async fn receive_all(
+    mut rx: CoordinatorReceiver,
+    tx: &AgentSender,
+    deps: &UplinkDeps,
+    state: &State,
+    running: &Running,
+) -> String {
+    // Answers go out beside the loop, so that a slow network never keeps acknowledgements waiting. A coordinator
+    // has few barriers and queries open at once; beyond this number the session is not worth keeping.
+    let (answers, mut waiting) = mpsc::channel::<AgentMessage>(64);
+    let answering = async {
+        while let Some(message) = waiting.recv().await {
+            if let Err(error) = tx.send(message).await {
+                return chain(&error);
+            }
+        }
+        std::future::pending().await
+    };
+    let receiving = async {
+        loop {
+            let message = match rx.recv().await {
+                Ok(Some(message)) => message,
+                Ok(None) => return "the coordinator ended the session".to_owned(),
+                Err(error) => return chain(&error),
+            };
+            if let Err(reason) = take(message.kind, &answers, tx, deps, state, running).await {
+                return reason;
+            }
+        }
+    };
+    tokio::select! {
+        reason = answering => reason,
+        reason = receiving => reason,
+    }
+}
+
+async fn take(
+    message: Option<Down>,
+    answers: &mpsc::Sender<AgentMessage>,
+    tx: &AgentSender,
+    deps: &UplinkDeps,
+    state: &State,
+    running: &Running,
+) -> Result<(), String> {
+    match message {
+        Some(Down::Ack(ack)) => {
+            injected(deps, "agent.uplink_before_advance")?;
+            for tail in &ack.through {
+                let Some(key) = key_of(deps, tail) else { continue };
+                if let Some(through) = state.acknowledged(&key, Sequence(tail.sequence)) {
+                    deps.buffer.advance(landing_consumer(), &key, through);
+                }
+            }
+            injected(deps, "agent.uplink_after_advance")?;
+        }
+        Some(Down::Credit(credit)) => state.credit(credit.bytes),
+        Some(Down::Barrier(barrier)) => {
+            let reply = BarrierReply { id: barrier.id, tails: tails(deps.buffer.tails()) };
+            let message = AgentMessage { kind: Some(Up::BarrierReply(reply)) };
+            answers.try_send(message).map_err(|_| "too many barriers are open".to_owned())?;
+        }
+        Some(Down::RunQuery(query)) => running.start(query, tx, deps),
+        Some(Down::CancelQuery(cancel)) => running.cancel(&cancel.id),
+        Some(Down::Refusal(refusal)) => refused(refusal, deps, state).await?,
+        Some(Down::Welcome(_)) => return Err("a second welcome".to_owned()),
+        // A newer coordinator says something that this version does not know.
+        None => {}
+    }
+    Ok(())
+}
+
+/// The coordinator did not take a batch. Some reasons concern one stream, the others the session.
+async fn refused(refusal: Refusal, deps: &UplinkDeps, state: &State) -> Result<(), String> {
+    let tail =
+        StreamTail { epoch: refusal.epoch, stream: refusal.stream.clone(), sequence: refusal.sequence };
+    let code = refusal.code.to_ascii_uppercase();
+    match (code.rsplit('.').next().unwrap_or(&code), key_of(deps, &tail)) {
+        ("GAP", Some(key)) => {
+            tracing::info!(%key, expected = refusal.sequence, "the coordinator misses batches; sending them again");
+            state.rewind(&key, Sequence(refusal.sequence));
+            Ok(())
+        }
+        ("FORKED", Some(key)) => {
+            if state.forked(&key, &refusal.message) {
+                hold_fork(&key, &refusal, deps).await?;
+            }
+            Ok(())
+        }
+        _ => Err(format!("refused: {} ({})", refusal.message, refusal.code)),
+    }
+}
+
+/// The history of this stream is not what the coordinator has: it waits for an operator, new data goes on.
+async fn hold_fork(key: &StreamKey, refusal: &Refusal, deps: &UplinkDeps) -> Result<(), String> {
+    let text = format!(
+        "stream `{}` of epoch {} forked at {}: {}; its batches wait for `aap node recover {} --resend|--discard`",
+        key.stream, key.epoch, refusal.sequence, refusal.message, key.node
+    );
+    tracing::error!(%key, sequence = refusal.sequence, reason = refusal.message, "the history of a stream forked");
+    deps.board.uplink(|entry| {
+        entry.forked.insert(key.to_string(), text);
+    });
+    if deps.buffer.identity().epoch == key.epoch {
+        let epoch = deps.buffer.new_epoch("the history of a stream forked").await.map_err(|error| chain(&error))?;
+        tracing::warn!(%epoch, "began a new epoch for new data");
+    }
+    Ok(())
+}
+
+/// Reports while something changes, and now and then. Returns why it ended.
+async fn report_all(tx: &AgentSender, deps: &UplinkDeps) -> String {
+    let mut last = (None, Duration::ZERO);
+    loop {
+        let report = node_report(&deps.buffer, &deps.counters, &deps.board, deps.clock.as_ref());
+        let now = deps.clock.monotonic();
+        let content = aap_proto::v1::NodeReport { clock_unix_us: 0, ..report.clone() };
+        if last.0.as_ref() != Some(&content) || now.saturating_sub(last.1) >= REPORT_IDLE {
+            if let Err(reason) = send(tx, Up::Report(report)).await {
+                return reason;
+            }
+            last = (Some(content), now);
+        }
+        tokio::time::sleep(REPORT_EVERY).await;
+    }
+}
+
+async fn send(tx: &AgentSender, kind: Up) -> Result<(), String> {
+    tx.send(AgentMessage { kind: Some(kind) }).await.map_err(|error| chain(&error))
+}
+
+/// After the request to stop: waits until everything durable is acknowledged, at most a while.
+async fn flushed(deps: &UplinkDeps, state: &State, shutdown: &Shutdown) {
+    shutdown.requested().await;
+    let mut changes = deps.buffer.changes();
+    let all = async {
+        loop {
+            let held = state.held();
+            let open = deps.buffer.tails().into_iter().any(|(key, tail)| {
+                !held.contains_key(&key) && deps.buffer.cursor(landing_consumer(), &key) < tail
+            });
+            if !open {
+                return;
+            }
+            // Cursors move in memory without a notification, so look again soon.
+            drop(tokio::time::timeout(Duration::from_millis(20), changes.changed()).await);
+        }
+    };
+    if tokio::time::timeout(FLUSH_DEADLINE, all).await.is_err() {
+        tracing::info!("stopped with data waiting; it is sent after the next start");
+    }
+}
+
+/// Queries that run for this session.
+#[derive(Debug, Default)]
+struct Running(Mutex<BTreeMap<String, Shutdown>>);
+
+impl Running {
+    fn start(&self, query: RunQuery, tx: &AgentSender, deps: &UplinkDeps) {
+        let cancel = Shutdown::default();
+        self.lock().insert(query.id.clone(), cancel.clone());
+        let Some(queries) = deps.queries.clone() else { return };
+        let tx = tx.clone();
+        #[expect(clippy::disallowed_methods, reason = "cancelled with its session; its failure is the query's answer")]
+        tokio::spawn(async move { queries.answer(query, tx, cancel).await });
+    }
+
+    fn cancel(&self, id: &str) {
+        if let Some(query) = self.lock().remove(id) {
+            query.request();
+        }
+    }
+
+    fn cancel_all(&self) {
+        self.lock().values().for_each(Shutdown::request);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Shutdown>> {
+        // Finished queries are few and small; they go with the session.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
