@@ -4,6 +4,7 @@
 //! only after that. If either fails, the file is never written or synced again: it ends, by the header and the
 //! checkpoint of the next segment, where it was last synced, and the group is encoded anew for that next segment.
 
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aap_runtime::Clock;
@@ -99,6 +100,7 @@ pub(crate) struct Log {
     group: Vec<u8>,
     /// A zero-filled, synced file that waits to become a segment.
     spare: bool,
+    preparer: Option<Preparer>,
     reserve: bool,
     _lock: Lock,
 }
@@ -122,6 +124,7 @@ impl Log {
             checkpoint,
             group: Vec::new(),
             spare: false,
+            preparer: None,
             reserve: false,
             _lock: lock,
         }
@@ -520,10 +523,19 @@ impl Log {
         self.directory().join("spare.tmp")
     }
 
+    /// Lets a thread of its own make the next segment's file ready from now on.
+    pub(crate) fn prepare_ahead(&mut self) {
+        self.preparer = Preparer::start(self.shared.fs.clone(), self.directory().join("next.tmp"));
+    }
+
     /// Makes ready the file of the next segment, so that rolling costs no zero-filling.
     pub(crate) fn prepare_spare(&mut self) -> Result<(), Error> {
         let capacity = self.config().segment_bytes.0;
         if self.spare || self.shared.index().file_bytes() + capacity > self.config().budget.0 {
+            return Ok(());
+        }
+        if let Some(preparer) = &mut self.preparer {
+            preparer.ask(capacity);
             return Ok(());
         }
         let path = self.spare_path();
@@ -533,12 +545,24 @@ impl Log {
         Ok(())
     }
 
+    /// Takes over what the preparing thread made, waiting for it if it is at it.
+    fn take_prepared(&mut self) {
+        let made = self.preparer.as_mut().is_some_and(Preparer::take);
+        if made && !self.spare {
+            let from = self.directory().join("next.tmp");
+            self.spare = self.shared.fs.rename(&from, &self.spare_path()).is_ok();
+        }
+    }
+
     /// Whether the active segment is so far gone that the next should be made ready.
     pub(crate) fn wants_spare(&self) -> bool {
         !self.spare && self.active.as_ref().is_some_and(|a| a.end > a.capacity / 2)
     }
 
     fn create_segment(&mut self, capacity: u64) -> Result<Active, Error> {
+        if capacity == self.config().segment_bytes.0 && !self.spare {
+            self.take_prepared();
+        }
         let id = self.next_segment;
         // A number is never used twice, whatever becomes of the file.
         self.next_segment += 1;
@@ -652,6 +676,47 @@ impl Log {
         let waits_for_sync = self.config().durability == Durability::Os
             && self.active.as_ref().is_some_and(|active| active.synced < active.end);
         waits_for_sync || !self.shared.index().moved_cursors.is_empty()
+    }
+}
+
+/// Fills the next segment's file with zeros while the writer goes on.
+#[derive(Debug)]
+struct Preparer {
+    jobs: SyncSender<u64>,
+    made: Receiver<bool>,
+    asked: bool,
+}
+
+impl Preparer {
+    /// `None` if the system gives no thread: then rolling does it.
+    fn start(fs: Arc<dyn FileSystem>, path: Utf8PathBuf) -> Option<Self> {
+        // One job and one answer at a time.
+        let (jobs, todo) = sync_channel::<u64>(1);
+        let (done, made) = sync_channel(1);
+        let work = move || {
+            while let Ok(bytes) = todo.recv() {
+                let outcome = fill_with_zeros(fs.as_ref(), &path, bytes);
+                if outcome.is_err() {
+                    drop(fs.remove(&path));
+                }
+                if done.send(outcome.is_ok()).is_err() {
+                    return;
+                }
+            }
+        };
+        std::thread::Builder::new().name("buffer-prepare".into()).spawn(work).ok()?;
+        Some(Self { jobs, made, asked: false })
+    }
+
+    fn ask(&mut self, bytes: u64) {
+        if !self.asked {
+            self.asked = self.jobs.try_send(bytes).is_ok();
+        }
+    }
+
+    /// Whether a file was made since it was asked for.
+    fn take(&mut self) -> bool {
+        std::mem::take(&mut self.asked) && self.made.recv().unwrap_or(false)
     }
 }
 

@@ -179,11 +179,6 @@ impl Feed {
         }
     }
 
-    fn has_work(&self) -> bool {
-        let queue = self.queue();
-        !queue.work.is_empty() || queue.closing
-    }
-
     /// Nobody will be answered any more: who waits learns it by his dropped channel.
     fn end(&self) {
         let mut queue = self.queue();
@@ -207,6 +202,7 @@ impl Drop for EndsFeed<'_> {
 pub(crate) fn run(mut log: Log, feed: &Feed, changes: &watch::Sender<u64>) {
     let shared = log.shared.clone();
     let _ends = EndsFeed(feed, &shared);
+    log.prepare_ahead();
     let mut limit = None;
     loop {
         match feed.wait(limit, false) {
@@ -215,7 +211,7 @@ pub(crate) fn run(mut log: Log, feed: &Feed, changes: &watch::Sender<u64>) {
                     apply(&mut log, feed, work);
                 }
                 changes.send_modify(|count| *count += 1);
-                if log.wants_spare() && !feed.has_work() {
+                if log.wants_spare() {
                     ignore_failure("prepare the next segment", log.prepare_spare());
                 }
             }
