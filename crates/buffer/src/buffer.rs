@@ -15,6 +15,7 @@ use tokio::sync::{oneshot, watch};
 use crate::format::SEGMENT_HEADER;
 use crate::identity::Identity;
 use crate::log::{GROUP_BYTES_MAX, Shared};
+use crate::read::Scrubbed;
 use crate::recovery::RecoveryReport;
 use crate::stats::{self, Stats};
 use crate::writer::{self, Call, Feed, Work};
@@ -252,6 +253,16 @@ impl Buffer {
     /// [`Error::Io`] if a segment cannot be opened.
     pub fn read(&self, key: &StreamKey, after: Sequence, bytes_max: usize) -> Result<Vec<Frame>, Error> {
         read::read(&self.inner.shared, key, after, bytes_max)
+    }
+
+    /// Reads every byte of the first sealed segment numbered above `after`, against bits that rot: call it at a low rate,
+    /// each time with the segment of the call before, from 0 again after `None`. Damage shows in [`Self::stats`].
+    /// Blocking.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the segment cannot be opened.
+    pub fn scrub(&self, after: u64) -> Result<Option<Scrubbed>, Error> {
+        read::scrub(&self.inner.shared, after)
     }
 
     /// How far a consumer came.

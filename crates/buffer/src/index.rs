@@ -18,6 +18,10 @@ use crate::identity::Identity;
 const DIGESTS_KEPT: usize = 8;
 /// Schemas kept in memory; those beyond are read from their segment again.
 const SCHEMAS_KEPT: usize = 4096;
+/// A few consumers read one channel at different places.
+const HINTS_KEPT: usize = 4;
+/// Most keys of HTTP requests that are remembered: they stand in memory and in every checkpoint. The oldest go first.
+const HTTP_KEYS_KEPT: usize = 100_000;
 /// Keys of HTTP requests are promised for a day.
 const HTTP_KEY_KEPT_US: i64 = 24 * 3600 * 1_000_000;
 /// Distinct problems shown; repetitions count only once.
@@ -32,8 +36,8 @@ pub(crate) struct Channel {
     pub(crate) digests: VecDeque<Digest>,
     pub(crate) counters: Counters,
     pub(crate) holes: Vec<Hole>,
-    /// Where a reader that goes on in order continues: (next sequence, segment, offset).
-    pub(crate) hint: Option<(Sequence, u64, u64)>,
+    /// Where readers that go on in order continue, the latest last: (next sequence, segment, offset).
+    pub(crate) hints: VecDeque<(Sequence, u64, u64)>,
 }
 
 impl Channel {
@@ -44,7 +48,7 @@ impl Channel {
             digests: VecDeque::new(),
             counters: Counters::default(),
             holes: Vec::new(),
-            hint: None,
+            hints: VecDeque::new(),
         }
     }
 
@@ -60,6 +64,13 @@ impl Channel {
             self.digests.pop_front();
         }
         self.digests.push_back(digest);
+    }
+
+    pub(crate) fn leave_hint(&mut self, hint: (Sequence, u64, u64)) {
+        if self.hints.len() == HINTS_KEPT {
+            self.hints.pop_front();
+        }
+        self.hints.push_back(hint);
     }
 
     pub(crate) fn hole_at(&self, sequence: Sequence) -> Option<&Hole> {
@@ -128,6 +139,7 @@ impl Segment {
 }
 
 pub(crate) type CursorKey = (String, u32);
+pub(crate) type PositionKey = (NodeId, SourceKind, String);
 
 #[derive(Debug)]
 pub(crate) struct Index {
@@ -138,7 +150,7 @@ pub(crate) struct Index {
     /// What would be left of them after a crash; reclaim goes by these.
     pub(crate) durable_cursors: BTreeMap<CursorKey, Sequence>,
     pub(crate) moved_cursors: BTreeSet<CursorKey>,
-    pub(crate) positions: HashMap<(NodeId, SourceKind, String), (i64, SourcePosition)>,
+    pub(crate) positions: HashMap<PositionKey, (i64, SourcePosition)>,
     pub(crate) segments: BTreeMap<u64, Segment>,
     pub(crate) schemas: HashMap<u64, Arc<FrameSchema>>,
     pub(crate) problems: Vec<String>,
@@ -272,8 +284,24 @@ impl Index {
         }
     }
 
+    /// Forgets keys of HTTP requests that are over a day old or too many.
+    pub(crate) fn prune_positions(&mut self, now_us: i64) {
+        let is_old = |at_us: i64| now_us.saturating_sub(at_us) >= HTTP_KEY_KEPT_US;
+        self.positions.retain(|(_, kind, _), (at_us, _)| *kind != SourceKind::HttpKey || !is_old(*at_us));
+        let of_http = |(key, (at_us, _)): (&PositionKey, &(i64, SourcePosition))| {
+            (key.1 == SourceKind::HttpKey).then_some(*at_us)
+        };
+        let mut times: Vec<i64> = self.positions.iter().filter_map(of_http).collect();
+        if let Some(excess) = times.len().checked_sub(HTTP_KEYS_KEPT).filter(|excess| *excess > 0) {
+            let (_, oldest_kept, _) = times.select_nth_unstable(excess);
+            let oldest_kept = *oldest_kept;
+            self.positions
+                .retain(|(_, kind, _), (at_us, _)| *kind != SourceKind::HttpKey || *at_us >= oldest_kept);
+        }
+    }
+
     /// The checkpoint that a new segment begins with.
-    pub(crate) fn state(&self, next_group: u64, now_us: i64) -> State {
+    pub(crate) fn state(&self, next_group: u64) -> State {
         let channels = self.channels.iter().map(|channel| ChannelState {
             key: channel.key.clone(),
             tail: channel.tail,
@@ -281,13 +309,9 @@ impl Index {
             counters: channel.counters,
             holes: channel.holes.clone(),
         });
-        let kept = |kind: SourceKind, at_us: i64| {
-            kind != SourceKind::HttpKey || now_us.saturating_sub(at_us) < HTTP_KEY_KEPT_US
-        };
         let mut positions: Vec<PositionState> = self
             .positions
             .iter()
-            .filter(|((_, kind, _), (at_us, _))| kept(*kind, *at_us))
             .map(|((node, _, _), (updated_us, position))| PositionState {
                 node: node.clone(),
                 updated_us: *updated_us,
@@ -320,7 +344,7 @@ impl Index {
                 digests: channel.digests.into(),
                 counters: channel.counters,
                 holes: channel.holes,
-                hint: None,
+                hints: VecDeque::new(),
             });
         }
         self.durable_cursors.clone_from(&state.cursors);

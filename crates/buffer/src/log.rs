@@ -388,12 +388,15 @@ impl Log {
     }
 
     fn state_bytes(&self) -> u64 {
-        let state = self.shared.index().state(0, 0).encode();
+        let state = self.shared.index().state(0).encode();
         (SEGMENT_HEADER + state.len() + 512) as u64
     }
 
     fn capacity_for(&self, needed: u64) -> u64 {
-        let wanted = self.state_bytes() + needed + CONTROL_ROOM + POINTER as u64;
+        let state = self.state_bytes();
+        // A checkpoint that fills a segment would leave no room for what it is written for.
+        let state = if state > self.config().segment_bytes.0 / 4 { 4 * state } else { state };
+        let wanted = state + needed + CONTROL_ROOM + POINTER as u64;
         if wanted <= self.config().segment_bytes.0 {
             return self.config().segment_bytes.0;
         }
@@ -584,8 +587,12 @@ impl Log {
         };
         let (seed, end) = self.write_checkpoint(id, file.as_ref(), &path)?;
         fs.rename(&temporary, &path).map_err(|error| Error::io("name", &path, error))?;
-        if !mutant::is("nodirsync") {
-            fs.sync_directory(&directory).map_err(|error| Error::io("sync", &directory, error))?;
+        if !mutant::is("nodirsync")
+            && let Err(error) = fs.sync_directory(&directory)
+        {
+            // It counts for nothing, so it must not stay either; its number is not used again.
+            drop(fs.remove(&path));
+            return Err(Error::io("sync", &directory, error));
         }
         let mut segment = Segment::new(path, seed, capacity);
         segment.index.end = end;
@@ -607,8 +614,9 @@ impl Log {
         path: &Utf8Path,
     ) -> Result<(Seed, u64), Error> {
         let (store_id, state) = {
-            let index = self.shared.index();
-            (index.identity.store_id, index.state(self.next_group + 1, self.clock.unix_us()))
+            let mut index = self.shared.index();
+            index.prune_positions(self.clock.unix_us());
+            (index.identity.store_id, index.state(self.next_group + 1))
         };
         let seed = Seed::new(&store_id, id);
         let start = SEGMENT_HEADER as u64;

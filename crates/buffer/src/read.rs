@@ -6,8 +6,9 @@ use aap_types::{BatchId, Digest, Sequence, StreamKey};
 use arrow_schema::Schema;
 use bytes::Bytes;
 use camino::Utf8PathBuf;
+use serde::{Deserialize, Serialize};
 
-use crate::format::{Hole, Kind, RECORD_HEADER, RecordHeader, Seed, aligned};
+use crate::format::{Hole, Kind, RECORD_HEADER, RecordHeader, SEGMENT_HEADER, Seed, aligned};
 use crate::frame::{parse_skip, skip_payload};
 use crate::fs::Open;
 use crate::index::{DAMAGED, Index, RECLAIMED};
@@ -32,6 +33,8 @@ struct Place {
     end: u64,
     /// The last sequence of the key in this segment.
     last: Sequence,
+    /// The next sequence that was given up although its frame is here.
+    hole: Option<Sequence>,
     channel: u32,
     _pin: Arc<()>,
 }
@@ -42,6 +45,8 @@ struct Reader<'a> {
     want: Sequence,
     /// Bytes still to be read.
     room: usize,
+    /// The last frame's: mostly the next one's too.
+    schema: Option<Arc<FrameSchema>>,
     frames: Vec<Frame>,
 }
 
@@ -52,7 +57,8 @@ pub(crate) fn read(
     after: Sequence,
     bytes_max: usize,
 ) -> Result<Vec<Frame>, Error> {
-    let mut reader = Reader { shared, key, want: after.next(), room: bytes_max.max(1), frames: Vec::new() };
+    let mut reader =
+        Reader { shared, key, want: after.next(), room: bytes_max.max(1), schema: None, frames: Vec::new() };
     while reader.room > 0 {
         match reader.locate() {
             Next::End => break,
@@ -68,7 +74,9 @@ pub(crate) fn digest_of(shared: &Shared, id: &BatchId) -> Option<Digest> {
     let after = Sequence(id.sequence.0.checked_sub(1)?);
     let frames = read(shared, &id.key, after, 1).ok()?;
     let frame = frames.into_iter().next()?;
-    (frame.id == *id && frame.kind == FrameKind::Data).then_some(frame.digest)
+    // A skip that was stored has a time; one that stands for what is missing has none, and no digest to compare with.
+    let is_stored = frame.kind == FrameKind::Data || frame.sealed_us != 0;
+    (frame.id == *id && is_stored).then_some(frame.digest)
 }
 
 fn locate(index: &Index, key: &StreamKey, want: Sequence) -> Next {
@@ -81,11 +89,12 @@ fn locate(index: &Index, key: &StreamKey, want: Sequence) -> Next {
         let rows = if hole.from == want { hole.rows } else { 0 };
         return Next::Skip { to: hole.to, rows, reason: hole.reason.clone() };
     }
-    let hinted = channel.hint.filter(|(next, ..)| *next == want).and_then(|(_, segment, offset)| {
-        let found = index.segments.get(&segment)?;
-        let span = found.index.spans.get(&number)?;
-        (span.last >= want && offset < found.index.end).then_some((found, span, offset))
-    });
+    let hinted =
+        channel.hints.iter().rev().find(|(next, ..)| *next == want).and_then(|(_, segment, offset)| {
+            let found = index.segments.get(segment)?;
+            let span = found.index.spans.get(&number)?;
+            (span.last >= want && *offset < found.index.end).then_some((found, span, *offset))
+        });
     let found = hinted.or_else(|| {
         index.segments.values().find_map(|segment| {
             let span = segment.index.spans.get(&number)?;
@@ -107,6 +116,7 @@ fn locate(index: &Index, key: &StreamKey, want: Sequence) -> Next {
         start,
         end: segment.index.end,
         last: span.last,
+        hole: channel.holes.iter().map(|hole| hole.from).filter(|from| *from > want).min(),
         channel: number,
         _pin: segment.pin.clone(),
     })
@@ -162,9 +172,11 @@ impl Reader<'_> {
         let failed = |error| Error::io("read", &place.path, error);
         let file = self.shared.fs.open(&place.path, Open::Read).map_err(failed)?;
         let mut walker = Walker::new(file.as_ref(), place.seed, place.start, place.end);
+        let mut reached = place.start;
         while self.room > 0 && self.want <= place.last {
             let Some(found) = walker.next().map_err(failed)? else {
-                self.give_up(place, place.last, 0);
+                let before = place.hole.filter(|hole| *hole <= place.last);
+                self.give_up(place, before.map_or(place.last, |hole| Sequence(hole.0 - 1)), 0);
                 break;
             };
             if matches!(found.item, Item::Damage) {
@@ -175,8 +187,12 @@ impl Reader<'_> {
             if !is_frame || header.channel != place.channel || header.sequence < self.want {
                 continue;
             }
-            if self.shared.index().channel(self.key).is_some_and(|(_, c)| c.hole_at(self.want).is_some()) {
-                // Given up since: the outer loop answers with the skip.
+            if place.hole.is_some_and(|hole| hole <= header.sequence) {
+                // Given up: the outer loop answers with the skip.
+                if place.hole.is_some_and(|hole| hole > self.want) {
+                    let before = place.hole.map_or(self.want, |hole| Sequence(hole.0 - 1));
+                    self.give_up(place, before, 0);
+                }
                 break;
             }
             if header.sequence > self.want {
@@ -190,7 +206,10 @@ impl Reader<'_> {
                     self.give_up(place, header.sequence, header.rows.into());
                 }
             }
-            self.leave_hint(place, found.end);
+            reached = found.end;
+        }
+        if reached > place.start {
+            self.leave_hint(place, reached);
         }
         Ok(())
     }
@@ -204,11 +223,14 @@ impl Reader<'_> {
             self.push_skip(id, header.digest, header.sealed_us, payload);
             return Ok(());
         }
-        let Some(schema) = schema(self.shared, header.schema)? else {
+        let known = self.schema.take().filter(|schema| schema.fingerprint() == header.schema);
+        let found = known.map_or_else(|| schema(self.shared, header.schema), |schema| Ok(Some(schema)))?;
+        let Some(schema) = found else {
             self.shared.index().add_problem(format!("the schema of `{id}` is lost"));
             self.give_up(place, header.sequence, header.rows.into());
             return Ok(());
         };
+        self.schema = Some(schema.clone());
         self.want = header.sequence.next();
         self.room = self.room.saturating_sub(header.total_bytes());
         self.frames.push(Frame {
@@ -230,7 +252,7 @@ impl Reader<'_> {
     fn leave_hint(&self, place: &Place, offset: u64) {
         let mut index = self.shared.index();
         if let Some(channel) = index.channels.get_mut(place.channel as usize) {
-            channel.hint = Some((self.want, place.seed.segment, offset));
+            channel.leave_hint((self.want, place.seed.segment, offset));
         }
     }
 
@@ -272,4 +294,45 @@ pub(crate) fn schema(shared: &Shared, fingerprint: u64) -> Result<Option<Arc<Fra
         }
     }
     Ok(None)
+}
+
+/// What checking one segment found.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scrubbed {
+    /// The segment.
+    pub segment: u64,
+    /// Bytes read.
+    pub bytes: u64,
+    /// Of these, damaged.
+    pub damaged_bytes: u64,
+}
+
+/// Reads every byte of the first sealed segment after `after`. Damage becomes a problem of the store.
+pub(crate) fn scrub(shared: &Shared, after: u64) -> Result<Option<Scrubbed>, Error> {
+    let place = {
+        let index = shared.index();
+        let next = index.segments.range(after.saturating_add(1)..).find(|(_, segment)| segment.sealed);
+        next.map(|(id, s)| (*id, s.path.clone(), s.seed, s.index.end, s.pin.clone()))
+    };
+    let Some((segment, path, seed, end, _pin)) = place else { return Ok(None) };
+    let failed = |error| Error::io("read", &path, error);
+    let file = shared.fs.open(&path, Open::Read).map_err(failed)?;
+    let start = SEGMENT_HEADER as u64;
+    let mut walker = Walker::new(file, seed, start, end);
+    let mut scrubbed = Scrubbed { segment, bytes: end.saturating_sub(start), damaged_bytes: 0 };
+    while let Some(found) = walker.next().map_err(failed)? {
+        let is_intact = match &found.item {
+            Item::Record(header) => walker.body(header, found.start).map_err(failed)?.is_some(),
+            Item::Group(_) | Item::Trailer => true,
+            Item::Damage => false,
+        };
+        if !is_intact {
+            scrubbed.damaged_bytes += found.end - found.start;
+        }
+    }
+    if scrubbed.damaged_bytes > 0 {
+        let text = format!("segment {segment:016x} has {} damaged bytes", scrubbed.damaged_bytes);
+        shared.index().add_problem(text);
+    }
+    Ok(Some(scrubbed))
 }

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::format::{
     FORMAT_VERSION, GROUP_HEADER, GroupHeader, Kind, RECORD_HEADER, RecordHeader, SEGMENT_HEADER, Seed,
-    SegmentHeader, State, TRAILER, Trailer, aligned, read_footer,
+    SegmentHeader, State, TRAILER, Trailer, aligned, footer_bytes, read_footer,
 };
 use crate::frame::parse_skip;
 use crate::fs::{FileHandle, FileSystem, Open, read_full_at, write_all_at};
@@ -452,6 +452,7 @@ impl Recovery {
             self.previous = (file.id, end);
             // A close ends with a group that has no frames and says that all before it was synced.
             self.clean = synced_mark;
+            self.trim(&mut segment, file);
         }
         self.index.segments.insert(file.id, segment);
         Ok(())
@@ -539,6 +540,25 @@ impl Recovery {
             self.problem(text);
         }
         Ok(end)
+    }
+
+    /// Nothing is appended to the newest segment any more: most of a segment that was only begun is given back.
+    fn trim(&mut self, segment: &mut Segment, file: &SegmentFile) {
+        let end = segment.index.end;
+        if self.read_only || end > file.length / 2 {
+            return;
+        }
+        let (body, pointer) = footer_bytes(segment.seed, &segment.index);
+        let trimmed = self.fs.open(&file.path, Open::Write).and_then(|target| {
+            target.set_length(end)?;
+            segment.file_bytes = end;
+            write_all_at(target.as_ref(), &body, end)?;
+            write_all_at(target.as_ref(), &pointer, end + body.len() as u64)
+        });
+        match trimmed {
+            Ok(()) => segment.file_bytes = end + (body.len() + pointer.len()) as u64,
+            Err(error) => tracing::debug!(%error, segment = file.id, "not trimmed"),
+        }
     }
 
     /// The last groups may stand in the page cache only: their process died before the sync, or the sync failed and the

@@ -41,7 +41,7 @@ fn open_damaged(world: &mut World, image: &Image) -> (RecoveryReport, BTreeMap<S
     let report = world.open().expect("damage never prevents a start");
     let mut found = BTreeMap::new();
     for key in world.keys() {
-        found.insert(key.clone(), world.read_all(&key));
+        found.insert(key.clone(), world.read_in_portions(&key, 1 << 20));
     }
     (report, found)
 }
@@ -266,4 +266,55 @@ fn tools_read_a_damaged_store_and_salvage_what_is_left() {
     }
     assert_eq!(copied, frames);
     let _ = (LANDING, open_damaged(&mut world, &image));
+}
+
+#[test]
+fn the_scrubber_finds_a_rotten_byte_before_a_reader_does() {
+    let (mut world, mut image) = small_store();
+    let path = segments(&image)[1].clone();
+    let scrub = |world: &mut World| {
+        let shared = world.log().shared.clone();
+        let (mut after, mut damaged) = (0, 0);
+        while let Some(step) = crate::read::scrub(&shared, after).unwrap() {
+            damaged += step.damaged_bytes;
+            after = step.segment;
+        }
+        (damaged, shared.index().problems.len())
+    };
+    open_damaged(&mut world, &image);
+    assert_eq!(scrub(&mut world), (0, 0));
+    image.get_mut(&path).unwrap()[1500] ^= 4;
+    world.log = None;
+    world.sim.restore(&image);
+    world.open().unwrap();
+    let (damaged, problems) = scrub(&mut world);
+    assert!(damaged > 0 && problems == 1, "{damaged} {problems}");
+}
+
+#[test]
+fn what_is_given_up_reads_as_a_skip_and_stays_so() {
+    let (mut world, image) = small_store();
+    open_damaged(&mut world, &image);
+    let key = World::landed_key();
+    let tail = world.tail(&key);
+    assert!(tail.0 > 4);
+    let hole = crate::Entry::Skip {
+        key: key.clone(),
+        from: Sequence(2),
+        to: Sequence(3),
+        rows: 4,
+        reason: "discarded".into(),
+    };
+    world.log().commit(&[vec![hole]]).unwrap().remove(0).unwrap();
+    let given_up = |world: &mut World| {
+        let frames = world.read_all(&key);
+        let skip = frames.iter().find(|frame| frame.id.sequence == Sequence(2)).unwrap().clone();
+        assert_eq!(skip.kind, FrameKind::Skip { to: Sequence(3), rows: 4, reason: "discarded".into() });
+        assert_eq!(frames.last().unwrap().last_sequence(), tail);
+        skip.digest
+    };
+    let digest = given_up(&mut world);
+    world.close();
+    world.open().unwrap();
+    assert_eq!(given_up(&mut world), digest);
 }

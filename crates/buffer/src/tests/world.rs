@@ -285,6 +285,10 @@ impl World {
 
     pub(crate) fn read_all(&mut self, key: &StreamKey) -> Vec<Frame> {
         let portion = 1 + self.below(2000) as usize;
+        self.read_in_portions(key, portion)
+    }
+
+    pub(crate) fn read_in_portions(&mut self, key: &StreamKey, portion: usize) -> Vec<Frame> {
         let shared = self.log().shared.clone();
         let (mut after, mut all) = (Sequence::ZERO, vec![]);
         loop {
