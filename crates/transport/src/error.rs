@@ -122,7 +122,7 @@ impl Error {
             }
             Self::NoNode { .. } => ("transport.no_node", ExitCode::Denied),
             Self::BadAddress { .. } | Self::BadName { .. } => ("transport.bad_address", ExitCode::Usage),
-            Self::Bind { .. } => ("transport.port_in_use", ExitCode::Conflict),
+            Self::Bind { .. } => ("transport.listen", ExitCode::Conflict),
             Self::TooLarge { .. } => ("transport.message_too_large", ExitCode::Failed),
             Self::File { .. } | Self::Issue { .. } | Self::Tls(_) => ("transport.tls", ExitCode::Failed),
             Self::UnknownSchema { .. } | Self::Protocol { .. } => ("transport.protocol", ExitCode::Failed),

@@ -98,3 +98,6 @@ pub(crate) const QUIC_ACK_EVERY: u32 = 10;
 /// the batch that quinn hands to the kernel at once, must fit into the 64 KiB of one system call. A quarter of
 /// the packets where the network has such frames, and on loopback.
 pub(crate) const UDP_PAYLOAD_BYTES: u16 = 6500;
+/// What a round trip is taken for before one was measured: the first packet is repeated after 0.3 s and 0.9 s, so
+/// that one that meets a coordinator just starting, or is lost, does not cost the whole attempt.
+pub(crate) const QUIC_INITIAL_RTT: Duration = Duration::from_millis(100);

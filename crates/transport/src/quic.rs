@@ -38,8 +38,8 @@ use rustix::net::sockopt::set_socket_recv_buffer_size_force;
 use socket2::SockRef;
 
 use crate::limits::{
-    QUIC_ACK_EVERY, QUIC_CONNECTION_WINDOW_BYTES, QUIC_IDLE_TIMEOUT_MS, QUIC_KEEP_ALIVE, QUIC_LANES_MAX,
-    QUIC_STREAM_WINDOW_BYTES, UDP_BUFFER_BYTES, UDP_PAYLOAD_BYTES,
+    QUIC_ACK_EVERY, QUIC_CONNECTION_WINDOW_BYTES, QUIC_IDLE_TIMEOUT_MS, QUIC_INITIAL_RTT, QUIC_KEEP_ALIVE,
+    QUIC_LANES_MAX, QUIC_STREAM_WINDOW_BYTES, UDP_BUFFER_BYTES, UDP_PAYLOAD_BYTES,
 };
 
 /// First bytes of the control stream: protocol and version.
@@ -68,6 +68,7 @@ fn transport() -> Arc<TransportConfig> {
         .stream_receive_window(VarInt::from_u32(QUIC_STREAM_WINDOW_BYTES))
         .receive_window(VarInt::from_u32(QUIC_CONNECTION_WINDOW_BYTES))
         .send_window(u64::from(QUIC_CONNECTION_WINDOW_BYTES))
+        .initial_rtt(QUIC_INITIAL_RTT)
         .keep_alive_interval(Some(QUIC_KEEP_ALIVE))
         .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(QUIC_IDLE_TIMEOUT_MS))))
         .datagram_receive_buffer_size(None);

@@ -101,7 +101,7 @@ async fn ends_politely(carrier: Carrier) {
     assert!(within(rx.recv()).await.unwrap().is_none(), "the coordinator ends its side too");
     assert!(within(rx.recv()).await.unwrap().is_none(), "and stays ended");
     if let Some(platform) = platform {
-        assert_eq!(*platform.checker.ends.lock().unwrap(), [Ok(())]);
+        assert_eq!(platform.checker.ended().await, [Ok(())]);
     }
 }
 
@@ -113,7 +113,7 @@ async fn ends_when_the_listener_stops(carrier: Carrier) {
     within(async { while let Ok(Some(_)) = session.rx.recv().await {} }).await;
     drop(session);
     within(platform.serving.finished()).await.unwrap();
-    assert_eq!(*platform.checker.ends.lock().unwrap(), [Ok(())]);
+    assert_eq!(platform.checker.ended().await, [Ok(())]);
 }
 
 async fn breaks_when_the_session_is_cut(carrier: Carrier) {

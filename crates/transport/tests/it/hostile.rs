@@ -7,7 +7,7 @@ use aap_proto::MESSAGE_BYTES_MAX;
 use aap_proto::v1::AgentMessage;
 use aap_proto::v1::agent_message::Kind;
 use aap_proto::v1::uplink_client::UplinkClient;
-use aap_transport::{Prefer, connect};
+use aap_transport::{Prefer, Server, ServerConfig, connect};
 use hyper_util::rt::TokioIo;
 use quinn::crypto::rustls::QuicClientConfig;
 use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
@@ -132,11 +132,10 @@ async fn frames_and_prefaces_that_break_the_protocol_end_that_session_only() {
         send.finish().unwrap();
         within(connection.closed()).await;
         if preface == b"AAP1S" {
-            let ends = std::mem::take(&mut *platform.checker.ends.lock().unwrap());
+            let ends = platform.checker.ended().await;
             assert!(matches!(&ends[..], [Err(reason)] if reason.contains("protocol")), "{case}: {ends:?}");
         }
     }
-    platform.checker.ends.lock().unwrap().clear();
     still_serves(&platform).await;
 }
 
@@ -158,7 +157,19 @@ async fn a_message_beyond_the_limit_ends_that_session_only() {
     let reply = client.session(futures::stream::iter([hello(1), large])).await.unwrap();
     let mut reply = reply.into_inner();
     within(async { while let Ok(Some(_)) = reply.message().await {} }).await;
-    let ends = std::mem::take(&mut *platform.checker.ends.lock().unwrap());
+    let ends = platform.checker.ended().await;
     assert!(matches!(&ends[..], [Err(reason)] if reason.contains("too large")), "{ends:?}");
     still_serves(&platform).await;
+}
+
+#[tokio::test]
+async fn a_port_that_is_taken_for_udp_or_tcp_is_refused() {
+    let platform = Platform::start().await;
+    let tls = platform.authority.server_files(&[]).unwrap();
+    let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    for bind in [udp.local_addr().unwrap(), platform.serving.address()] {
+        let error = Server::bind(&ServerConfig { bind, tls: tls.clone() }).await.unwrap_err();
+        assert!(error.to_string().contains(&bind.to_string()), "{error}");
+        assert_eq!(error.problem().code, "transport.listen");
+    }
 }

@@ -94,6 +94,22 @@ impl SessionHandler for Checker {
     }
 }
 
+impl Checker {
+    /// How the sessions ended, as soon as one has. A session's halves end a moment before its handler does.
+    pub(crate) async fn ended(&self) -> Vec<Result<(), String>> {
+        within(async {
+            loop {
+                let ends = std::mem::take(&mut *self.ends.lock().unwrap());
+                if !ends.is_empty() {
+                    return ends;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await
+    }
+}
+
 pub(crate) async fn check_session(tx: CoordinatorSender, mut rx: AgentReceiver) -> Result<(), String> {
     let mut next: HashMap<String, u64> = HashMap::new();
     let mut schemas = std::collections::HashSet::new();
