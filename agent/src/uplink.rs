@@ -224,5 +224,5 @@ impl Backoff {
     }
 }
 
-
-
+#[cfg(test)]
+mod tests;
