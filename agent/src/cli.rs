@@ -100,7 +100,9 @@ fn serve(options: Options) -> Result<u8, Problem> {
         .thread_name("agent")
         .enable_all()
         .build()
-        .map_err(|error| Problem::new("agent.runtime", aap_types::ExitCode::Failed, "start threads").caused_by(&error))?;
+        .map_err(|error| {
+            Problem::new("agent.runtime", aap_types::ExitCode::Failed, "start threads").caused_by(&error)
+        })?;
     let result = runtime.block_on(async {
         let shutdown = Shutdown::on_signals()?;
         daemon::run(options, shutdown).await
@@ -119,7 +121,8 @@ fn problem_of(error: &anyhow::Error) -> Problem {
     }
     let mut chain = error.chain();
     let message = chain.next().map(ToString::to_string).unwrap_or_default();
-    let problem = Problem::new("agent.failed", aap_types::ExitCode::Failed, format!("the agent cannot run: {message}"));
+    let problem =
+        Problem::new("agent.failed", aap_types::ExitCode::Failed, format!("the agent cannot run: {message}"));
     chain.fold(problem, |problem, cause| problem.cause(cause.to_string()))
 }
 
@@ -141,8 +144,18 @@ fn validate(file: &camino::Utf8Path, output: Output) -> Result<u8, Problem> {
         .to_string(),
         Output::Text => {
             let sources = config.sources.iter().map(|source| {
-                let stream = source.spec.stream().map(ToString::to_string).unwrap_or_else(|| "(named by each request)".to_owned());
-                format!("  {} ({}) -> {}: {}", source.name, source.spec.type_name(), stream, source.spec.guarantee())
+                let stream = source
+                    .spec
+                    .stream()
+                    .map(ToString::to_string)
+                    .unwrap_or_else(|| "(named by each request)".to_owned());
+                format!(
+                    "  {} ({}) -> {}: {}",
+                    source.name,
+                    source.spec.type_name(),
+                    stream,
+                    source.spec.guarantee()
+                )
             });
             let head = format!("`{file}` is valid: {} sources", config.sources.len());
             std::iter::once(head).chain(sources).collect::<Vec<_>>().join("\n")

@@ -78,7 +78,9 @@ impl TryFrom<String> for Period {
         }
         let parsed = text.parse::<jiff::SignedDuration>().ok().and_then(|d| Duration::try_from(d).ok());
         parsed.map(Self).ok_or_else(|| {
-            format!("`{text}` is not a span of time: write a number with its unit, such as 500ms, 10s, 24h or 7d")
+            format!(
+                "`{text}` is not a span of time: write a number with its unit, such as 500ms, 10s, 24h or 7d"
+            )
         })
     }
 }

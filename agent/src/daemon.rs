@@ -18,11 +18,11 @@ use crate::board::Board;
 use crate::config::{self, AgentSpec, Config};
 use crate::counters::Counters;
 use crate::failpoint::Failpoints;
-use crate::sources::{Sources, watch_configuration};
 use crate::ingress::Ingress;
 use crate::node::{self, NodeService};
 use crate::query::NodeQueries;
 use crate::source::{Listening, SourceDeps};
+use crate::sources::{Sources, watch_configuration};
 use crate::uplink::{self, RealDial, UplinkDeps, landing_consumer};
 
 /// Version of the layout of the agent's state directory.
@@ -71,7 +71,12 @@ async fn serve(
     let board = Arc::new(Board::default());
     let failpoints = Failpoints::from_environment();
     let counters = Arc::new(Counters::default());
-    let ingress = Ingress { buffer: buffer.clone(), clock: clock.clone(), counters: counters.clone(), failpoints: failpoints.clone() };
+    let ingress = Ingress {
+        buffer: buffer.clone(),
+        clock: clock.clone(),
+        counters: counters.clone(),
+        failpoints: failpoints.clone(),
+    };
     let deps = SourceDeps {
         ingress,
         board: board.clone(),
@@ -168,7 +173,11 @@ fn newer_state(home: &Home, version: u32) -> Problem {
 fn make_private(directory: &Utf8Path) -> anyhow::Result<()> {
     use std::os::unix::fs::DirBuilderExt;
     let mut builder = std::fs::DirBuilder::new();
-    builder.recursive(true).mode(0o700).create(directory).with_context(|| format!("create directory `{directory}`"))
+    builder
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
+        .with_context(|| format!("create directory `{directory}`"))
 }
 
 async fn open_buffer(
@@ -191,7 +200,12 @@ async fn open_buffer(
         tracing::warn!(problem, "recovery of the buffer");
     }
     let recovery = &opened.recovery;
-    tracing::info!(created = recovery.created, segments = recovery.segments, torn_bytes = recovery.torn_bytes, "buffer is open");
+    tracing::info!(
+        created = recovery.created,
+        segments = recovery.segments,
+        torn_bytes = recovery.torn_bytes,
+        "buffer is open"
+    );
     Ok(opened.buffer)
 }
 
@@ -199,7 +213,9 @@ fn buffer_problem(directory: &Utf8Path, error: &aap_buffer::Error) -> Problem {
     let problem = error.problem();
     match error {
         aap_buffer::Error::Locked { .. } => problem
-            .hint(format!("another agent runs with this home; its process id is in `{directory}/../../run/agent.pid`"))
+            .hint(format!(
+                "another agent runs with this home; its process id is in `{directory}/../../run/agent.pid`"
+            ))
             .hint("give each agent a home of its own with `--home`"),
         _ => problem,
     }
@@ -234,5 +250,6 @@ pub(crate) fn write_endpoints(home: &Home, listening: &Listening) -> anyhow::Res
         "pid": std::process::id(),
     });
     let path = home.run().join("agent.json");
-    write_durably(&path, format!("{endpoints}\n").as_bytes(), 0o600).with_context(|| format!("write `{path}`"))
+    write_durably(&path, format!("{endpoints}\n").as_bytes(), 0o600)
+        .with_context(|| format!("write `{path}`"))
 }

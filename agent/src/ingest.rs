@@ -128,7 +128,11 @@ impl Call {
             Problem::new("ingest.bad_stream", ExitCode::Usage, error.to_string())
         })?;
         if open.name.is_empty() || open.name.len() > NAME_BYTES_MAX {
-            return Err(Problem::new("ingest.bad_name", ExitCode::Usage, "a run needs a name of 1 to 4096 bytes"));
+            return Err(Problem::new(
+                "ingest.bad_name",
+                ExitCode::Usage,
+                "a run needs a name of 1 to 4096 bytes",
+            ));
         }
         let key = Run::key(&stream, &open.name);
         let _claim = runs.claim(&key).ok_or_else(|| under_way(&stream, &open.name))?;
@@ -235,7 +239,8 @@ impl Call {
         };
         let recipe = Recipe::new(format, None, None, false);
         let bug = |error: &dyn std::error::Error| {
-            Problem::new("ingest.decoder", ExitCode::Bug, "the decoder cannot be made").cause(error.to_string())
+            Problem::new("ingest.decoder", ExitCode::Bug, "the decoder cannot be made")
+                .cause(error.to_string())
         };
         let (decoder, _) = recipe.build(b"").map_err(|error| bug(&error))?;
         let rules = Rules::new(None, RECORD_BYTES_MAX).map_err(|error| bug(&error))?;
@@ -263,7 +268,8 @@ impl Call {
         loop {
             let finished = gathered.finished;
             let clock = self.deps.ingress.clock.clone();
-            let _permit = self.deps.decoding.acquire().await.map_err(|_| protocol("the agent is stopping"))?;
+            let _permit =
+                self.deps.decoding.acquire().await.map_err(|_| protocol("the agent is stopping"))?;
             let took = tokio::task::spawn_blocking(move || {
                 let parcel = take_gathered(&mut taker, &gathered, clock.unix_us());
                 (taker, parcel)
@@ -350,9 +356,10 @@ impl Call {
 
     async fn reply(&self, kind: Reply) -> Result<(), Problem> {
         let reply = IngestReply { kind: Some(kind) };
-        self.replies.send(Ok(reply)).await.map_err(|_| {
-            Problem::new("ingest.client_gone", ExitCode::Interrupted, "the client went away")
-        })
+        self.replies
+            .send(Ok(reply))
+            .await
+            .map_err(|_| Problem::new("ingest.client_gone", ExitCode::Interrupted, "the client went away"))
     }
 }
 
@@ -410,7 +417,11 @@ async fn gather(
             Some(None) => {}
             None => {
                 // What came is durable as far as it was whole; the run continues when the client comes back.
-                return Err(Problem::new("ingest.client_gone", ExitCode::Interrupted, "the client went away"));
+                return Err(Problem::new(
+                    "ingest.client_gone",
+                    ExitCode::Interrupted,
+                    "the client went away",
+                ));
             }
         }
     }
@@ -422,7 +433,8 @@ fn protocol(what: &str) -> Problem {
 }
 
 fn bug(error: &dyn std::error::Error) -> Problem {
-    Problem::new("ingest.failed", ExitCode::Bug, "taking the input failed unexpectedly").cause(error.to_string())
+    Problem::new("ingest.failed", ExitCode::Bug, "taking the input failed unexpectedly")
+        .cause(error.to_string())
 }
 
 fn not_stored(error: &crate::ingress::IngressError) -> Problem {

@@ -54,13 +54,19 @@ fn bind_failure(path: &Utf8Path) -> String {
     // sockaddr_un holds 108 bytes with the final zero.
     const PATH_BYTES_MAX: usize = 107;
     if path.as_str().len() > PATH_BYTES_MAX {
-        return format!("open the socket `{path}`: its path has more than {PATH_BYTES_MAX} bytes; choose a shorter `--home`");
+        return format!(
+            "open the socket `{path}`: its path has more than {PATH_BYTES_MAX} bytes; choose a shorter `--home`"
+        );
     }
     format!("open the socket `{path}`")
 }
 
 /// Serves until it is asked to stop.
-pub async fn serve(listener: UnixListener, service: NodeService, shutdown: Shutdown) -> Result<(), tonic::transport::Error> {
+pub async fn serve(
+    listener: UnixListener,
+    service: NodeService,
+    shutdown: Shutdown,
+) -> Result<(), tonic::transport::Error> {
     let node = NodeServer::new(service)
         .max_decoding_message_size(aap_proto::MESSAGE_BYTES_MAX)
         .max_encoding_message_size(aap_proto::MESSAGE_BYTES_MAX);
@@ -68,7 +74,10 @@ pub async fn serve(listener: UnixListener, service: NodeService, shutdown: Shutd
         .initial_stream_window_size(1 << 20)
         .initial_connection_window_size(2 << 20)
         .add_service(node)
-        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), async move { shutdown.requested().await })
+        .serve_with_incoming_shutdown(
+            UnixListenerStream::new(listener),
+            async move { shutdown.requested().await },
+        )
         .await
 }
 
@@ -79,7 +88,8 @@ impl Node for NodeService {
         let ingress = &deps.ingress;
         let sources = deps.board.sources().into_iter().map(|(name, entry)| {
             let problems = entry.problems.values().take(8).cloned();
-            let detail = problems.chain(Some(entry.detail).filter(|text| !text.is_empty())).collect::<Vec<_>>();
+            let detail =
+                problems.chain(Some(entry.detail).filter(|text| !text.is_empty())).collect::<Vec<_>>();
             SourceStatus {
                 name,
                 kind: entry.kind.to_owned(),
@@ -95,7 +105,12 @@ impl Node for NodeService {
             epoch: ingress.buffer.identity().epoch.0,
             connected: uplink.connected,
             transport: uplink.carrier,
-            report: Some(node_report(&ingress.buffer, &ingress.counters, &deps.board, ingress.clock.as_ref())),
+            report: Some(node_report(
+                &ingress.buffer,
+                &ingress.counters,
+                &deps.board,
+                ingress.clock.as_ref(),
+            )),
             sources: sources.collect(),
         }))
     }
@@ -108,8 +123,17 @@ impl Node for NodeService {
     ) -> Result<Response<Self::IngestStream>, Status> {
         // Two: one being read by the client, one being made.
         let (replies, answers) = mpsc::channel(2);
-        let run = ingest::serve(self.deps.clone(), self.runs.clone(), request.into_inner(), replies, self.shutdown.clone());
-        #[expect(clippy::disallowed_methods, reason = "ends with its call: the client's stream or the shutdown ends it")]
+        let run = ingest::serve(
+            self.deps.clone(),
+            self.runs.clone(),
+            request.into_inner(),
+            replies,
+            self.shutdown.clone(),
+        );
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "ends with its call: the client's stream or the shutdown ends it"
+        )]
         tokio::spawn(run);
         Ok(Response::new(Box::pin(ReceiverStream::new(answers))))
     }

@@ -10,9 +10,11 @@ use aap_buffer::offline::{self, OfflineStore};
 use aap_buffer::{Frame, FrameKind, decode};
 use aap_runtime::Home;
 use aap_types::{ByteCount, ExitCode, Problem, StreamKey, StreamName};
+use arrow_array::cast::AsArray;
+use arrow_array::types::TimestampMicrosecondType;
 use arrow_array::{ArrayRef, RecordBatch, StringArray, UInt32Array, UInt64Array};
 use arrow_ipc::writer::StreamWriter;
-use arrow_schema::{Field, Schema};
+use arrow_schema::{DataType, Field, Schema};
 use camino::{Utf8Path, Utf8PathBuf};
 use clap::{Subcommand, ValueEnum};
 use serde_json::{Value, json};
@@ -126,7 +128,8 @@ fn list(store: &OfflineStore, output: Output) -> Result<u8, Problem> {
         })
         .collect();
     answer(output, "buffer.list", json!({ "items": items, "truncated": false }), || {
-        let mut rows = vec![["STREAM", "EPOCH", "FIRST", "LAST", "DELIVERED", "BATCHES", "ROWS"].map(str::to_owned)];
+        let mut rows =
+            vec![["STREAM", "EPOCH", "FIRST", "LAST", "DELIVERED", "BATCHES", "ROWS"].map(str::to_owned)];
         rows.extend(keys.iter().map(|info| {
             [
                 info.key.stream.to_string(),
@@ -145,7 +148,12 @@ fn list(store: &OfflineStore, output: Output) -> Result<u8, Problem> {
 
 /// How far the consumer came that the data was for.
 fn delivered(cursors: &[(String, aap_types::Sequence)]) -> u64 {
-    cursors.iter().filter(|(name, _)| name == "uplink" || name == "lake").map(|(_, sequence)| sequence.0).max().unwrap_or(0)
+    cursors
+        .iter()
+        .filter(|(name, _)| name == "uplink" || name == "lake")
+        .map(|(_, sequence)| sequence.0)
+        .max()
+        .unwrap_or(0)
 }
 
 /// Columns as wide as their widest word.
@@ -174,7 +182,9 @@ fn show(store: &OfflineStore, output: Output) -> Result<u8, Problem> {
             format!("waiting     {} in {} batches", ByteCount(stats.waiting_bytes), stats.waiting_batches),
             format!("torn        {} B", recovery.torn_bytes),
         ];
-        lines.extend(recovery.problems.iter().chain(&stats.problems).map(|problem| format!("problem     {problem}")));
+        lines.extend(
+            recovery.problems.iter().chain(&stats.problems).map(|problem| format!("problem     {problem}")),
+        );
         lines.extend(segments.iter().map(|segment| {
             format!("segment     {} {} batches, {} rows", segment.segment.path, segment.batches, segment.rows)
         }));
@@ -212,8 +222,14 @@ fn salvage(directory: &Utf8Path, out: &Utf8Path, output: Output) -> Result<u8, P
     let report = offline::salvage(directory, out).map_err(|error| error.problem())?;
     let content = serde_json::to_value(&report).unwrap_or_default();
     answer(output, "buffer.salvage", content, || {
-        let head = format!("{} batches with {} rows were copied to `{out}`; {} could not be", report.batches, report.rows, report.skipped_batches);
-        std::iter::once(head).chain(report.problems.iter().map(|problem| format!("problem: {problem}"))).collect::<Vec<_>>().join("\n")
+        let head = format!(
+            "{} batches with {} rows were copied to `{out}`; {} could not be",
+            report.batches, report.rows, report.skipped_batches
+        );
+        std::iter::once(head)
+            .chain(report.problems.iter().map(|problem| format!("problem: {problem}")))
+            .collect::<Vec<_>>()
+            .join("\n")
     });
     Ok(0)
 }
@@ -244,7 +260,9 @@ fn export(
     if names.len() > 1 {
         let list = names.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         let message = format!("the store has several streams: {list}");
-        return Err(Problem::new("buffer.which_stream", ExitCode::Usage, message).hint("name one with `--stream`"));
+        return Err(
+            Problem::new("buffer.which_stream", ExitCode::Usage, message).hint("name one with `--stream`")
+        );
     }
     let sink: Box<dyn Write> = match &out {
         Some(path) => Box::new(File::create(path).map_err(|error| written(path.as_str(), &error))?),
@@ -277,7 +295,8 @@ impl ExportError {
     pub(crate) fn problem(&self) -> Problem {
         match self {
             Self::Buffer(error) => error.problem(),
-            other => Problem::new("buffer.export", ExitCode::Failed, "the rows cannot be exported").caused_by(other),
+            other => Problem::new("buffer.export", ExitCode::Failed, "the rows cannot be exported")
+                .caused_by(other),
         }
     }
 }
@@ -302,7 +321,7 @@ impl<W: Write> RowWriter<W> {
             Rows::Ndjson => {
                 let Some(out) = &mut self.out else { return Ok(()) };
                 let mut writer = arrow_json::LineDelimitedWriter::new(out);
-                writer.write(&batch)?;
+                writer.write(&zones_by_offset(&batch)?)?;
                 writer.finish()?;
             }
             Rows::Arrow => {
@@ -326,6 +345,24 @@ impl<W: Write> RowWriter<W> {
         }
         Ok(())
     }
+}
+
+/// The same batch with `+00:00` for `UTC`: Arrow's writers know zones by their offset only.
+fn zones_by_offset(batch: &RecordBatch) -> Result<RecordBatch, ExportError> {
+    let mut fields = Vec::with_capacity(batch.num_columns());
+    let mut columns = Vec::with_capacity(batch.num_columns());
+    for (field, column) in batch.schema_ref().fields().iter().zip(batch.columns()) {
+        let times = column.as_primitive_opt::<TimestampMicrosecondType>();
+        let column: ArrayRef = match (field.data_type(), times) {
+            (DataType::Timestamp(_, Some(zone)), Some(times)) if zone.as_ref() == "UTC" => {
+                Arc::new(times.clone().with_timezone("+00:00"))
+            }
+            _ => column.clone(),
+        };
+        fields.push(Field::new(field.name(), column.data_type().clone(), true));
+        columns.push(column);
+    }
+    Ok(RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?)
 }
 
 /// The rows of a frame with the columns that identify them.

@@ -7,8 +7,8 @@ use aap_proto::v1::query_output::Kind as OutputKind;
 use aap_proto::v1::{AgentMessage, QueryOutput, RunQuery, agent_message};
 use aap_runtime::Shutdown;
 use aap_sql::{
-    Catalog, Engine, EngineQuery, Format, Limits, Manifest, QueryEvent, ResolvedTables, SegmentRef, TableManifest,
-    TableNeed,
+    Catalog, Engine, EngineQuery, Format, Limits, Manifest, QueryEvent, ResolvedTables, SegmentRef,
+    TableManifest, TableNeed,
 };
 use aap_transport::AgentSender;
 use aap_types::{Problem, StreamName};
@@ -45,7 +45,8 @@ impl NodeQueries {
 
     async fn stream(&self, query: RunQuery, tx: &AgentSender, cancel: Shutdown) -> Result<String, Problem> {
         let asked = query.limits.unwrap_or_default();
-        let limits = Limits { rows: asked.rows, bytes: asked.bytes, deadline_ms: asked.deadline_ms, memory_bytes: 0 };
+        let limits =
+            Limits { rows: asked.rows, bytes: asked.bytes, deadline_ms: asked.deadline_ms, memory_bytes: 0 };
         let run = EngineQuery { sql: query.sql, format: Format::Arrow, limits, ..EngineQuery::default() };
         let catalog = Arc::new(BufferCatalog { buffer: self.buffer.clone() });
         let mut answer = self.engine.run(run, catalog, cancel).await?;
@@ -55,7 +56,9 @@ impl NodeQueries {
                 QueryEvent::Columns(_) => {}
                 QueryEvent::Data(bytes) => {
                     for chunk in chunks(bytes) {
-                        send(tx, &query.id, OutputKind::ArrowIpc(chunk)).await.map_err(|error| error.problem())?;
+                        send(tx, &query.id, OutputKind::ArrowIpc(chunk))
+                            .await
+                            .map_err(|error| error.problem())?;
                     }
                 }
                 QueryEvent::End(query_end) => end = serde_json::to_string(&query_end).unwrap_or_default(),

@@ -243,9 +243,11 @@ mod tests {
 
     #[test]
     fn records_of_several_lines_hold_together() {
-        let start = Rules::new(Some(&MultilineSpec { start: Some("^[0-9]".into()), r#continue: None }), 1000).unwrap();
+        let start = Rules::new(Some(&MultilineSpec { start: Some("^[0-9]".into()), r#continue: None }), 1000)
+            .unwrap();
         check(&start, b"1 a\n  at x\r\n  at y\n2 b\n3 c\n z", &["1 a|  at x|  at y", "2 b", "3 c| z"], 0);
-        let next = Rules::new(Some(&MultilineSpec { start: None, r#continue: Some("^\\s".into()) }), 1000).unwrap();
+        let next =
+            Rules::new(Some(&MultilineSpec { start: None, r#continue: Some("^\\s".into()) }), 1000).unwrap();
         check(&next, b"a\n b\nc\nd\n e\n", &["a| b", "c", "d| e"], 0);
     }
 }

@@ -45,10 +45,9 @@ pub(crate) fn run(
     home: &Home,
     output: Output,
 ) -> Result<u8, Problem> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Problem::new("buffer.replay", ExitCode::Failed, "start threads").caused_by(&error))?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| {
+        Problem::new("buffer.replay", ExitCode::Failed, "start threads").caused_by(&error)
+    })?;
     let mut client = runtime.block_on(connect(home))?;
     let store_id = hex(&store.identity().store_id);
     let (mut added, mut total) = (0, 0);
@@ -65,7 +64,8 @@ pub(crate) fn run(
                 return Ok(());
             }
             let full = open.as_ref().is_some_and(|run| {
-                run.fingerprint != frame.schema.fingerprint() || run.writer.get_ref().get_ref().len() > RUN_BYTES
+                run.fingerprint != frame.schema.fingerprint()
+                    || run.writer.get_ref().get_ref().len() > RUN_BYTES
             });
             if full && let Some(run) = open.take() {
                 failed = send(run).err();
@@ -138,14 +138,19 @@ async fn send(client: &mut NodeClient<Channel>, mut run: Run) -> Result<(u64, u6
         size: bytes.len() as u64,
         replayable: true,
     };
-    let pieces = (0..bytes.len()).step_by(PIECE_BYTES).map(|from| bytes.slice(from..bytes.len().min(from + PIECE_BYTES)));
+    let pieces = (0..bytes.len())
+        .step_by(PIECE_BYTES)
+        .map(|from| bytes.slice(from..bytes.len().min(from + PIECE_BYTES)));
     let requests: Vec<IngestRequest> = std::iter::once(Request::Open(open))
         .chain(pieces.map(Request::Data))
         .chain([Request::Finish(IngestFinish {})])
         .map(|kind| IngestRequest { kind: Some(kind) })
         .collect();
-    let mut replies =
-        client.ingest(futures::stream::iter(requests)).await.map_err(|status| problem_of_status(&status))?.into_inner();
+    let mut replies = client
+        .ingest(futures::stream::iter(requests))
+        .await
+        .map_err(|status| problem_of_status(&status))?
+        .into_inner();
     while let Some(reply) = replies.message().await.map_err(|status| problem_of_status(&status))? {
         match reply.kind {
             Some(Reply::Opened(opened)) if opened.complete => return Ok((0, opened.rows)),

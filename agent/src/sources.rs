@@ -177,7 +177,8 @@ pub(crate) async fn watch_configuration(
             Ok(loaded) => {
                 deps.board.note("config", None);
                 if loaded.agent != current.agent || loaded.node != current.node {
-                    let text = "the `Agent` document changed; that takes effect at the next start of the agent";
+                    let text =
+                        "the `Agent` document changed; that takes effect at the next start of the agent";
                     tracing::warn!("{text}");
                     deps.board.note("agent", Some(text.to_owned()));
                 }
@@ -191,7 +192,10 @@ pub(crate) async fn watch_configuration(
             }
             Err(error) => {
                 tracing::error!(%error, "the configuration is wrong; the former one stays in force");
-                deps.board.note("config", Some(format!("the configuration is wrong, the former one is in force: {error}")));
+                deps.board.note(
+                    "config",
+                    Some(format!("the configuration is wrong, the former one is in force: {error}")),
+                );
             }
         }
     }

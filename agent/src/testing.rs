@@ -83,7 +83,11 @@ impl Rig {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
-        assert!(tokio::time::timeout(DEADLINE, waiting).await.is_ok(), "{what}: {:?}", self.deps.board.problems());
+        assert!(
+            tokio::time::timeout(DEADLINE, waiting).await.is_ok(),
+            "{what}: {:?}",
+            self.deps.board.problems()
+        );
     }
 }
 

@@ -81,7 +81,8 @@ impl RealDial {
     }
 
     async fn dialer(&self) -> Result<Arc<Dialer>, aap_transport::Error> {
-        let address = self.address().ok_or_else(|| aap_transport::Error::BadAddress { address: "auto".to_owned() })?;
+        let address =
+            self.address().ok_or_else(|| aap_transport::Error::BadAddress { address: "auto".to_owned() })?;
         let mut kept = self.dialer.lock().await;
         match &*kept {
             Some((known, dialer)) if *known == address => Ok(dialer.clone()),
@@ -142,7 +143,11 @@ impl std::fmt::Debug for UplinkDeps {
 }
 
 /// Keeps a session with the coordinator until it is asked to stop.
-pub async fn run(dial: Arc<dyn Dial>, deps: UplinkDeps, shutdown: Shutdown) -> Result<(), std::convert::Infallible> {
+pub async fn run(
+    dial: Arc<dyn Dial>,
+    deps: UplinkDeps,
+    shutdown: Shutdown,
+) -> Result<(), std::convert::Infallible> {
     deps.board.uplink(|entry| entry.configured = true);
     let state = Arc::new(State::default());
     let mut backoff = Backoff::new(deps.clock.clone());

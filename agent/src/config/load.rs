@@ -149,7 +149,12 @@ impl Loader {
         let envelope: Envelope = document.parse(path)?;
         if envelope.api_version != "aap/v1" {
             let message = format!("apiVersion `{}` is not known here", envelope.api_version);
-            return Err(document.error(path, "apiVersion", message, Some("write `apiVersion: aap/v1`".into())));
+            return Err(document.error(
+                path,
+                "apiVersion",
+                message,
+                Some("write `apiVersion: aap/v1`".into()),
+            ));
         }
         match envelope.kind.as_str() {
             "Agent" => self.agent(document, path, &envelope.metadata.name),
@@ -167,8 +172,9 @@ impl Loader {
             let message = "a second document of kind Agent".to_owned();
             return Err(document.error(path, "kind", message, Some("keep one of them".into())));
         }
-        let node =
-            name.parse().map_err(|e: aap_types::NameError| document.error(path, "name", e.to_string(), None))?;
+        let node = name
+            .parse()
+            .map_err(|e: aap_types::NameError| document.error(path, "name", e.to_string(), None))?;
         self.node = Some(node);
         let section: Spec<Option<super::AgentSpec>> = document.parse(path)?;
         let spec = section.spec.unwrap_or_default();
@@ -235,9 +241,10 @@ fn check_source(spec: &SourceSpec) -> Result<(), Complaint> {
             check_format(&Recipe::new(stdin.format, stdin.pattern.clone(), stdin.timestamp.clone(), false))
         }
         SourceSpec::Http(http) => match http.listen.filter(|address| !address.ip().is_loopback()) {
-            Some(address) => {
-                Err(("listen", format!("`{address}` is not a loopback address, and this listener has no TLS")))
-            }
+            Some(address) => Err((
+                "listen",
+                format!("`{address}` is not a loopback address, and this listener has no TLS"),
+            )),
             None => Ok(()),
         },
         SourceSpec::Syslog(syslog) => {
@@ -248,7 +255,9 @@ fn check_source(spec: &SourceSpec) -> Result<(), Complaint> {
                 }
                 Some(address) if !syslog.allow_remote => Err((
                     "allow_remote",
-                    format!("`{address}` is not a loopback address: anyone there can write; say `allow_remote: true` to accept that"),
+                    format!(
+                        "`{address}` is not a loopback address: anyone there can write; say `allow_remote: true` to accept that"
+                    ),
                 )),
                 _ => Ok(()),
             }
@@ -340,7 +349,9 @@ impl Document {
     /// An error at the line where `key` stands.
     fn error(&self, path: &Utf8Path, key: &str, message: String, hint: Option<String>) -> ConfigError {
         let of_key = |line: &str| {
-            line.trim_start_matches([' ', '-', '{']).strip_prefix(key).is_some_and(|rest| rest.trim_start().starts_with(':'))
+            line.trim_start_matches([' ', '-', '{'])
+                .strip_prefix(key)
+                .is_some_and(|rest| rest.trim_start().starts_with(':'))
                 || line.contains(&format!("{key}:"))
         };
         let line = self.text.lines().position(of_key).unwrap_or(0) + 1;
@@ -350,7 +361,8 @@ impl Document {
 
 /// Reads "unknown field `x`, expected one of `a`, `b`" and finds the nearest of them.
 fn hint_for(message: &str) -> Option<String> {
-    let (_, rest) = message.split_once("unknown field `").or_else(|| message.split_once("unknown variant `"))?;
+    let (_, rest) =
+        message.split_once("unknown field `").or_else(|| message.split_once("unknown variant `"))?;
     let (wrong, expected) = rest.split_once('`')?;
     let allowed = expected.split('`').skip(1).step_by(2);
     nearest(wrong, allowed).map(|key| format!("did you mean `{key}`?"))

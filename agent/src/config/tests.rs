@@ -79,7 +79,8 @@ fn what_cannot_work_is_refused_at_its_line() {
 fn listeners_without_tls_stay_on_loopback() {
     let http = "apiVersion: aap/v1\nkind: Source\nmetadata: {name: h}\nspec: {type: http, listen: '0.0.0.0:7410', token_file: t}\n";
     assert!(check(http).unwrap_err().1.contains("loopback"));
-    let syslog = "apiVersion: aap/v1\nkind: Source\nmetadata: {name: s}\nspec: {type: syslog, udp: '0.0.0.0:5514'}\n";
+    let syslog =
+        "apiVersion: aap/v1\nkind: Source\nmetadata: {name: s}\nspec: {type: syslog, udp: '0.0.0.0:5514'}\n";
     assert!(check(syslog).unwrap_err().1.contains("allow_remote"));
     assert!(check(&syslog.replace("5514'", "5514', allow_remote: true")).is_ok());
 }

@@ -10,6 +10,8 @@ use std::sync::Arc;
 
 use aap_runtime::Home;
 use aap_types::{ExitCode, Problem, SYSTEM_COLUMNS};
+use arrow_array::cast::AsArray;
+use arrow_array::types::TimestampMicrosecondType;
 use arrow_array::{ArrayRef, RecordBatch, StringArray, TimestampMicrosecondArray};
 use arrow_cast::display::{ArrayFormatter, FormatOptions};
 use arrow_ipc::reader::{FileReader, StreamReader};
@@ -45,7 +47,8 @@ impl Columnar {
     /// A run that is about to be spooled into a file without a name.
     pub fn new(run: Run, home: &Home) -> Result<Self, Problem> {
         if !run.detail.codec.is_empty() {
-            let message = format!("{} files are compressed inside: `--codec` does not apply", run.detail.format);
+            let message =
+                format!("{} files are compressed inside: `--codec` does not apply", run.detail.format);
             return Err(Problem::new("ingest.codec_unknown", ExitCode::Usage, message));
         }
         let directory = home.tmp().join("agent");
@@ -160,9 +163,11 @@ fn open(mut file: File, run: &Run) -> Result<Batches, Problem> {
     let (batches, columns): (Batches, usize) = match run.detail.format.as_str() {
         _ if short => return Err(unreadable_text(run, "it is too short to be one")),
         "parquet" => {
-            let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|error| unreadable(run, &error))?;
+            let builder =
+                ParquetRecordBatchReaderBuilder::try_new(file).map_err(|error| unreadable(run, &error))?;
             let columns = builder.schema().fields().len();
-            let reader = builder.with_batch_size(BATCH_ROWS).build().map_err(|error| unreadable(run, &error))?;
+            let reader =
+                builder.with_batch_size(BATCH_ROWS).build().map_err(|error| unreadable(run, &error))?;
             (Box::new(reader), columns)
         }
         _ if &magic == b"ARROW1" => {
@@ -171,7 +176,8 @@ fn open(mut file: File, run: &Run) -> Result<Batches, Problem> {
             (Box::new(reader), columns)
         }
         _ => {
-            let reader = StreamReader::try_new_buffered(file, None).map_err(|error| unreadable(run, &error))?;
+            let reader =
+                StreamReader::try_new_buffered(file, None).map_err(|error| unreadable(run, &error))?;
             let columns = reader.schema().fields().len();
             (Box::new(reader), columns)
         }
@@ -190,7 +196,8 @@ fn guarded(mut batches: Batches) -> Batches {
             return None;
         }
         let next = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| batches.next()));
-        let next = next.unwrap_or_else(|_| Some(Err(ArrowError::ParseError("the reader gave up".to_owned()))));
+        let next =
+            next.unwrap_or_else(|_| Some(Err(ArrowError::ParseError("the reader gave up".to_owned()))));
         over = !matches!(next, Some(Ok(_)));
         next
     }))
@@ -212,7 +219,11 @@ pub fn normalise(batch: &RecordBatch, observed_us: i64) -> Result<RecordBatch, A
             }
         } else {
             let reserved = SYSTEM_COLUMNS.iter().any(|system| system.eq_ignore_ascii_case(field.name()));
-            let name = if reserved || field.name().is_empty() { format!("{}_", field.name()) } else { field.name().clone() };
+            let name = if reserved || field.name().is_empty() {
+                format!("{}_", field.name())
+            } else {
+                field.name().clone()
+            };
             (name, plain(column)?)
         };
         let mut unique = name;
@@ -237,10 +248,20 @@ fn ts_type() -> DataType {
 /// A column named `ts` as the time of its rows, if it is one.
 fn ts_column(column: &ArrayRef) -> Option<ArrayRef> {
     match column.data_type() {
-        DataType::Timestamp(..) | DataType::Date32 | DataType::Date64 | DataType::Utf8 | DataType::LargeUtf8 => {
-            let cast = arrow_cast::cast(column, &ts_type()).ok()?;
+        DataType::Timestamp(..)
+        | DataType::Date32
+        | DataType::Date64
+        | DataType::Utf8
+        | DataType::LargeUtf8 => {
+            // Arrow knows zones by their offset only; the name is put on afterwards.
+            let offset = DataType::Timestamp(TimeUnit::Microsecond, Some("+00:00".into()));
+            let cast = arrow_cast::cast(column, &offset).ok()?;
             // Text that is no time would become null: then it is just text.
-            (cast.null_count() == column.null_count()).then_some(cast)
+            if cast.null_count() != column.null_count() {
+                return None;
+            }
+            let times = cast.as_primitive_opt::<TimestampMicrosecondType>()?.clone();
+            Some(Arc::new(times.with_timezone("UTC")))
         }
         _ => None,
     }
@@ -268,7 +289,9 @@ fn text(column: &ArrayRef) -> Result<ArrayRef, ArrowError> {
     let options = FormatOptions::default();
     let formatter = ArrayFormatter::try_new(column, &options)?;
     let values: Vec<Option<String>> = (0..column.len())
-        .map(|row| if column.is_null(row) { Ok(None) } else { formatter.value(row).try_to_string().map(Some) })
+        .map(
+            |row| if column.is_null(row) { Ok(None) } else { formatter.value(row).try_to_string().map(Some) },
+        )
         .collect::<Result<_, _>>()?;
     Ok(Arc::new(StringArray::from(values)))
 }

@@ -111,7 +111,11 @@ impl PrefixDigest {
             stack: hex(self.stack.as_flattened()),
             first: self.first.map(|first| hex(&first)).unwrap_or_default(),
             rest_bytes: self.partial.len() as u64,
-            rest: if self.partial.is_empty() { String::new() } else { hex(blake3::hash(&self.partial).as_bytes()) },
+            rest: if self.partial.is_empty() {
+                String::new()
+            } else {
+                hex(blake3::hash(&self.partial).as_bytes())
+            },
         }
     }
 
@@ -123,7 +127,9 @@ impl PrefixDigest {
             "" => None,
             text => Some(<[u8; 32]>::try_from(unhex(text)?).ok()?),
         };
-        let whole = rest.is_empty() && (saved.units == 0) == stack.is_empty() && (saved.units == 0) == first.is_none();
+        let whole = rest.is_empty()
+            && (saved.units == 0) == stack.is_empty()
+            && (saved.units == 0) == first.is_none();
         whole.then(|| Self { stack: stack.to_vec(), units: saved.units, first, partial: vec![] })
     }
 

@@ -85,7 +85,8 @@ impl Run {
 
 /// What was taken under this name is not what is sent now.
 pub fn content_changed(stream: &StreamName, name: &str, what: &str) -> Problem {
-    let message = format!("the content differs from what was taken into `{stream}` under the name `{name}`: {what}");
+    let message =
+        format!("the content differs from what was taken into `{stream}` under the name `{name}`: {what}");
     Problem::new("ingest.content_changed", ExitCode::Conflict, message)
         .hint("take it again from the beginning with `--again`, or under another `--name`")
 }

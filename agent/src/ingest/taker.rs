@@ -153,7 +153,12 @@ impl Taker {
         Ok(parcel)
     }
 
-    fn content_came(&mut self, mut content: &[u8], observed_us: i64, parcel: &mut Parcel) -> Result<(), Problem> {
+    fn content_came(
+        &mut self,
+        mut content: &[u8],
+        observed_us: i64,
+        parcel: &mut Parcel,
+    ) -> Result<(), Problem> {
         if let Some(passing) = &mut self.passing {
             let known = usize::try_from(passing.left).unwrap_or(usize::MAX).min(content.len());
             passing.left -= known as u64;
@@ -178,7 +183,11 @@ impl Taker {
         while pending.len() - from > keep {
             // About one batch, but never less than a record may have.
             let window = (BATCH_BYTES).max(self.rules.record_bytes_max() + 1).min(pending.len() - from);
-            let window = if self.fits_batch(&pending[from..]) { BATCH_BYTES.min(pending.len() - from) } else { window };
+            let window = if self.fits_batch(&pending[from..]) {
+                BATCH_BYTES.min(pending.len() - from)
+            } else {
+                window
+            };
             let all = last && from + window == pending.len();
             let bytes = &pending[from..from + window];
             let decoder = self.packer.decoder();
@@ -233,7 +242,8 @@ impl Taker {
         let resource = serde_json::json!({ "ingest.name": self.run.name }).to_string();
         let context = Context { observed_us, resource: Some(&resource), path: None };
         // The position of this batch counts its own rows, which are known only after decoding.
-        let packed = self.packer.pack(records, &context, vec![]).map_err(|error| failed(&self.run, &error))?;
+        let packed =
+            self.packer.pack(records, &context, vec![]).map_err(|error| failed(&self.run, &error))?;
         let mut packed = packed.parcel;
         self.run.detail.rows += packed.rows();
         self.run.detail.bad += packed.bad();

@@ -108,7 +108,9 @@ impl Client<'_> {
 }
 
 fn ndjson(from: u32, to: u32) -> Vec<u8> {
-    (from..to).flat_map(|n| format!("{{\"n\":{n},\"text\":\"{}\"}}\n", "x".repeat(100)).into_bytes()).collect()
+    (from..to)
+        .flat_map(|n| format!("{{\"n\":{n},\"text\":\"{}\"}}\n", "x".repeat(100)).into_bytes())
+        .collect()
 }
 
 fn numbers(rig: &Rig) -> Vec<u32> {
@@ -179,7 +181,11 @@ async fn compressed_input_continues_exactly_and_a_cut_file_is_an_error() {
     for (codec, input) in [("gzip", gzip.finish().unwrap()), ("zstd", zstd)] {
         let mut rig = Rig::new();
         let cut = &input[..input.len() - 7];
-        assert_eq!(client(&rig, "f", "ndjson", codec).send(cut).await.code(), "ingest.bad_compression", "{codec}");
+        assert_eq!(
+            client(&rig, "f", "ndjson", codec).send(cut).await.code(),
+            "ingest.bad_compression",
+            "{codec}"
+        );
         rig.restart();
         let done = client(&rig, "f", "ndjson", codec).send(&input).await.done();
         assert_eq!(done.rows_total, 40_000, "{codec}");
@@ -217,6 +223,10 @@ async fn arrow_and_parquet_files_are_taken_once() {
     let batch = arrow_array::RecordBatch::try_from_iter([
         ("n", Arc::new(Int64Array::from_iter_values(0..20_000)) as arrow_array::ArrayRef),
         ("_seq", Arc::new(StringArray::from_iter_values((0..20_000).map(|n| format!("s{n}"))))),
+        (
+            "ts",
+            Arc::new(arrow_array::TimestampNanosecondArray::from_iter_values((0..20_000).map(|n| n * 1000))),
+        ),
     ])
     .unwrap();
     let mut parquet = Vec::new();
@@ -236,7 +246,11 @@ async fn arrow_and_parquet_files_are_taken_once() {
         assert_eq!(done.rows_total, 20_000, "{format}");
         assert_eq!(numbers(&rig), (0..20_000).collect::<Vec<_>>(), "{format}");
         assert_eq!(rig.texts("events", "_seq_")[5], "s5");
+        assert!(rig.batches("events").iter().all(|batch| batch.column_by_name("ts_").is_none()));
         assert_eq!(client(&rig, "f", format, "").send(&input).await.done().rows, 0, "{format}");
-        assert_eq!(client(&rig, "bad", format, "").send(&input[..input.len() / 2]).await.code(), "ingest.unreadable");
+        assert_eq!(
+            client(&rig, "bad", format, "").send(&input[..input.len() / 2]).await.code(),
+            "ingest.unreadable"
+        );
     }
 }

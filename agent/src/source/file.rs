@@ -56,8 +56,8 @@ use self::watch::Watcher;
 use super::{SourceDeps, SourceError};
 use crate::config::{FileSpec, Start};
 use crate::formats::Recipe;
-use crate::records::Rules;
 use crate::ingress::{Packer, positions_only};
+use crate::records::Rules;
 
 /// How often the globs are looked at although nothing was heard: for file systems without notification.
 const SCAN_EVERY: Duration = Duration::from_secs(10);
@@ -279,7 +279,13 @@ impl FileSource {
         for (path, text) in &scan.problems {
             self.problem(&path.display().to_string(), Some(format!("`{}`: {text}", path.display())));
         }
-        for healed in self.troubled.difference(&now).filter(|path| Path::new(path).is_dir()).cloned().collect::<Vec<_>>() {
+        for healed in self
+            .troubled
+            .difference(&now)
+            .filter(|path| Path::new(path).is_dir())
+            .cloned()
+            .collect::<Vec<_>>()
+        {
             self.problem(&healed, None);
         }
     }
@@ -356,7 +362,9 @@ impl FileSource {
         let (opened, verdict) = self.judge(opened, present).await.map_err(io::Error::other)?;
         let Opened { path, file, stat, codec, head } = opened;
         let (generation, offset, detail) = match verdict {
-            Verdict::Same(known) => return self.track(path, file, codec, &head, known.key, known.offset, known.detail).await,
+            Verdict::Same(known) => {
+                return self.track(path, file, codec, &head, known.key, known.offset, known.detail).await;
+            }
             Verdict::MaybeCopy if !self.copy_settled(stat.id, stat.size) => return Ok(()),
             Verdict::MaybeCopy => (0, 0, Detail::default()),
             Verdict::New { generation } => (generation, 0, Detail::default()),
@@ -379,7 +387,12 @@ impl FileSource {
                 .filter(|file| !file.gone)
                 .filter_map(|file| file.reader.as_ref().map(|reader| reader.key().clone()))
                 .collect(),
-            away: self.files.iter().filter(|(_, file)| file.reader.is_none() && !file.gone).map(|(id, _)| id.1).collect(),
+            away: self
+                .files
+                .iter()
+                .filter(|(_, file)| file.reader.is_none() && !file.gone)
+                .map(|(id, _)| id.1)
+                .collect(),
             unknown: present.iter().filter(|id| !self.files.contains_key(id)).map(|id| id.1).collect(),
         };
         let known = self.known.clone();
@@ -486,13 +499,8 @@ impl FileSource {
             file.dirty = false;
             file.retry_at = None;
             let idle = file.partial && now >= file.grew_at + IDLE;
-            let work = Work {
-                id: *id,
-                reader,
-                idle,
-                deps: self.deps.clone(),
-                shutdown: self.shutdown.clone(),
-            };
+            let work =
+                Work { id: *id, reader, idle, deps: self.deps.clone(), shutdown: self.shutdown.clone() };
             self.jobs.push(Box::pin(drain::drain(work)));
         }
     }
@@ -510,7 +518,8 @@ impl FileSource {
         let Some(reader) = reader else {
             // The pass panicked: a bug of ours, which must not stop the other files.
             self.forget(id);
-            return self.problem("bug", Some("reading a file failed unexpectedly; it is opened again".to_owned()));
+            return self
+                .problem("bug", Some("reading a file failed unexpectedly; it is opened again".to_owned()));
         };
         if rows > 0 || bytes > 0 {
             self.remember(reader.known());

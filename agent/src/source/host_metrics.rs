@@ -58,12 +58,20 @@ pub(super) async fn run(
     }
 }
 
-fn parcel(points: &[Point], observed_us: i64, stream: &StreamName, sealer: &mut Sealer) -> Result<Parcel, String> {
+fn parcel(
+    points: &[Point],
+    observed_us: i64,
+    stream: &StreamName,
+    sealer: &mut Sealer,
+) -> Result<Parcel, String> {
     if points.is_empty() {
         return Ok(Parcel::default());
     }
     let batch = batch(points, observed_us).map_err(|error| error.to_string())?;
-    let bytes = points.iter().map(|point| point.metric.len() + point.unit.len() + point.attributes.len() + 16).sum::<usize>() as u64;
+    let bytes = points
+        .iter()
+        .map(|point| point.metric.len() + point.unit.len() + point.attributes.len() + 16)
+        .sum::<usize>() as u64;
     let sealed = sealer.seal(&batch, bytes).map_err(|error| error.to_string())?;
     let rows = points.len() as u64;
     let tally = Tally { stream: stream.clone(), rows, bad: 0, bytes, replaced: 0 };
@@ -152,7 +160,8 @@ fn processes(count: Option<&str>, status: &str, points: &mut Vec<Point>) {
 
 fn memory(meminfo: &str, points: &mut Vec<Point>) {
     let kib = |name: &str| {
-        let line = meminfo.lines().find(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(':')))?;
+        let line =
+            meminfo.lines().find(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(':')))?;
         line.split_ascii_whitespace().nth(1)?.parse::<f64>().ok()
     };
     let Some(total) = kib("MemTotal").filter(|total| *total > 0.0) else { return };
@@ -167,7 +176,12 @@ fn memory(meminfo: &str, points: &mut Vec<Point>) {
     points.push(point("system.memory.utilization", 1.0 - available / total, "1", &[]));
     if let (Some(total), Some(free)) = (kib("SwapTotal"), kib("SwapFree")) {
         for (state, value) in [("used", total - free), ("free", free)] {
-            points.push(point("system.paging.usage", value * 1024.0, "By", &[("system.paging.state", state)]));
+            points.push(point(
+                "system.paging.usage",
+                value * 1024.0,
+                "By",
+                &[("system.paging.state", state)],
+            ));
         }
     }
 }
@@ -190,7 +204,8 @@ fn load(loadavg: &str, points: &mut Vec<Point>) {
 fn disks(diskstats: &str, points: &mut Vec<Point>) {
     for line in diskstats.lines() {
         let words: Vec<&str> = line.split_ascii_whitespace().collect();
-        let Some(device) = words.get(2).filter(|name| !name.starts_with("loop") && !name.starts_with("ram")) else {
+        let Some(device) = words.get(2).filter(|name| !name.starts_with("loop") && !name.starts_with("ram"))
+        else {
             continue;
         };
         let number = |index: usize| words.get(index).and_then(|word| word.parse::<f64>().ok()).unwrap_or(0.0);
@@ -213,7 +228,8 @@ fn network(dev: &str, points: &mut Vec<Point>) {
         let words: Vec<&str> = figures.split_ascii_whitespace().collect();
         let number = |index: usize| words.get(index).and_then(|word| word.parse::<f64>().ok()).unwrap_or(0.0);
         for (direction, from) in [("receive", 0), ("transmit", 8)] {
-            let attributes = [("network.interface.name", interface.trim()), ("network.io.direction", direction)];
+            let attributes =
+                [("network.interface.name", interface.trim()), ("network.io.direction", direction)];
             points.push(point("system.network.io", number(from), "By", &attributes));
             points.push(point("system.network.packet.count", number(from + 1), "{packet}", &attributes));
             points.push(point("system.network.errors", number(from + 2), "{error}", &attributes));
@@ -226,7 +242,9 @@ fn filesystems(mounts: &str, points: &mut Vec<Point>) {
     let mut seen = std::collections::HashSet::new();
     for line in mounts.lines() {
         let mut words = line.split_ascii_whitespace();
-        let (Some(device), Some(place), Some(kind)) = (words.next(), words.next(), words.next()) else { continue };
+        let (Some(device), Some(place), Some(kind)) = (words.next(), words.next(), words.next()) else {
+            continue;
+        };
         if !device.starts_with('/') || !seen.insert(device.to_owned()) {
             continue;
         }
@@ -255,8 +273,14 @@ fn uptime(uptime: &str, points: &mut Vec<Point>) {
         points.push(point("system.uptime", seconds, "s", &[]));
     }
     let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    let numbers = processes.filter(|entry| entry.file_name().as_encoded_bytes().iter().all(u8::is_ascii_digit));
-    points.push(point("system.process.count", numbers.count() as f64, "{process}", &[("process.status", "all")]));
+    let numbers =
+        processes.filter(|entry| entry.file_name().as_encoded_bytes().iter().all(u8::is_ascii_digit));
+    points.push(point(
+        "system.process.count",
+        numbers.count() as f64,
+        "{process}",
+        &[("process.status", "all")],
+    ));
 }
 
 #[cfg(test)]
@@ -284,7 +308,10 @@ mod tests {
     #[test]
     fn memory_states_add_up_to_the_limit() {
         let mut points = vec![];
-        memory("MemTotal: 100 kB\nMemFree: 40 kB\nBuffers: 10 kB\nCached: 20 kB\nMemAvailable: 60 kB\n", &mut points);
+        memory(
+            "MemTotal: 100 kB\nMemFree: 40 kB\nBuffers: 10 kB\nCached: 20 kB\nMemAvailable: 60 kB\n",
+            &mut points,
+        );
         let of = |metric: &str| points.iter().filter(|p| p.metric == metric).map(|p| p.value).sum::<f64>();
         assert_eq!(of("system.memory.usage"), of("system.memory.limit"));
     }

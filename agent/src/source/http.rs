@@ -137,7 +137,8 @@ pub(super) async fn run(
         room: Arc::new(Semaphore::new(REQUESTS_MAX)),
     };
     let stop = shutdown.clone();
-    let serving = axum::serve(listener, router(api)).with_graceful_shutdown(async move { stop.requested().await });
+    let serving =
+        axum::serve(listener, router(api)).with_graceful_shutdown(async move { stop.requested().await });
     let abandoned = async {
         shutdown.requested().await;
         tokio::time::sleep(DRAIN).await;
@@ -171,7 +172,11 @@ async fn listen(spec: &HttpSpec, deps: &SourceDeps) -> Result<TcpListener, Sourc
         return TcpListener::bind(any).await.map_err(SourceError::io("listen on a free port"));
     };
     TcpListener::bind(wanted).await.map_err(|source| {
-        let owner = if source.kind() == std::io::ErrorKind::AddrInUse { "; see `ss -ltnp` for who has it" } else { "" };
+        let owner = if source.kind() == std::io::ErrorKind::AddrInUse {
+            "; see `ss -ltnp` for who has it"
+        } else {
+            ""
+        };
         SourceError::Io { what: format!("listen on {wanted}{owner}"), source }
     })
 }
@@ -246,9 +251,9 @@ async fn take_request(
     body: Body,
 ) -> Result<String, Refused> {
     authorise(api, headers)?;
-    let stream: StreamName = name
-        .parse()
-        .map_err(|error: aap_types::NameError| Refused::new(StatusCode::BAD_REQUEST, "http.bad_stream", error.to_string()))?;
+    let stream: StreamName = name.parse().map_err(|error: aap_types::NameError| {
+        Refused::new(StatusCode::BAD_REQUEST, "http.bad_stream", error.to_string())
+    })?;
     let kind = Kind::of(headers)?;
     let codec = body::Codec::of(headers)?;
     let on_error = match wishes.on_error.as_deref() {
@@ -261,7 +266,9 @@ async fn take_request(
     };
     let key = idempotency_key(headers)?;
     // Bodies wait outside, where they cost nothing.
-    let busy = || Refused::new(StatusCode::TOO_MANY_REQUESTS, "http.busy", "too many requests are under way").later();
+    let busy = || {
+        Refused::new(StatusCode::TOO_MANY_REQUESTS, "http.busy", "too many requests are under way").later()
+    };
     let permit = tokio::time::timeout(Duration::from_secs(5), api.room.clone().acquire_owned()).await;
     let permit = permit.map_err(|_| busy())?.map_err(|_| busy())?;
     let raw = body::read(body, api.body_bytes_max).await?;
@@ -274,7 +281,15 @@ async fn take_request(
         Begun::Answered(answer) => return Ok(answer),
         Begun::Mine(claim) => claim,
     };
-    let request = take::Request { stream, source: api.name.to_string(), kind, codec, on_error, raw, limit: api.body_bytes_max };
+    let request = take::Request {
+        stream,
+        source: api.name.to_string(),
+        kind,
+        codec,
+        on_error,
+        raw,
+        limit: api.body_bytes_max,
+    };
     // Apart from the connection: a client that goes away must not leave the key claimed and its rows half known.
     let deps = api.deps.clone();
     #[expect(clippy::disallowed_methods, reason = "awaited here; goes on to its end if the client goes away")]
@@ -283,7 +298,11 @@ async fn take_request(
         take::take(request, &deps, begun).await
     });
     taking.await.unwrap_or_else(|_| {
-        Err(Refused::new(StatusCode::INTERNAL_SERVER_ERROR, "http.failed", "taking the rows failed unexpectedly"))
+        Err(Refused::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "http.failed",
+            "taking the rows failed unexpectedly",
+        ))
     })
 }
 
@@ -321,7 +340,8 @@ async fn ready(State(api): State<Api>) -> Response {
     if stats.blocked {
         problems.push("the buffer is full".to_owned());
     }
-    let failed = api.deps.board.sources().values().any(|entry| entry.state == crate::board::SourceState::Failed);
+    let failed =
+        api.deps.board.sources().values().any(|entry| entry.state == crate::board::SourceState::Failed);
     let status = if stats.blocked || failed { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
     let text = if problems.is_empty() { "ready\n".to_owned() } else { format!("{}\n", problems.join("\n")) };
     (status, text).into_response()

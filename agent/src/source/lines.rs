@@ -56,7 +56,8 @@ pub(super) async fn run(
         let ready = match packer.take() {
             Some(packer) => packer,
             None => {
-                let (decoder, _) = recipe.build(&bytes).map_err(|error| SourceError::Config(error.to_string()))?;
+                let (decoder, _) =
+                    recipe.build(&bytes).map_err(|error| SourceError::Config(error.to_string()))?;
                 Box::new(Packer::new(stream.clone(), source.clone(), decoder))
             }
         };

@@ -14,7 +14,12 @@ const READ_BYTES: usize = 64 << 10;
 const LINE_BYTES_MAX: usize = 1 << 20;
 
 /// Reads until the input ends or the source is asked to stop.
-pub(super) async fn run(name: String, spec: StdinSpec, deps: SourceDeps, shutdown: Shutdown) -> Result<(), SourceError> {
+pub(super) async fn run(
+    name: String,
+    spec: StdinSpec,
+    deps: SourceDeps,
+    shutdown: Shutdown,
+) -> Result<(), SourceError> {
     let (pieces, queue) = lines::feed();
     let recipe = Recipe::new(spec.format, spec.pattern.clone(), spec.timestamp.clone(), false);
     let storing = lines::run(spec.stream.clone(), name, recipe, deps, queue, shutdown.clone());

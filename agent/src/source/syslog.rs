@@ -37,22 +37,33 @@ const DROPS_EVERY: Duration = Duration::from_secs(1);
 const LENGTH_DIGITS_MAX: usize = 9;
 
 /// Listens until it is asked to stop.
-pub(super) async fn run(name: String, spec: SyslogSpec, deps: SourceDeps, shutdown: Shutdown) -> Result<(), SourceError> {
+pub(super) async fn run(
+    name: String,
+    spec: SyslogSpec,
+    deps: SourceDeps,
+    shutdown: Shutdown,
+) -> Result<(), SourceError> {
     let (pieces, queue) = lines::feed();
     let recipe = Recipe::new(FormatSpec::Syslog, None, None, false);
-    let storing = lines::run(spec.stream.clone(), name.clone(), recipe, deps.clone(), queue, shutdown.clone());
+    let storing =
+        lines::run(spec.stream.clone(), name.clone(), recipe, deps.clone(), queue, shutdown.clone());
     let limit = usize::try_from(spec.message_bytes_max.0).unwrap_or(usize::MAX);
     let udp = match spec.udp {
         Some(address) => Some(bind_udp(address).await?),
         None => None,
     };
     let tcp = match spec.tcp {
-        Some(address) => {
-            Some(TcpListener::bind(address).await.map_err(SourceError::io(format!("listen on {address} (TCP)")))?)
-        }
+        Some(address) => Some(
+            TcpListener::bind(address)
+                .await
+                .map_err(SourceError::io(format!("listen on {address} (TCP)")))?,
+        ),
         None => None,
     };
-    let heard = [udp.as_ref().and_then(|s| s.local_addr().ok()).map(|a| format!("udp {a}")), tcp.as_ref().and_then(|l| l.local_addr().ok()).map(|a| format!("tcp {a}"))];
+    let heard = [
+        udp.as_ref().and_then(|s| s.local_addr().ok()).map(|a| format!("udp {a}")),
+        tcp.as_ref().and_then(|l| l.local_addr().ok()).map(|a| format!("tcp {a}")),
+    ];
     let detail = format!("listens on {}", heard.into_iter().flatten().collect::<Vec<_>>().join(", "));
     deps.board.source(&name, |entry| entry.detail = detail.clone());
     tracing::info!(source = name, detail, "syslog source");
@@ -63,7 +74,8 @@ pub(super) async fn run(name: String, spec: SyslogSpec, deps: SourceDeps, shutdo
 }
 
 async fn bind_udp(address: SocketAddr) -> Result<UdpSocket, SourceError> {
-    let socket = UdpSocket::bind(address).await.map_err(SourceError::io(format!("listen on {address} (UDP)")))?;
+    let socket =
+        UdpSocket::bind(address).await.map_err(SourceError::io(format!("listen on {address} (UDP)")))?;
     if let Err(error) = rustix::net::sockopt::set_socket_recv_buffer_size(&socket, RECEIVE_BUFFER_BYTES) {
         tracing::debug!(%error, "the kernel keeps its default receive buffer");
     }
@@ -300,7 +312,13 @@ impl Framing {
         }
     }
 
-    fn counted_message(&mut self, bytes: &[u8], length: usize, begin: usize, out: &mut Vec<u8>) -> Option<usize> {
+    fn counted_message(
+        &mut self,
+        bytes: &[u8],
+        length: usize,
+        begin: usize,
+        out: &mut Vec<u8>,
+    ) -> Option<usize> {
         let kept = length.min(self.limit);
         let message = bytes.get(begin..begin + kept)?;
         add_message(out, message);
@@ -329,7 +347,8 @@ impl Framing {
 /// The length that a counted message begins with, and where the message begins.
 fn counted(bytes: &[u8]) -> Option<(usize, usize)> {
     let digits = bytes.iter().take(LENGTH_DIGITS_MAX + 1).take_while(|byte| byte.is_ascii_digit()).count();
-    let is_length = (1..=LENGTH_DIGITS_MAX).contains(&digits) && bytes[0] != b'0' && bytes.get(digits) == Some(&b' ');
+    let is_length =
+        (1..=LENGTH_DIGITS_MAX).contains(&digits) && bytes[0] != b'0' && bytes.get(digits) == Some(&b' ');
     let text = std::str::from_utf8(&bytes[..digits]).ok().filter(|_| is_length)?;
     Some((text.parse().ok()?, digits + 1))
 }

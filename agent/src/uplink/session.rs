@@ -127,8 +127,11 @@ async fn follow(welcome: Welcome, deps: &UplinkDeps, state: &State) -> Result<()
         let epoch = deps.buffer.new_epoch(&welcome.new_epoch_reason).await.map_err(|error| chain(&error))?;
         tracing::warn!(%epoch, reason = welcome.new_epoch_reason, "began a new epoch, as the coordinator ordered");
     }
-    let landed: Vec<(StreamKey, Sequence)> =
-        welcome.landed.iter().filter_map(|tail| key_of(deps, tail).map(|key| (key, Sequence(tail.sequence)))).collect();
+    let landed: Vec<(StreamKey, Sequence)> = welcome
+        .landed
+        .iter()
+        .filter_map(|tail| key_of(deps, tail).map(|key| (key, Sequence(tail.sequence))))
+        .collect();
     for (key, sequence) in &landed {
         let tail = deps.buffer.tail(key).map(|tail| tail.sequence).unwrap_or_default();
         deps.buffer.advance(landing_consumer(), key, (*sequence).min(tail));
@@ -354,7 +357,8 @@ async fn hold_fork(key: &StreamKey, refusal: &Refusal, deps: &UplinkDeps) -> Res
         entry.forked.insert(key.to_string(), text);
     });
     if deps.buffer.identity().epoch == key.epoch {
-        let epoch = deps.buffer.new_epoch("the history of a stream forked").await.map_err(|error| chain(&error))?;
+        let epoch =
+            deps.buffer.new_epoch("the history of a stream forked").await.map_err(|error| chain(&error))?;
         tracing::warn!(%epoch, "began a new epoch for new data");
     }
     Ok(())
@@ -413,7 +417,10 @@ impl Running {
         self.lock().insert(query.id.clone(), cancel.clone());
         let Some(queries) = deps.queries.clone() else { return };
         let tx = tx.clone();
-        #[expect(clippy::disallowed_methods, reason = "cancelled with its session; its failure is the query's answer")]
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "cancelled with its session; its failure is the query's answer"
+        )]
         tokio::spawn(async move { queries.answer(query, tx, cancel).await });
     }
 

@@ -11,15 +11,18 @@ use aap_transport::{AgentReceiver, CoordinatorSender};
 use aap_types::StreamName;
 
 use super::*;
-use crate::ingress::Packer;
-use crate::formats::Recipe;
 use crate::config::FormatSpec;
+use crate::formats::Recipe;
+use crate::ingress::Packer;
 use crate::testing::{DEADLINE, Rig};
+
+/// Sequences and digests.
+type Landed = Vec<(u64, Vec<u8>)>;
 
 /// What survives a session: what landed, in order, per (epoch, stream).
 #[derive(Default)]
 struct Ledger {
-    landed: BTreeMap<(u64, String), Vec<(u64, Vec<u8>)>>,
+    landed: BTreeMap<(u64, String), Landed>,
     sessions: u64,
     barriers: Vec<Vec<StreamTail>>,
     orders_epoch: bool,
@@ -74,7 +77,7 @@ async fn coordinate(tx: CoordinatorSender, mut rx: AgentReceiver, ledger: Arc<Mu
 
 fn welcome(ledger: &Mutex<Ledger>) -> Welcome {
     let mut ledger = ledger.lock().unwrap();
-    let tail = |((epoch, stream), batches): (&(u64, String), &Vec<(u64, Vec<u8>)>)| StreamTail {
+    let tail = |((epoch, stream), batches): (&(u64, String), &Landed)| StreamTail {
         epoch: *epoch,
         stream: stream.clone(),
         sequence: batches.last().map_or(0, |(sequence, _)| *sequence),
@@ -232,7 +235,8 @@ async fn a_forked_stream_waits_and_new_data_flows_under_a_new_epoch() {
     let first = rig.deps.ingress.buffer.identity().epoch;
     let ledger = Arc::new(Mutex::new(Ledger { forked_epoch: Some(first.0), ..Ledger::default() }));
     let uplink = connect(&rig, &ledger);
-    rig.until("the fork is a problem", |rig| rig.deps.board.problems().iter().any(|p| p.contains("forked"))).await;
+    rig.until("the fork is a problem", |rig| rig.deps.board.problems().iter().any(|p| p.contains("forked")))
+        .await;
     rig.until("a new epoch", |rig| rig.deps.ingress.buffer.identity().epoch > first).await;
     store(&rig, "a", 4, 6).await;
     let landed = || sequences(&ledger).into_iter().any(|sequences| sequences == [1, 2]);

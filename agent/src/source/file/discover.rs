@@ -75,7 +75,8 @@ impl Globs {
 
     /// Looks at the file system. Blocking.
     pub(super) fn scan(&self) -> Scan {
-        let mut walk = Walk { globs: self, scan: Scan::default(), files: HashSet::new(), entered: HashSet::new() };
+        let mut walk =
+            Walk { globs: self, scan: Scan::default(), files: HashSet::new(), entered: HashSet::new() };
         for root in &self.roots {
             walk.directory(&root.base, root.depth, true);
         }
@@ -166,12 +167,10 @@ mod tests {
     use super::*;
 
     fn globs(include: &[&str], exclude: &[&str]) -> Globs {
-        let list = |globs: &[&str]| globs.iter().map(|glob| format!("'{glob}'")).collect::<Vec<_>>().join(",");
-        let text = format!(
-            "type: file\nstream: logs\ninclude: [{}]\nexclude: [{}]",
-            list(include),
-            list(exclude)
-        );
+        let list =
+            |globs: &[&str]| globs.iter().map(|glob| format!("'{glob}'")).collect::<Vec<_>>().join(",");
+        let text =
+            format!("type: file\nstream: logs\ninclude: [{}]\nexclude: [{}]", list(include), list(exclude));
         Globs::new(&serde_norway::from_str(&text).unwrap()).unwrap()
     }
 

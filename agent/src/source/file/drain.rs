@@ -82,9 +82,8 @@ pub(super) async fn drain(work: Work) -> Drained {
         let parcel = std::mem::take(&mut pass_result.parcel);
         let (rows, mark, offset) = (parcel.rows() + parcel.bad(), reader.mark().clone(), reader.offset());
         let go_on = !pass_result.end && offset - start < TURN_BYTES && !shutdown.is_requested();
-        let appending = async {
-            if parcel.is_empty() { Ok(()) } else { deps.ingress.append(parcel).await.map(drop) }
-        };
+        let appending =
+            async { if parcel.is_empty() { Ok(()) } else { deps.ingress.append(parcel).await.map(drop) } };
         let appended: Result<(), IngressError>;
         if go_on {
             (passed, appended) = tokio::join!(pass(&deps, reader, idle), appending);

@@ -46,7 +46,8 @@ pub(super) struct Stat {
 pub(super) fn stat(file: &File) -> io::Result<Stat> {
     let stat = statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS | StatxFlags::BTIME)?;
     let known = stat.stx_mask & StatxFlags::BTIME.bits() != 0;
-    let birth = u64::try_from(stat.stx_btime.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::from(stat.stx_btime.tv_nsec);
+    let birth =
+        u64::try_from(stat.stx_btime.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::from(stat.stx_btime.tv_nsec);
     Ok(Stat {
         id: (rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor), stat.stx_ino),
         birth: if known { birth } else { 0 },
@@ -261,7 +262,10 @@ mod tests {
         // A copy: of a file that is gone or truncated; of one that is still there; unfinished.
         assert_eq!(check(stat(8, 80, 4000), &original, false), Verdict::Moved(known[0].clone()));
         assert_eq!(check(stat(8, 80, 4000), &original, true), Verdict::MaybeCopy);
-        assert_eq!(check(stat(8, 80, 2000), &original[..2000].to_vec(), false), Verdict::New { generation: 0 });
+        assert_eq!(
+            check(stat(8, 80, 2000), &original[..2000].to_vec(), false),
+            Verdict::New { generation: 0 }
+        );
         // Something else.
         assert_eq!(check(stat(9, 90, 4000), &other, false), Verdict::New { generation: 0 });
     }

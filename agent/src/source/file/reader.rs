@@ -16,8 +16,8 @@ use super::identity::{Detail, FileKey, Known, PRINT_BYTES, Stat, hash, stat};
 use super::input::{Codec, decompress, read_up_to};
 
 use crate::formats::first_line;
-use crate::records::{Cut, INNER_LINE_END, Rules};
 use crate::ingress::{BATCH_BYTES, IngressError, Packer, Parcel};
+use crate::records::{Cut, INNER_LINE_END, Rules};
 
 /// Batches of one parcel: enough that decoding takes longer than the fsync it overlaps with.
 const PARCEL_BATCHES: usize = 4;
@@ -71,7 +71,10 @@ pub(super) struct Reader {
 
 impl std::fmt::Debug for Reader {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Reader").field("path", &self.path).field("offset", &self.mark.offset).finish_non_exhaustive()
+        f.debug_struct("Reader")
+            .field("path", &self.path)
+            .field("offset", &self.mark.offset)
+            .finish_non_exhaustive()
     }
 }
 
@@ -415,7 +418,8 @@ fn restore_line_ends(batch: RecordBatch, line_end: u8) -> RecordBatch {
     }
     let values: Vec<u8> =
         body.values().iter().map(|byte| if *byte == INNER_LINE_END { line_end } else { *byte }).collect();
-    let restored = StringArray::try_new(body.offsets().clone(), ArrowBuffer::from(values), body.nulls().cloned());
+    let restored =
+        StringArray::try_new(body.offsets().clone(), ArrowBuffer::from(values), body.nulls().cloned());
     let Ok(restored) = restored else { return batch };
     let mut columns: Vec<ArrayRef> = batch.columns().to_vec();
     columns[index] = Arc::new(restored);

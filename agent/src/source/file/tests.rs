@@ -236,7 +236,10 @@ async fn what_cannot_be_read_is_a_problem_and_is_tried_again() {
     append(&rig.path("logs/bad.log.gz"), "\u{1f}");
     fs::write(rig.path("logs/bad.log.gz"), [0x1f, 0x8b, 8, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9]).unwrap();
     rig.expect("logs", "body", &["one"]).await;
-    rig.until("the broken archive is a problem", |rig| rig.deps.board.problems().iter().any(|p| p.contains("bad.log.gz"))).await;
+    rig.until("the broken archive is a problem", |rig| {
+        rig.deps.board.problems().iter().any(|p| p.contains("bad.log.gz"))
+    })
+    .await;
     append(&rig.path("logs/sub/a.log"), "two\n");
     rig.expect("logs", "body", &["one", "two"]).await;
     follower.stop().await;

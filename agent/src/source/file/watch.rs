@@ -43,7 +43,10 @@ impl Watcher {
     /// Opens the notifications. Inside a runtime.
     pub(super) fn new() -> io::Result<Self> {
         let fd = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?;
-        #[expect(deprecated, reason = "its replacement is unsafe; the descriptor is owned and never replaced, as that asks")]
+        #[expect(
+            deprecated,
+            reason = "its replacement is unsafe; the descriptor is owned and never replaced, as that asks"
+        )]
         let fd = AsyncFd::new(fd)?;
         Ok(Self { fd, watches: HashMap::new(), directories: HashMap::new() })
     }

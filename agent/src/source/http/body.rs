@@ -31,7 +31,10 @@ impl Codec {
             Some(b"gzip" | b"x-gzip") => Ok(Self::Gzip),
             Some(b"zstd") => Ok(Self::Zstd),
             Some(other) => {
-                let message = format!("content encoding `{}` is not known: gzip or zstd", String::from_utf8_lossy(other));
+                let message = format!(
+                    "content encoding `{}` is not known: gzip or zstd",
+                    String::from_utf8_lossy(other)
+                );
                 Err(Refused::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "http.encoding_unknown", message))
             }
         }
@@ -55,7 +58,11 @@ impl Codec {
 }
 
 fn broken(error: &std::io::Error) -> Refused {
-    Refused::new(StatusCode::BAD_REQUEST, "http.bad_compression", format!("the body cannot be decompressed: {error}"))
+    Refused::new(
+        StatusCode::BAD_REQUEST,
+        "http.bad_compression",
+        format!("the body cannot be decompressed: {error}"),
+    )
 }
 
 fn too_large(limit: usize) -> Refused {
@@ -65,13 +72,21 @@ fn too_large(limit: usize) -> Refused {
 
 /// Reads a body of at most `limit` bytes.
 pub(super) async fn read(mut body: Body, limit: usize) -> Result<Bytes, Refused> {
-    let cut = |reason: &str| Refused::new(StatusCode::BAD_REQUEST, "http.body_cut", format!("the body is not whole: {reason}"));
+    let cut = |reason: &str| {
+        Refused::new(StatusCode::BAD_REQUEST, "http.body_cut", format!("the body is not whole: {reason}"))
+    };
     let mut whole = BytesMut::new();
     loop {
         let frame = match tokio::time::timeout(STALL, body.frame()).await {
             Ok(Some(frame)) => frame.map_err(|error| cut(&error.to_string()))?,
             Ok(None) => return Ok(whole.freeze()),
-            Err(_) => return Err(Refused::new(StatusCode::REQUEST_TIMEOUT, "http.body_stalled", "the body stood still for 30 s")),
+            Err(_) => {
+                return Err(Refused::new(
+                    StatusCode::REQUEST_TIMEOUT,
+                    "http.body_stalled",
+                    "the body stood still for 30 s",
+                ));
+            }
         };
         if let Some(data) = frame.data_ref() {
             if whole.len() + data.len() > limit {

@@ -71,7 +71,12 @@ impl Keys {
     }
 
     /// Looks the key up, after whoever has it now.
-    pub(super) async fn begin(&self, stream: &StreamName, key: &str, request: String) -> Result<Begun, Refused> {
+    pub(super) async fn begin(
+        &self,
+        stream: &StreamName,
+        key: &str,
+        request: String,
+    ) -> Result<Begun, Refused> {
         let key = format!("{stream}/{key}");
         loop {
             let mut waiting = {

@@ -62,7 +62,10 @@ fn render(api: &Api) -> String {
                 _ => {
                     for (reason, rows) in &count.rows_dropped {
                         let reason = reason.label();
-                        line(&mut out, format_args!("{name}{{stream=\"{stream}\",reason=\"{reason}\"}} {rows}"));
+                        line(
+                            &mut out,
+                            format_args!("{name}{{stream=\"{stream}\",reason=\"{reason}\"}} {rows}"),
+                        );
                     }
                     continue;
                 }

@@ -29,10 +29,14 @@ pub(super) enum Kind {
 impl Kind {
     /// What `Content-Type` says.
     pub(super) fn of(headers: &HeaderMap) -> Result<Self, Refused> {
-        let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let value =
+            headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let essence = value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
         Ok(match essence.as_str() {
-            "application/x-ndjson" | "application/ndjson" | "application/jsonl" | "application/x-jsonlines" => Self::Ndjson,
+            "application/x-ndjson"
+            | "application/ndjson"
+            | "application/jsonl"
+            | "application/x-jsonlines" => Self::Ndjson,
             "application/json" => Self::Json,
             "text/csv" => Self::Csv,
             "text/plain" => Self::Text,
@@ -101,7 +105,8 @@ fn not_stored(error: &IngressError) -> Refused {
     };
     match error {
         IngressError::Append(aap_buffer::Error::Full) => {
-            let message = "the buffer is full until the coordinator takes data; nothing of this request was taken";
+            let message =
+                "the buffer is full until the coordinator takes data; nothing of this request was taken";
             Refused::new(StatusCode::TOO_MANY_REQUESTS, "http.buffer_full", message).later()
         }
         IngressError::Append(aap_buffer::Error::Oversize { .. }) => {
@@ -128,7 +133,8 @@ fn pack(request: Request, observed_us: i64) -> Result<Parcel, Refused> {
         Kind::Json | Kind::Arrow => FormatSpec::JsonDocument,
     };
     let failed = |message: String| Refused::new(StatusCode::BAD_REQUEST, "http.bad_rows", message);
-    let (decoder, _) = Recipe::new(format, None, None, false).build(&content).map_err(|error| failed(error.to_string()))?;
+    let (decoder, _) =
+        Recipe::new(format, None, None, false).build(&content).map_err(|error| failed(error.to_string()))?;
     let mut packer = Packer::new(stream, source, decoder);
     let context = Context { observed_us, resource: None, path: None };
     let packed = packer.pack(&content, &context, vec![]).map_err(|error| match error {
@@ -136,7 +142,8 @@ fn pack(request: Request, observed_us: i64) -> Result<Parcel, Refused> {
         other => Refused::new(StatusCode::INTERNAL_SERVER_ERROR, "http.failed", other.to_string()),
     })?;
     if let (OnError::Reject, Some(bad)) = (on_error, packed.bad.first()) {
-        let message = format!("row {}: {}; {} bad rows; nothing was taken", bad.line, bad.reason, packed.bad.len());
+        let message =
+            format!("row {}: {}; {} bad rows; nothing was taken", bad.line, bad.reason, packed.bad.len());
         return Err(Refused { row: Some(bad.line), ..failed(message) });
     }
     Ok(packed.parcel)
@@ -145,13 +152,18 @@ fn pack(request: Request, observed_us: i64) -> Result<Parcel, Refused> {
 /// Checks an Arrow stream and seals each of its batches.
 fn pack_arrow(stream: StreamName, content: Bytes, observed_us: i64) -> Result<Parcel, Refused> {
     let failed = |error: &dyn std::error::Error| {
-        Refused::new(StatusCode::BAD_REQUEST, "http.bad_rows", format!("not an Arrow stream: {error}; nothing was taken"))
+        Refused::new(
+            StatusCode::BAD_REQUEST,
+            "http.bad_rows",
+            format!("not an Arrow stream: {error}; nothing was taken"),
+        )
     };
     let mut parcel = Parcel::default();
     let mut sealer = Sealer::default();
     let reader = StreamReader::try_new(&content[..], None).map_err(|error| failed(&error))?;
     for batch in reader {
-        let batch = normalise(&batch.map_err(|error| failed(&error))?, observed_us).map_err(|error| failed(&error))?;
+        let batch = normalise(&batch.map_err(|error| failed(&error))?, observed_us)
+            .map_err(|error| failed(&error))?;
         if batch.num_rows() == 0 {
             continue;
         }

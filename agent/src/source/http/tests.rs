@@ -21,7 +21,12 @@ fn api(rig: &Rig) -> Api {
     }
 }
 
-async fn post(api: &Api, path: &str, headers: &[(&str, &str)], body: impl Into<Body>) -> (u16, serde_json::Value) {
+async fn post(
+    api: &Api,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: impl Into<Body>,
+) -> (u16, serde_json::Value) {
     let mut request = Request::post(path);
     if !headers.iter().any(|(name, _)| *name == "authorization") {
         request = request.header("authorization", "Bearer secret");
@@ -77,7 +82,12 @@ async fn what_is_wrong_gets_its_own_answer_and_nothing_is_taken() {
         ("/v1/streams/events", vec![ndjson, ("content-encoding", "zstd")], bomb, 413),
         ("/v1/streams/events", vec![ndjson], vec![b' '; 2 << 20], 413),
         ("/v1/streams/events", vec![ndjson, ("content-encoding", "gzip")], b"not gzip".to_vec(), 400),
-        ("/v1/streams/events", vec![("content-type", "application/vnd.apache.arrow.stream")], b"garbage".to_vec(), 400),
+        (
+            "/v1/streams/events",
+            vec![("content-type", "application/vnd.apache.arrow.stream")],
+            b"garbage".to_vec(),
+            400,
+        ),
         ("/v1/streams/events?on_error=ignore", vec![ndjson], b"{}".to_vec(), 400),
     ] {
         let (status, answer) = post(&api, path, &headers, body).await;
@@ -86,7 +96,8 @@ async fn what_is_wrong_gets_its_own_answer_and_nothing_is_taken() {
     let (status, answer) = post(&api, "/v1/streams/events", &[ndjson], "{\"a\":1}\nnope\n").await;
     assert_eq!((status, answer["error"]["row"].as_u64()), (400, Some(2)), "{answer}");
     assert!(rig.batches("events").is_empty() && rig.batches("events.dead").is_empty());
-    let (status, answer) = post(&api, "/v1/streams/events?on_error=dead-letter", &[ndjson], "{\"a\":1}\nnope\n").await;
+    let (status, answer) =
+        post(&api, "/v1/streams/events?on_error=dead-letter", &[ndjson], "{\"a\":1}\nnope\n").await;
     assert_eq!((status, answer["bad_rows"].as_u64()), (200, Some(1)));
     assert_eq!(rig.texts("events.dead", "text"), ["nope"]);
 }
@@ -101,7 +112,11 @@ async fn a_key_gives_the_same_answer_and_adds_nothing_also_after_a_crash() {
     let api = api(&rig);
     assert_eq!(post(&api, "/v1/streams/events", &headers, "{\"a\":1}\n").await, first);
     assert_eq!(post(&api, "/v1/streams/events", &headers, "{\"a\":2}\n").await.0, 422);
-    assert_eq!(post(&api, "/v1/streams/other", &headers, "{\"a\":3}\n").await.0, 200, "keys belong to their stream");
+    assert_eq!(
+        post(&api, "/v1/streams/other", &headers, "{\"a\":3}\n").await.0,
+        200,
+        "keys belong to their stream"
+    );
     assert_eq!(rig.texts("events", "a"), ["1"]);
     // A body without rows has an answer of its own too.
     let empty = [("content-type", TYPE), ("idempotency-key", "k-2")];
@@ -136,7 +151,9 @@ async fn a_full_buffer_says_429_and_nothing_is_taken() {
         let own = api.clone();
         #[expect(clippy::disallowed_methods, reason = "awaited below")]
         let mut request =
-            tokio::spawn(async move { post(&own, "/v1/streams/events", &[("content-type", TYPE)], body).await });
+            tokio::spawn(
+                async move { post(&own, "/v1/streams/events", &[("content-type", TYPE)], body).await },
+            );
         match tokio::time::timeout(Duration::from_secs(2), &mut request).await {
             Ok(answer) => match answer.unwrap() {
                 (200, _) if taken < 1000 => taken += 1,
@@ -161,7 +178,11 @@ async fn metrics_and_readiness_speak() {
     let rig = Rig::new();
     let api = api(&rig);
     post(&api, "/v1/streams/events", &[("content-type", TYPE)], "{\"a\":1}\n").await;
-    for (path, word) in [("/metrics", "aap_agent_rows_durable_total{stream=\"events\"} 1"), ("/healthz", "ok"), ("/readyz", "ready")] {
+    for (path, word) in [
+        ("/metrics", "aap_agent_rows_durable_total{stream=\"events\"} 1"),
+        ("/healthz", "ok"),
+        ("/readyz", "ready"),
+    ] {
         let request = Request::get(path).body(Body::empty()).unwrap();
         let response = router(api.clone()).oneshot(request).await.unwrap();
         let text = response.into_body().collect().await.unwrap().to_bytes();
