@@ -134,6 +134,11 @@ impl Log {
         &self.shared.config
     }
 
+    /// Monotonic time.
+    pub(crate) fn now(&self) -> std::time::Duration {
+        self.clock.monotonic()
+    }
+
     fn directory(&self) -> Utf8PathBuf {
         self.config().directory.join("segments")
     }

@@ -23,6 +23,8 @@ const QUEUE_BYTES: u64 = 16 << 20;
 const UNIT: u64 = 1 << 10;
 /// A cursor move is durable after at most this, and so is data under `os` durability.
 const FLUSH_AFTER: Duration = Duration::from_secs(1);
+/// After a flush that failed, the thread must not spin.
+const SHORTEST_WAIT: Duration = Duration::from_millis(20);
 /// How often a full disk is tried again.
 const RETRY_AFTER: Duration = Duration::from_millis(250);
 
@@ -203,6 +205,9 @@ pub(crate) fn run(mut log: Log, feed: &Feed, changes: &watch::Sender<u64>) {
     let shared = log.shared.clone();
     let _ends = EndsFeed(feed, &shared);
     log.prepare_ahead();
+    // The first append should not wait for a file to be filled with zeros.
+    ignore_failure("prepare the first segment", log.prepare_spare());
+    let mut unsynced_since = None;
     let mut limit = None;
     loop {
         match feed.wait(limit, false) {
@@ -216,16 +221,30 @@ pub(crate) fn run(mut log: Log, feed: &Feed, changes: &watch::Sender<u64>) {
                 }
             }
             Woken::Moved => {}
-            Woken::TimedOut => {
-                ignore_failure("make cursors durable", log.flush_cursors().map_err(|e| e.error().clone()));
-                ignore_failure("sync", log.sync());
-                log.reclaim(0);
-            }
+            Woken::TimedOut => flush(&mut log),
             Woken::Closing => break,
         }
-        limit = log.has_unsynced().then_some(FLUSH_AFTER);
+        // Cursors that move all the time must not put off the moment when they become durable.
+        limit = None;
+        if log.has_unsynced() {
+            let since = *unsynced_since.get_or_insert_with(|| log.now());
+            let left = FLUSH_AFTER.saturating_sub(log.now().saturating_sub(since));
+            if left.is_zero() {
+                flush(&mut log);
+                unsynced_since = None;
+            }
+            limit = Some(left.max(SHORTEST_WAIT));
+        } else {
+            unsynced_since = None;
+        }
     }
     ignore_failure("close the buffer", log.close().map_err(|e| e.error().clone()));
+}
+
+fn flush(log: &mut Log) {
+    ignore_failure("make cursors durable", log.flush_cursors().map_err(|e| e.error().clone()));
+    ignore_failure("sync", log.sync());
+    log.reclaim(0);
 }
 
 fn ignore_failure(what: &str, outcome: Result<(), Error>) {

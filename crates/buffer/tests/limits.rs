@@ -241,3 +241,21 @@ async fn epochs_and_adopted_positions_survive() {
     assert_eq!(again.tails().len(), 2);
     again.close();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cursors_that_move_all_the_time_become_durable_all_the_same() {
+    let sim = SimFileSystem::new();
+    let buffer = open(&sim, BufferConfig { budget: ByteCount::mib(8), ..config() });
+    let key = key(&buffer);
+    for _ in 0..300 {
+        within("appending", buffer.append(vec![entry()])).await.unwrap();
+    }
+    for sequence in 1..=250 {
+        buffer.advance("uplink", &key, Sequence(sequence));
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    sim.kill();
+    let again = open(&sim, config());
+    assert!(again.cursor("uplink", &key) > Sequence(20), "{}", again.cursor("uplink", &key));
+    again.close();
+}
