@@ -50,6 +50,9 @@ const SOON: Duration = Duration::from_secs(60);
 /// See [`SOON`].
 const PAUSE_SOON: Duration = Duration::from_secs(1);
 
+/// A break of this length is worth a warning: a coordinator that just restarts is back sooner.
+const WORRY: Duration = Duration::from_secs(5);
+
 /// Opens sessions; the seam behind which tests have a coordinator in memory.
 pub trait Dial: Send + Sync + 'static {
     /// Opens one session.
@@ -81,8 +84,13 @@ impl RealDial {
     }
 
     async fn dialer(&self) -> Result<Arc<Dialer>, aap_transport::Error> {
-        let address =
-            self.address().ok_or_else(|| aap_transport::Error::BadAddress { address: "auto".to_owned() })?;
+        let address = self.address().ok_or_else(|| aap_transport::Error::Connect {
+            address: "auto".to_owned(),
+            carrier: "any carrier",
+            source: Arc::new(std::io::Error::other(
+                "the coordinator has not written `run/coordinator.json` yet",
+            )),
+        })?;
         let mut kept = self.dialer.lock().await;
         match &*kept {
             Some((known, dialer)) if *known == address => Ok(dialer.clone()),
@@ -192,26 +200,31 @@ struct Backoff {
     clock: Arc<dyn Clock>,
     pause: Duration,
     broken_since: Option<Duration>,
-    logged: u32,
+    attempts: u32,
+    warned: bool,
     seed: u64,
 }
 
 impl Backoff {
     fn new(clock: Arc<dyn Clock>) -> Self {
         let seed = clock.unix_us().unsigned_abs() ^ (u64::from(std::process::id()) << 32);
-        Self { clock, pause: PAUSE_MIN, broken_since: None, logged: 0, seed }
+        Self { clock, pause: PAUSE_MIN, broken_since: None, attempts: 0, warned: false, seed }
     }
 
     fn succeeded(&mut self) {
-        (self.pause, self.broken_since, self.logged) = (PAUSE_MIN, None, 0);
+        (self.pause, self.broken_since) = (PAUSE_MIN, None);
+        (self.attempts, self.warned) = (0, false);
     }
 
     fn log(&mut self, reason: &str) {
-        self.logged += 1;
-        if self.logged == 1 {
+        self.attempts += 1;
+        let now = self.clock.monotonic();
+        let since = *self.broken_since.get_or_insert(now);
+        if !self.warned && now.saturating_sub(since) >= WORRY {
+            self.warned = true;
             tracing::warn!(reason, "uplink is down; data waits in the buffer");
-        } else if self.logged.is_power_of_two() {
-            tracing::info!(reason, attempts = self.logged, "uplink is still down");
+        } else if self.attempts.is_power_of_two() {
+            tracing::info!(reason, attempts = self.attempts, "uplink is down");
         }
     }
 
