@@ -118,7 +118,7 @@ fn parse_tree(connection: &Connection, sql: &str) -> Result<Value, Problem> {
         return Err(usage("query.syntax", "the statement holds a NUL character"));
     }
     let text: String = connection
-        .query_row("SELECT json_serialize_sql(?, skip_default := true)", [sql], |row| row.get(0))
+        .query_row("SELECT json_serialize_sql(CAST(? AS VARCHAR), skip_default := true)", [sql], |row| row.get(0))
         .map_err(|error| crate::problem::of_duckdb(&error, 0))?;
     if depth(&text) > DEPTH_MAX {
         return Err(usage("query.too_deep", "the statement is nested too deeply"));
