@@ -16,7 +16,9 @@ pub(super) const OPERATIONS: &[Operation] = &[
         summary: "Start coordinator and agent on this machine, and keep them running",
         details: "Creates what is missing in the home: certificates, configuration, state. A program that is killed is \
 started again within 2 s. Without --detach it stays in the foreground and Ctrl-C stops everything in data order. \
-On a platform that already runs it adds the files of --tail, checks that it is ready, and returns 0.",
+On a platform that already runs it adds the files of --tail, checks that it is ready, and returns 0. The first start \
+writes config/agent.yaml (figures of this machine every 10 s; HTTP ingest on loopback with the token of \
+run/operator.token) and config/coordinator.yaml, which are yours to edit from then on.",
         arguments: &[
             Argument::flag("detach", "Return when the platform is ready, and leave it running").short('d'),
             Argument::option(
