@@ -100,6 +100,8 @@ impl Lake {
         let mut taken = Taken { room: self.inner.config.file_bytes.0.max(1), ..Taken::default() };
         for (key, tail) in self.inner.buffer.tails().into_iter().filter(|(key, _)| key.stream == *stream) {
             let cut = cuts.iter().find(|(known, _)| *known == key).map_or(Sequence::ZERO, |(_, cut)| *cut);
+            // A frame can be loaded between becoming durable and being noted; what was noted late is dropped here.
+            self.inner.waiting.passed(&key, cut);
             if cut < tail {
                 self.take(&mut taken, key, cut, tail)?;
             }
