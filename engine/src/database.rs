@@ -33,7 +33,8 @@ pub(crate) fn open() -> Result<Connection, Problem> {
 }
 
 fn start(error: &duckdb::Error) -> Problem {
-    Problem::new("query.engine_start", ExitCode::Failed, "the query engine cannot start DuckDB").caused_by(error)
+    Problem::new("query.engine_start", ExitCode::Failed, "the query engine cannot start DuckDB")
+        .caused_by(error)
 }
 
 fn run(connection: &Connection, sql: &str) -> Result<(), Problem> {
@@ -106,14 +107,16 @@ fn scanned_part(sources: &mut Vec<Arc<Source>>, source: Source) -> Part {
 
 fn parquet_part(table: &TableManifest) -> Part {
     let files: Vec<String> = table.parquet.iter().map(|path| literal(path.as_str())).collect();
-    let from = format!("read_parquet([{}], union_by_name = true, hive_partitioning = false)", files.join(", "));
+    let from =
+        format!("read_parquet([{}], union_by_name = true, hive_partitioning = false)", files.join(", "));
     Part { from, columns: vec![] }
 }
 
 fn make_view(connection: &Connection, table: &TableManifest, mut parts: Vec<Part>) -> Result<(), Problem> {
     for part in &mut parts {
-        part.columns = describe(connection, &part.from)
-            .map_err(|error| problem::of_duckdb(&error, 0).cause(format!("while reading `{}`", table.name)))?;
+        part.columns = describe(connection, &part.from).map_err(|error| {
+            problem::of_duckdb(&error, 0).cause(format!("while reading `{}`", table.name))
+        })?;
     }
     let columns = united_columns(table, &parts);
     let selects: Vec<String> = if parts.is_empty() {
@@ -122,14 +125,14 @@ fn make_view(connection: &Connection, table: &TableManifest, mut parts: Vec<Part
         parts.iter().map(|part| select(part, &columns)).collect()
     };
     let view = format!("CREATE VIEW {} AS {}", quoted(&table.name), selects.join(" UNION ALL "));
-    connection
-        .execute_batch(&view)
-        .map_err(|error| problem::of_duckdb(&error, 0).cause(format!("while making the table `{}`", table.name)))
+    connection.execute_batch(&view).map_err(|error| {
+        problem::of_duckdb(&error, 0).cause(format!("while making the table `{}`", table.name))
+    })
 }
 
 fn describe(connection: &Connection, from: &str) -> duckdb::Result<Vec<(String, String)>> {
-    let mut statement =
-        connection.prepare(&format!("SELECT column_name, column_type FROM (DESCRIBE SELECT * FROM {from})"))?;
+    let mut statement = connection
+        .prepare(&format!("SELECT column_name, column_type FROM (DESCRIBE SELECT * FROM {from})"))?;
     let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
     rows.collect()
 }
@@ -178,7 +181,9 @@ fn select(part: &Part, columns: &[(String, String)]) -> String {
 }
 
 fn empty_select(columns: &[(String, String)]) -> String {
-    let items: Vec<String> =
-        columns.iter().map(|(name, data_type)| format!("CAST(NULL AS {data_type}) AS {}", quoted(name))).collect();
+    let items: Vec<String> = columns
+        .iter()
+        .map(|(name, data_type)| format!("CAST(NULL AS {data_type}) AS {}", quoted(name)))
+        .collect();
     format!("SELECT {} WHERE false", items.join(", "))
 }

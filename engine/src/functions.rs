@@ -64,9 +64,8 @@ const FORBIDDEN: &[&str] = &[
 ];
 
 /// Families of the same kind. `__internal_` functions trust their arguments.
-const FORBIDDEN_PREFIXES: &[&str] = &[
-    "__internal_", "aap_", "duckdb_", "has_", "http", "inet_", "parquet_", "pg_", "pragma_", "read_",
-];
+const FORBIDDEN_PREFIXES: &[&str] =
+    &["__internal_", "aap_", "duckdb_", "has_", "http", "inet_", "parquet_", "pg_", "pragma_", "read_"];
 
 /// Names of forbidden families that are harmless after all.
 const HARMLESS: &[&str] = &["pg_size_pretty", "pg_sleep", "pg_typeof", "pg_timezone_names"];
@@ -78,7 +77,8 @@ pub(crate) fn is_allowed_table_function(name: &str) -> bool {
 
 /// Whether a query must not call this function in an expression.
 pub(crate) fn is_forbidden(name: &str) -> bool {
-    let in_family = FORBIDDEN_PREFIXES.iter().any(|prefix| name.starts_with(prefix)) && !HARMLESS.contains(&name);
+    let in_family =
+        FORBIDDEN_PREFIXES.iter().any(|prefix| name.starts_with(prefix)) && !HARMLESS.contains(&name);
     in_family || FORBIDDEN.contains(&name)
 }
 

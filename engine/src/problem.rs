@@ -44,7 +44,8 @@ pub(crate) fn of_message(text: &str, memory_bytes: u64) -> Problem {
 
 fn known(kind: &str, rest: &str) -> Problem {
     let listed = KINDS.iter().find(|(name, _, _)| *name == kind);
-    let (mut code, mut exit) = listed.map_or(("query.failed", ExitCode::Failed), |(_, code, exit)| (*code, *exit));
+    let (mut code, mut exit) =
+        listed.map_or(("query.failed", ExitCode::Failed), |(_, code, exit)| (*code, *exit));
     if rest.starts_with("Table with name") {
         (code, exit) = ("query.unknown_table", ExitCode::NotFound);
     } else if rest.contains("not found in FROM clause") || rest.contains("does not have a column named") {

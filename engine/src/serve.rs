@@ -116,10 +116,12 @@ fn run(
         .collect();
     output.message(Kind::Columns, &columns)?;
     let batches = batches.map(|batch| batch.map_err(failed));
-    let mut end = encode::encode(query.format, &schema, batches, query.limits.rows, output).map_err(|stop| match stop {
-        encode::Stop::Problem(problem) => Stop::Problem(problem),
-        encode::Stop::Io(error) => error.into(),
-    })?;
+    let mut end = encode::encode(query.format, &schema, batches, query.limits.rows, output).map_err(
+        |stop| match stop {
+            encode::Stop::Problem(problem) => Stop::Problem(problem),
+            encode::Stop::Io(error) => error.into(),
+        },
+    )?;
     end.damaged = damage.list();
     Ok(end)
 }

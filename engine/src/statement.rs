@@ -118,7 +118,9 @@ fn parse_tree(connection: &Connection, sql: &str) -> Result<Value, Problem> {
         return Err(usage("query.syntax", "the statement holds a NUL character"));
     }
     let text: String = connection
-        .query_row("SELECT json_serialize_sql(CAST(? AS VARCHAR), skip_default := true)", [sql], |row| row.get(0))
+        .query_row("SELECT json_serialize_sql(CAST(? AS VARCHAR), skip_default := true)", [sql], |row| {
+            row.get(0)
+        })
         .map_err(|error| crate::problem::of_duckdb(&error, 0))?;
     if depth(&text) > DEPTH_MAX {
         return Err(usage("query.too_deep", "the statement is nested too deeply"));
@@ -307,7 +309,9 @@ impl Judge<'_> {
         let function = &table["function"];
         let name = function["function_name"].as_str().unwrap_or_default().to_lowercase();
         if function["class"] != "FUNCTION" || !functions::is_allowed_table_function(&name) {
-            return Err(denied(&format!("the table function `{name}` is not allowed: a query reads streams only")));
+            return Err(denied(&format!(
+                "the table function `{name}` is not allowed: a query reads streams only"
+            )));
         }
         plain_function(function, &name)?;
         let below = Scope { hidden: scope.hidden.clone(), ranges: BTreeMap::new() };
@@ -318,13 +322,18 @@ impl Judge<'_> {
     fn visit_expression(&mut self, class: &str, object: &Value, scope: &Scope) -> Result<(), Problem> {
         match class {
             "PARAMETER" => {
-                return Err(usage("query.parameter", "the statement has a parameter, and nothing gives it a value"));
+                return Err(usage(
+                    "query.parameter",
+                    "the statement has a parameter, and nothing gives it a value",
+                ));
             }
             "CONSTANT" => return Ok(()),
             "FUNCTION" | "WINDOW" => {
                 let name = object["function_name"].as_str().unwrap_or_default().to_lowercase();
                 if functions::is_forbidden(&name) {
-                    return Err(denied(&format!("the function `{name}` is not allowed: it reaches beyond the data")));
+                    return Err(denied(&format!(
+                        "the function `{name}` is not allowed: it reaches beyond the data"
+                    )));
                 }
                 plain_function(object, &name)?;
             }

@@ -121,8 +121,11 @@ fn alias_of_ts(column: &Value, only: Option<&str>) -> Option<String> {
     if column["class"] != "COLUMN_REF" {
         return None;
     }
-    let names: Vec<String> =
-        column["column_names"].as_array()?.iter().filter_map(|name| Some(name.as_str()?.to_lowercase())).collect();
+    let names: Vec<String> = column["column_names"]
+        .as_array()?
+        .iter()
+        .filter_map(|name| Some(name.as_str()?.to_lowercase()))
+        .collect();
     let alias = match names.as_slice() {
         [name] if name == "ts" => only?.to_owned(),
         [alias, name] if name == "ts" => alias.clone(),
@@ -171,7 +174,11 @@ impl Moment {
         let operator = expression["function_name"].as_str().filter(|name| matches!(*name, "-" | "+"))?;
         let [left, right] = expression["children"].as_array()?.as_slice() else { return None };
         let (interval, texts) = interval(right)?;
-        is_now(left).then(|| Self { sql: format!("SELECT epoch_us(now() {operator} {interval})"), texts, moves: true })
+        is_now(left).then(|| Self {
+            sql: format!("SELECT epoch_us(now() {operator} {interval})"),
+            texts,
+            moves: true,
+        })
     }
 }
 
@@ -195,7 +202,8 @@ fn is_now(expression: &Value) -> bool {
         );
     let named = expression["class"] == "COLUMN_REF"
         && expression["column_names"].as_array().is_some_and(|names| {
-            names.len() == 1 && names[0].as_str().is_some_and(|name| name.eq_ignore_ascii_case("current_timestamp"))
+            names.len() == 1
+                && names[0].as_str().is_some_and(|name| name.eq_ignore_ascii_case("current_timestamp"))
         });
     called || named
 }

@@ -109,9 +109,8 @@ pub(crate) fn unite(a: &str, b: &str) -> String {
         (_, _, Some(x), Some(y)) => UNSIGNED[x.max(y)],
         (Some(s), _, _, Some(u)) | (_, Some(s), Some(u), _) if u < 3 => SIGNED[s.max(u + 1)],
         _ => {
-            let number = |name: &str| {
-                rank(&SIGNED, name).or(rank(&UNSIGNED, name)).or(rank(&FLOATS, name)).is_some()
-            };
+            let number =
+                |name: &str| rank(&SIGNED, name).or(rank(&UNSIGNED, name)).or(rank(&FLOATS, name)).is_some();
             let float = |name: &str| rank(&FLOATS, name).is_some();
             let both = |list: &[&str]| rank(list, a).is_some() && rank(list, b).is_some();
             match () {

@@ -10,11 +10,8 @@ pub fn unknown_table(name: &str, known: &[String]) -> Problem {
     let problem =
         Problem::new("query.unknown_table", ExitCode::NotFound, format!("there is no stream `{name}`"));
     let near = near_names(name, known);
-    let problem = if near.is_empty() {
-        problem
-    } else {
-        problem.hint(format!("did you mean {}?", quoted_list(&near)))
-    };
+    let problem =
+        if near.is_empty() { problem } else { problem.hint(format!("did you mean {}?", quoted_list(&near))) };
     problem.hint_command("list the streams", "aap stream ls")
 }
 

@@ -62,7 +62,10 @@ impl QueryStream {
 
     /// The same as a stream of the `futures` crates.
     pub fn into_stream(self) -> impl futures::Stream<Item = Result<QueryEvent, Problem>> + Send + 'static {
-        futures::stream::unfold(self, |mut stream| async move { stream.next().await.map(|event| (event, stream)) })
+        futures::stream::unfold(
+            self,
+            |mut stream| async move { stream.next().await.map(|event| (event, stream)) },
+        )
     }
 
     /// The process, for tests and status.
@@ -282,7 +285,8 @@ impl Drop for Session {
         if let Err(error) = child.start_kill() {
             tracing::debug!(%error, "the engine had ended already");
         }
-        let (scratch, pins, permit) = (std::mem::take(&mut self.scratch), self.pins.take(), self.permit.take());
+        let (scratch, pins, permit) =
+            (std::mem::take(&mut self.scratch), self.pins.take(), self.permit.take());
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
             remove_scratch(&scratch);
             return;

@@ -148,14 +148,18 @@ fn moment(array: &dyn Array, form: Form) -> Writer<'_> {
     use DataType as T;
     let zoned = matches!(array.data_type(), T::Timestamp(_, Some(_)));
     match array.data_type() {
-        T::Timestamp(TimeUnit::Second, _) => stamp::<arrow::TimestampSecondType>(array, form, zoned, 1_000_000_000),
+        T::Timestamp(TimeUnit::Second, _) => {
+            stamp::<arrow::TimestampSecondType>(array, form, zoned, 1_000_000_000)
+        }
         T::Timestamp(TimeUnit::Millisecond, _) => {
             stamp::<arrow::TimestampMillisecondType>(array, form, zoned, 1_000_000)
         }
         T::Timestamp(TimeUnit::Microsecond, _) => {
             stamp::<arrow::TimestampMicrosecondType>(array, form, zoned, 1_000)
         }
-        T::Timestamp(TimeUnit::Nanosecond, _) => stamp::<arrow::TimestampNanosecondType>(array, form, zoned, 1),
+        T::Timestamp(TimeUnit::Nanosecond, _) => {
+            stamp::<arrow::TimestampNanosecondType>(array, form, zoned, 1)
+        }
         T::Date32 => {
             let array = array.as_primitive::<arrow::Date32Type>();
             Box::new(move |row, out| {

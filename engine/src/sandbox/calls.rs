@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen as Length, SeccompCmpOp as Op, SeccompCondition, SeccompFilter,
-    SeccompRule, TargetArch, apply_filter_all_threads,
+    BpfProgram, SeccompAction, SeccompCmpArgLen as Length, SeccompCmpOp as Op, SeccompCondition,
+    SeccompFilter, SeccompRule, TargetArch, apply_filter_all_threads,
 };
 
 /// Calls that act on memory, time, threads, and on files that Landlock lets through.
@@ -102,7 +102,8 @@ const ALLOWED_HERE: &[libc::c_long] = &[];
 pub(crate) fn forbid_system_calls() -> Vec<String> {
     let installed = target().and_then(|target| {
         // `clone3` hides its flags from filters: answered as unknown, so that libc falls back to `clone`.
-        let no_clone3 = program(vec![(libc::SYS_clone3, vec![])], SeccompAction::Allow, errno(libc::ENOSYS), target)?;
+        let no_clone3 =
+            program(vec![(libc::SYS_clone3, vec![])], SeccompAction::Allow, errno(libc::ENOSYS), target)?;
         let allow_list = program(rules()?, errno(libc::EPERM), SeccompAction::Allow, target)?;
         install(&no_clone3)?;
         install(&allow_list)
@@ -163,6 +164,7 @@ fn rules() -> Result<Rules, String> {
 }
 
 fn when(argument: u8, operator: Op, value: u64) -> Result<SeccompRule, String> {
-    let condition = SeccompCondition::new(argument, Length::Qword, operator, value).map_err(|e| e.to_string())?;
+    let condition =
+        SeccompCondition::new(argument, Length::Qword, operator, value).map_err(|e| e.to_string())?;
     SeccompRule::new(vec![condition]).map_err(|error| error.to_string())
 }

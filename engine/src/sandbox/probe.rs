@@ -40,7 +40,10 @@ pub fn self_test() -> String {
     attempt("unix socket", UnixDatagram::unbound().map(drop));
     attempt("run a program", Command::new("/bin/true").spawn().map(drop));
     attempt("trace", trace());
-    attempt("signal the parent", parent.map_or(Ok(()), |parent| test_kill_process(parent).map_err(io::Error::from)));
+    attempt(
+        "signal the parent",
+        parent.map_or(Ok(()), |parent| test_kill_process(parent).map_err(io::Error::from)),
+    );
     attempt("executable memory", executable_memory());
     attempt("change the system's name", set_host_name());
     attempt("more memory than the limit", allocate(4 * MEMORY_BYTES));

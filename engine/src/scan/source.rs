@@ -144,9 +144,14 @@ impl Source {
 
 type Found = (Arc<Scanner>, ScannedFrame, Arc<FrameSchema>);
 
-fn find_frames(table: &TableManifest, need: Option<&TableNeed>, damage: &Damage) -> Result<Vec<Found>, Problem> {
+fn find_frames(
+    table: &TableManifest,
+    need: Option<&TableNeed>,
+    damage: &Damage,
+) -> Result<Vec<Found>, Problem> {
     let stream = table.only.as_ref().map_or(table.name.as_str(), |only| only.as_str());
-    let after: HashMap<&StreamKey, u64> = table.after.iter().map(|(key, sequence)| (key, sequence.0)).collect();
+    let after: HashMap<&StreamKey, u64> =
+        table.after.iter().map(|(key, sequence)| (key, sequence.0)).collect();
     let mut found = vec![];
     for segment in &table.segments {
         let mut scanner = Scanner::open(segment).map_err(|error| unreadable(&segment.path, &error))?;
@@ -193,7 +198,8 @@ fn unreadable(path: &Utf8Path, error: &(dyn std::error::Error + 'static)) -> Pro
 /// Opens an IPC stream file at its beginning.
 pub(crate) fn open_ipc(path: &Utf8Path) -> Result<StreamReader<BufReader<File>>, Problem> {
     let file = File::open(path).map_err(|error| unreadable(path, &error))?;
-    StreamReader::try_new(BufReader::with_capacity(256 << 10, file), None).map_err(|error| unreadable(path, &error))
+    StreamReader::try_new(BufReader::with_capacity(256 << 10, file), None)
+        .map_err(|error| unreadable(path, &error))
 }
 
 /// The union of schemas by name. Names differ by more than case, because SQL does not see case.
@@ -267,7 +273,8 @@ fn unite(a: &DataType, b: &DataType) -> DataType {
         return a.clone();
     }
     let number = |t: &T| t.is_integer() || t.is_floating();
-    let wide = |t: &T| matches!(t, T::Int8 | T::Int16 | T::Int32 | T::Int64 | T::UInt8 | T::UInt16 | T::UInt32);
+    let wide =
+        |t: &T| matches!(t, T::Int8 | T::Int16 | T::Int32 | T::Int64 | T::UInt8 | T::UInt16 | T::UInt32);
     match (a, b) {
         _ if wide(a) && wide(b) => T::Int64,
         _ if number(a) && number(b) && (a.is_floating() || b.is_floating()) => T::Float64,
@@ -279,14 +286,19 @@ fn unite(a: &DataType, b: &DataType) -> DataType {
 }
 
 /// Makes `batch` of `projection` (columns of the source) from a decoded batch.
-pub(crate) fn cast_batch(batch: &RecordBatch, wanted: &[(usize, &DataType)]) -> Result<Vec<arrow_array::ArrayRef>, String> {
+pub(crate) fn cast_batch(
+    batch: &RecordBatch,
+    wanted: &[(usize, &DataType)],
+) -> Result<Vec<arrow_array::ArrayRef>, String> {
     wanted
         .iter()
         .map(|(index, data_type)| {
             let array = batch.column(*index);
             let same = match array.data_type() {
                 // Vectors take dictionaries as they are.
-                DataType::Dictionary(_, values) => **values == DataType::Utf8 && **data_type == DataType::Utf8,
+                DataType::Dictionary(_, values) => {
+                    **values == DataType::Utf8 && **data_type == DataType::Utf8
+                }
                 other => other == *data_type,
             };
             if same {

@@ -3,14 +3,19 @@
 //! This is the hot path of a scan: primitives and validity are copied, short strings are written in place, a
 //! dictionary becomes a DuckDB dictionary vector.
 
-#![expect(unsafe_code, reason = "vectors are written through DuckDB's C interface; each block says why it is sound")]
+#![expect(
+    unsafe_code,
+    reason = "vectors are written through DuckDB's C interface; each block says why it is sound"
+)]
 
 use std::error::Error;
 use std::ffi::c_char;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types as arrow;
-use arrow_array::{Array, ArrayRef, ArrowPrimitiveType, BooleanArray, DictionaryArray, PrimitiveArray, StringArray};
+use arrow_array::{
+    Array, ArrayRef, ArrowPrimitiveType, BooleanArray, DictionaryArray, PrimitiveArray, StringArray,
+};
 use arrow_buffer::{ArrowNativeType, NullBuffer};
 use arrow_schema::{DataType, TimeUnit};
 use duckdb::core::DataChunkHandle;
@@ -152,7 +157,9 @@ fn write_validity(vector: ffi::duckdb_vector, nulls: Option<&NullBuffer>) {
     unsafe {
         ffi::duckdb_vector_ensure_validity_writable(vector);
         let mask = ffi::duckdb_vector_get_validity(vector);
-        for (word, bits) in nulls.inner().bit_chunks().iter_padded().enumerate().take(nulls.len().div_ceil(64)) {
+        for (word, bits) in
+            nulls.inner().bit_chunks().iter_padded().enumerate().take(nulls.len().div_ceil(64))
+        {
             mask.add(word).write(bits);
         }
     }
@@ -214,7 +221,10 @@ fn write_any_dictionary(vector: ffi::duckdb_vector, array: &ArrayRef) -> Result<
     Ok(())
 }
 
-fn write_dictionary<K: arrow::ArrowDictionaryKeyType>(vector: ffi::duckdb_vector, array: &DictionaryArray<K>) {
+fn write_dictionary<K: arrow::ArrowDictionaryKeyType>(
+    vector: ffi::duckdb_vector,
+    array: &DictionaryArray<K>,
+) {
     let values = array.values().as_string::<i32>();
     if values.len() > DICTIONARY_MAX {
         return write_unpacked(vector, array, values);
