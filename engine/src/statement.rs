@@ -71,8 +71,6 @@ const EXPRESSIONS: &[&str] = &[
 /// A statement that may run.
 #[derive(Debug)]
 pub(crate) struct Statement {
-    /// Its syntax tree.
-    pub(crate) tree: Value,
     /// The tables it names.
     pub(crate) tables: Vec<TableNeed>,
 }
@@ -88,12 +86,7 @@ impl Statement {
             .into_iter()
             .map(|(name, range)| TableNeed { name, ts_min_us: range.min, ts_max_us: range.max })
             .collect();
-        Ok(Self { tree, tables })
-    }
-
-    /// The one query node.
-    pub(crate) fn node(&self) -> &Value {
-        &self.tree["node"]
+        Ok(Self { tables })
     }
 }
 

@@ -66,7 +66,7 @@ pub(crate) struct Column {
 /// A unit of work.
 #[derive(Debug)]
 pub(crate) enum Unit {
-    Frame { scanner: Arc<Scanner>, frame: ScannedFrame, schema: Arc<Layout> },
+    Frame { scanner: Arc<Scanner>, frame: Box<ScannedFrame>, schema: Arc<Layout> },
     Ipc { path: Utf8PathBuf, schema: Arc<Layout> },
 }
 
@@ -116,7 +116,7 @@ impl Source {
             .into_iter()
             .filter_map(|(scanner, frame, _)| {
                 let schema = layouts.get(&frame.schema)?.clone();
-                Some(Unit::Frame { scanner, frame, schema })
+                Some(Unit::Frame { scanner, frame: Box::new(frame), schema })
             })
             .collect();
         Ok(Self { columns: columns.list, units, rows, damage: damage.clone() })
