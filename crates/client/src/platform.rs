@@ -23,6 +23,10 @@ use crate::v1::operator_client::OperatorClient;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A peer that does not answer a ping for this long is gone; long queries have no other sign of life.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// A killed daemon is started again within two seconds; this leaves it time to recover its buffer.
+const RESTART_PATIENCE: Duration = Duration::from_secs(5);
+/// Between two attempts meanwhile.
+const RESTART_LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// What the coordinator answers operators.
 pub type OperatorApi = OperatorClient<InterceptedService<Channel, Bearer>>;
@@ -99,8 +103,8 @@ impl Platform {
             Problem::new("platform.run_file", ExitCode::Failed, format!("`{address}` is not an address"))
                 .caused_by(&error)
         })?;
-        let channel = tuned(endpoint)
-            .connect()
+        let channel = self
+            .patiently(async || tuned(endpoint.clone()).connect().await)
             .await
             .map_err(|error| nobody_answers("the coordinator", address, &error))?;
         let client = OperatorClient::with_interceptor(channel, bearer);
@@ -120,11 +124,34 @@ impl Platform {
             let path = path.clone();
             async move { tokio::net::UnixStream::connect(path).await.map(hyper_util::rt::TokioIo::new) }
         });
-        let channel = endpoint
-            .connect_with_connector(connector)
+        let channel = self
+            .patiently(async || endpoint.connect_with_connector(connector.clone()).await)
             .await
             .map_err(|error| nobody_answers("the agent", socket.as_str(), &error))?;
         Ok(NodeClient::new(channel).max_decoding_message_size(crate::MESSAGE_BYTES_MAX))
+    }
+
+    /// Connects again for a while where a supervisor is about to bring a killed daemon back.
+    async fn patiently<T, E>(&self, mut connect: impl AsyncFnMut() -> Result<T, E>) -> Result<T, E> {
+        let patience = tokio::time::sleep(RESTART_PATIENCE);
+        tokio::pin!(patience);
+        loop {
+            match connect().await {
+                Err(error) if patience.is_elapsed() || !self.is_supervised() => return Err(error),
+                Err(_restarting) => tokio::select! {
+                    () = &mut patience => {}
+                    () = tokio::time::sleep(RESTART_LOOK_EVERY) => {}
+                },
+                connected => return connected,
+            }
+        }
+    }
+
+    /// Whether the process that `run/up.pid` names lives.
+    fn is_supervised(&self) -> bool {
+        let text = std::fs::read_to_string(self.home.run().join("up.pid")).unwrap_or_default();
+        let pid = text.trim().parse().ok().and_then(rustix::process::Pid::from_raw);
+        pid.is_some_and(|pid| rustix::process::test_kill_process(pid).is_ok())
     }
 
     /// The agent's socket: as it wrote into `run/agent.json`, else `run/agent.sock`.

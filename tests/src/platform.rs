@@ -1,0 +1,258 @@
+//! One platform on this machine, made of the real programs, in a home of its own.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::http::Http;
+use crate::wait::{PATIENCE, eventually, wait_until};
+
+/// A program of ours: in `AAP_TEST_BIN`, else beside this test in `target/release`.
+///
+/// # Panics
+/// If it is not there: build with `cargo xtask build`.
+pub fn program(name: &str) -> PathBuf {
+    let folder = std::env::var_os("AAP_TEST_BIN").map(PathBuf::from).unwrap_or_else(|| {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+        let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
+        target.join("release")
+    });
+    let path = folder.join(name);
+    assert!(path.exists(), "`{}` is missing: run `cargo xtask build`", path.display());
+    path
+}
+
+/// A finished command.
+#[derive(Debug)]
+pub struct Ran {
+    /// Exit code; 128 + signal where a signal ended it.
+    pub code: i32,
+    /// What it wrote to stdout.
+    pub out: String,
+    /// What it wrote to stderr.
+    pub err: String,
+}
+
+impl Ran {
+    /// From what the system says.
+    pub fn of(output: Output) -> Self {
+        use std::os::unix::process::ExitStatusExt;
+        let code = output.status.code().unwrap_or_else(|| 128 + output.status.signal().unwrap_or(0));
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        Self { code, out: text(output.stdout), err: text(output.stderr) }
+    }
+
+    /// Its stdout as JSON.
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    /// It ended well, or the test fails.
+    #[track_caller]
+    pub fn ok(self) -> Self {
+        self.code(0)
+    }
+
+    /// It ended with `code`, or the test fails.
+    #[track_caller]
+    pub fn code(self, code: i32) -> Self {
+        assert_eq!(self.code, code, "stdout: {}\nstderr: {}", self.out, self.err);
+        self
+    }
+}
+
+/// One home with its processes.
+#[derive(Debug)]
+pub struct Platform {
+    directory: TempDir,
+    environment: BTreeMap<String, String>,
+}
+
+impl Platform {
+    /// A home in which nothing runs.
+    pub fn new() -> Self {
+        let directory = tempfile::Builder::new().prefix("aap-it-").tempdir().unwrap();
+        Self { directory, environment: BTreeMap::new() }
+    }
+
+    /// A running platform: `aap up --detach` with more arguments.
+    #[track_caller]
+    pub fn started(arguments: &[&str]) -> Self {
+        let platform = Self::new();
+        platform.up(arguments).ok();
+        platform
+    }
+
+    /// A variable that programs started from now on see, such as `AAP_FAIL`. Empty removes it.
+    pub fn set_env(&mut self, name: &str, value: &str) {
+        match value {
+            "" => self.environment.remove(name),
+            value => self.environment.insert(name.to_owned(), value.to_owned()),
+        };
+    }
+
+    /// The home's directory.
+    pub fn home(&self) -> PathBuf {
+        self.directory.path().join("home")
+    }
+
+    /// A path beside the home, for input.
+    pub fn beside(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// A command with one of our programs and this home.
+    pub fn command(&self, name: &str) -> Command {
+        let mut command = Command::new(program(name));
+        command.env("AAP_HOME", self.home()).env("NO_COLOR", "1").envs(&self.environment);
+        command.current_dir(self.directory.path()).stdin(Stdio::null());
+        command
+    }
+
+    /// Runs `aap`.
+    pub fn aap(&self, arguments: &[&str]) -> Ran {
+        Ran::of(self.command("aap").args(arguments).output().unwrap())
+    }
+
+    /// Runs `aap` with bytes on its standard input.
+    pub fn aap_with_input(&self, arguments: &[&str], input: &[u8]) -> Ran {
+        use std::io::Write;
+        let mut command = self.command("aap");
+        command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut pipe = child.stdin.take().unwrap();
+        let input = input.to_vec();
+        let writer = std::thread::spawn(move || pipe.write_all(&input));
+        let output = child.wait_with_output().unwrap();
+        // A program that refuses its input closes the pipe; what it says of that is what counts.
+        writer.join().unwrap().ok();
+        Ran::of(output)
+    }
+
+    /// `aap up --detach` with more arguments.
+    pub fn up(&self, arguments: &[&str]) -> Ran {
+        self.aap(&[&["up", "--detach"], arguments].concat())
+    }
+
+    /// `aap down`.
+    pub fn down(&self) -> Ran {
+        self.aap(&["down"])
+    }
+
+    /// The process id of `agent`, `coordinator` or `up`, if its file names one.
+    pub fn pid(&self, name: &str) -> Option<i32> {
+        std::fs::read_to_string(self.home().join(format!("run/{name}.pid"))).ok()?.trim().parse().ok()
+    }
+
+    /// SIGKILLs `agent` or `coordinator` and returns at once.
+    pub fn kill(&self, name: &str) {
+        let pid = eventually("a process to kill", || self.pid(name).filter(|pid| lives(*pid)));
+        signal(pid, Signal::KILL);
+    }
+
+    /// SIGKILLs a program and waits until the supervisor has brought it back; says how long that took.
+    #[track_caller]
+    pub fn kill_and_wait(&self, name: &str) -> Duration {
+        let before = eventually("a process to kill", || self.pid(name).filter(|pid| lives(*pid)));
+        signal(before, Signal::KILL);
+        let began = std::time::Instant::now();
+        eventually("a killed program that comes back", || {
+            self.pid(name).filter(|pid| *pid != before && lives(*pid))
+        });
+        began.elapsed()
+    }
+
+    /// All rows of a statement, each a JSON object, after everything acknowledged has landed.
+    #[track_caller]
+    pub fn rows(&self, sql: &str) -> Vec<Value> {
+        let ran = self.aap(&["query", "--wait-for-ingest", "--limit", "0", "-o", "ndjson", sql]).ok();
+        ran.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    /// The one value of a statement that answers one.
+    #[track_caller]
+    pub fn value(&self, sql: &str) -> Value {
+        let rows = self.rows(sql);
+        let row = rows.first().unwrap_or_else(|| panic!("no row: {sql}"));
+        row.as_object().unwrap().values().next().unwrap().clone()
+    }
+
+    /// The one count of a statement; 0 while the stream does not exist.
+    #[track_caller]
+    pub fn count(&self, sql: &str) -> u64 {
+        let ran = self.aap(&["query", "--wait-for-ingest", "-o", "ndjson", sql]);
+        if ran.code == 3 {
+            return 0;
+        }
+        let row: Value = serde_json::from_str(ran.ok().out.trim()).unwrap();
+        row.as_object().unwrap().values().next().unwrap().as_u64().unwrap()
+    }
+
+    /// The HTTP source of this platform's agent.
+    pub fn http(&self) -> Http {
+        let run = self.home().join("run");
+        let address = eventually("the agent's HTTP address", || {
+            let text = std::fs::read_to_string(run.join("agent.json")).ok()?;
+            let value: Value = serde_json::from_str(&text).ok()?;
+            value["http"].as_str().map(str::to_owned)
+        });
+        let token = std::fs::read_to_string(run.join("operator.token")).unwrap();
+        Http::new(&address, token.trim())
+    }
+
+    /// A log of `agent` or `coordinator`.
+    pub fn log(&self, name: &str) -> String {
+        std::fs::read_to_string(self.home().join(format!("log/{name}.log"))).unwrap_or_default()
+    }
+
+    /// Every process of this home ended, the supervisor first, without asking.
+    pub fn kill_all(&self) {
+        for name in ["up", "agent", "coordinator"] {
+            if let Some(pid) = self.pid(name).filter(|pid| lives(*pid)) {
+                signal(pid, Signal::KILL);
+                assert!(wait_until(PATIENCE, || !lives(pid)), "{name} does not die");
+            }
+        }
+    }
+}
+
+impl Default for Platform {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for Platform {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            for name in ["up", "coordinator", "agent"] {
+                let log = self.log(name);
+                let from = log.len().saturating_sub(8_000);
+                let tail: String = log.chars().skip(log[..from].chars().count()).collect();
+                eprintln!("---- {name}.log ----\n{tail}");
+            }
+        }
+        for name in ["up", "agent", "coordinator"] {
+            if let Some(pid) = self.pid(name).filter(|pid| lives(*pid)) {
+                signal(pid, Signal::KILL);
+                wait_until(PATIENCE, || !lives(pid));
+            }
+        }
+    }
+}
+
+/// Whether a process runs; a zombie does not.
+fn lives(pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    !stat.is_empty() && !stat.contains(") Z ")
+}
+
+fn signal(pid: i32, signal: Signal) {
+    // It may be gone, which the caller finds out by looking.
+    let _ = Pid::from_raw(pid).map(|pid| kill_process(pid, signal));
+}
