@@ -256,6 +256,7 @@ pub(crate) fn coverage_json(coverage: &Coverage) -> serde_json::Value {
         "answered": coverage.answered,
         "late": coverage.late,
         "failed": coverage.failed,
+        "reasons": coverage.reasons,
     })
 }
 

@@ -102,7 +102,10 @@ fn split(connection: &Connection, sql: &str, node: &Value, stream: &Stream) -> O
     let aggregates = aggregate_names(connection)?;
     let shape = Shape::of(node, stream, &aggregates)?;
     let now = Now::take(connection)?;
-    let Ok(outline) = Outline::of(connection, sql) else {
+    // What follows a semicolon is not SQL of ours to embed; the tree's own text has none.
+    let outline = Outline::of(connection, sql).ok();
+    let outline = outline.or_else(|| Outline::of(connection, &tree::select_text(connection, node)?).ok());
+    let Some(outline) = outline else {
         return rows::split_columns(connection, &shape, &now);
     };
     groups::split(connection, &shape, &now, &outline)

@@ -293,10 +293,11 @@ impl Operator for Fake {
             ),
             "partial" => {
                 let coverage = Coverage {
-                    asked: vec!["a".into(), "b".into()],
+                    asked: vec!["a".into(), "b".into(), "c".into()],
                     answered: vec!["a".into()],
                     late: vec!["b".into()],
-                    failed: vec![],
+                    failed: vec!["c".into()],
+                    reasons: vec!["its disk is full".into()],
                 };
                 let done = QueryDone { rows: 1, coverage: Some(coverage), ..QueryDone::default() };
                 Box::pin(tokio_stream::iter([

@@ -14,7 +14,7 @@ pub(super) struct Outline {
 impl Outline {
     /// Binds `sql`; nothing runs.
     pub(super) fn of(connection: &Connection, sql: &str) -> duckdb::Result<Self> {
-        let sql = format!("SELECT column_name, column_type FROM (DESCRIBE {sql})");
+        let sql = format!("SELECT column_name, column_type FROM (DESCRIBE {sql}\n)");
         let mut statement = connection.prepare(&sql)?;
         let columns = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
         Ok(Self { columns: columns.collect::<duckdb::Result<_>>()? })

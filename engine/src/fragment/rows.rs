@@ -72,13 +72,21 @@ pub(super) fn split_list(
 pub(super) fn split_columns(connection: &Connection, shape: &Shape<'_>, now: &Now) -> Option<Halves> {
     let filter = shape.filter(connection, now);
     let mut rest = shape.node.clone();
-    rest["where_clause"] = tree::all_of(filter.left.clone());
+    match (tree::all_of(filter.left.clone()), rest.as_object_mut()) {
+        (Value::Null, Some(parts)) => drop(parts.remove("where_clause")),
+        (left, _) => rest["where_clause"] = left,
+    }
     let (list, used) = used_columns(shape.stream, &rest, &shape.alias);
     let top = top(connection, shape, now, &filter).unwrap_or_default();
     let node = format!("SELECT {list} {}{top}", filter.from(shape, used));
     rest["from_table"] =
         serde_json::json!({"type": "BASE_TABLE", "table_name": ANSWERS, "alias": shape.alias});
-    Some(Halves { node, merge: tree::select_text(connection, &rest)?, partial: false, columns_only: true })
+    Some(Halves {
+        node,
+        merge: tree::exact_select_text(connection, &rest)?,
+        partial: false,
+        columns_only: true,
+    })
 }
 
 /// ORDER BY and LIMIT of a node, where nothing after the cut can want more rows.

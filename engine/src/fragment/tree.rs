@@ -61,6 +61,13 @@ pub(super) fn select_text(connection: &Connection, node: &Value) -> Option<Strin
     Some(text.trim().trim_end_matches(';').to_owned())
 }
 
+/// The SQL text of a SELECT node. None where DuckDB's text would not be read as the same tree again.
+pub(super) fn exact_select_text(connection: &Connection, node: &Value) -> Option<String> {
+    let node = normal(typed_doubles(node.clone()));
+    let text = select_text(connection, &node)?;
+    (normal(select_of(connection, &text)?) == node).then_some(text)
+}
+
 /// `1e10` is written as `10000000000.0`, which is a DECIMAL when it is read again.
 fn typed_doubles(value: Value) -> Value {
     if value["class"] == "CONSTANT" && value["value"]["type"]["id"] == "DOUBLE" {

@@ -831,6 +831,9 @@ pub struct Coverage {
     pub late: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     #[prost(string, repeated, tag = "4")]
     pub failed: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// why, for each of `failed`
+    #[prost(string, repeated, tag = "5")]
+    pub reasons: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListQueriesRequest {}
