@@ -151,12 +151,12 @@ fn united_columns(table: &TableManifest, parts: &[Part]) -> Vec<(String, String)
             None => columns.push((name.clone(), data_type.clone())),
         }
     }
-    if parts.is_empty() && !columns.iter().any(|(name, _)| name.eq_ignore_ascii_case("ts")) {
-        columns.insert(0, ("ts".to_owned(), "TIMESTAMP WITH TIME ZONE".to_owned()));
-    }
     // Answers of nodes that are not rows of a stream have no system columns.
     let rows_of_a_stream = table.ipc.is_empty()
         || parts.iter().flat_map(|part| &part.columns).any(|(name, _)| name.eq_ignore_ascii_case("_seq"));
+    if rows_of_a_stream && !columns.iter().any(|(name, _)| name.eq_ignore_ascii_case("ts")) {
+        columns.insert(0, ("ts".to_owned(), "TIMESTAMP WITH TIME ZONE".to_owned()));
+    }
     if rows_of_a_stream {
         columns.extend(SYSTEM.iter().map(|(name, data_type)| ((*name).to_owned(), (*data_type).to_owned())));
     }

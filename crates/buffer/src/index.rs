@@ -29,6 +29,9 @@ const PROBLEMS_KEPT: usize = 32;
 /// Bounds the list of holes of one channel; beyond it the oldest two become one.
 const HOLES_KEPT: usize = 1024;
 
+/// Stands in the place of the digest of a skip.
+const NO_DIGEST: Digest = Digest([0; 32]);
+
 #[derive(Debug)]
 pub(crate) struct Channel {
     pub(crate) key: StreamKey,
@@ -56,7 +59,7 @@ impl Channel {
     pub(crate) fn recent_digest(&self, sequence: Sequence) -> Option<Digest> {
         let back = self.tail.0.checked_sub(sequence.0)?;
         let index = (self.digests.len() as u64).checked_sub(back + 1)?;
-        self.digests.get(usize::try_from(index).ok()?).copied()
+        self.digests.get(usize::try_from(index).ok()?).copied().filter(|digest| *digest != NO_DIGEST)
     }
 
     fn push_digest(&mut self, digest: Digest) {
@@ -245,14 +248,16 @@ impl Index {
             channel.counters.dropped_batches += to.0.saturating_sub(header.sequence.0) + 1;
             channel.tail = to.max(header.sequence);
             channel.digests.clear();
+            // A skip may stand for a batch that the other side still has: nothing to compare.
+            channel.push_digest(NO_DIGEST);
         } else {
             channel.tail = header.sequence;
+            channel.push_digest(header.digest);
             channel.counters.rows += u64::from(header.rows);
             channel.counters.batches += 1;
             channel.counters.bytes += header.total_bytes() as u64;
             channel.counters.raw_bytes += header.raw_bytes;
         }
-        channel.push_digest(header.digest);
         let node = channel.key.node.clone();
         if !positions.is_empty() {
             self.apply_positions(&node, at_us, positions);
@@ -369,7 +374,7 @@ impl Index {
 
 /// The reason in a skip for what cannot be read.
 pub(crate) const DAMAGED: &str = "damaged on disk";
-/// The reason in a skip for what was reclaimed.
-pub(crate) const RECLAIMED: &str = "no longer stored";
+/// The reason in a skip for what was delivered, and then reclaimed.
+pub const RECLAIMED: &str = "no longer stored";
 /// The reason in a skip for what `drop-oldest` took.
 pub(crate) const DROPPED: &str = "dropped: buffer full";

@@ -74,9 +74,8 @@ pub(crate) fn digest_of(shared: &Shared, id: &BatchId) -> Option<Digest> {
     let after = Sequence(id.sequence.0.checked_sub(1)?);
     let frames = read(shared, &id.key, after, 1).ok()?;
     let frame = frames.into_iter().next()?;
-    // A skip that was stored has a time; one that stands for what is missing has none, and no digest to compare with.
-    let is_stored = frame.kind == FrameKind::Data || frame.sealed_us != 0;
-    (frame.id == *id && is_stored).then_some(frame.digest)
+    // A skip stands for what this side does not have: no digest to compare with.
+    (frame.id == *id && frame.kind == FrameKind::Data).then_some(frame.digest)
 }
 
 fn locate(index: &Index, key: &StreamKey, want: Sequence) -> Next {
