@@ -40,7 +40,8 @@ pub(crate) async fn answer(
     let (node_sql, merge_sql, table) = match targets.len() {
         1 => (request.sql.clone(), format!("select * from {ONE_NODE_TABLE}"), ONE_NODE_TABLE.to_owned()),
         _ => {
-            let planned = queries.inner.engine.plan(&request.sql).await?;
+            let tables: Arc<dyn Catalog> = queries.inner.tables.clone();
+            let planned = queries.inner.engine.plan(&request.sql, tables, ticket.cancel.clone()).await?;
             (planned.node_sql, planned.merge_sql, planned.table)
         }
     };

@@ -103,7 +103,8 @@ struct Serialized {
     statements: Vec<Value>,
 }
 
-fn parse_tree(connection: &Connection, sql: &str) -> Result<Value, Problem> {
+/// The syntax tree of the one statement in `sql`, not judged.
+pub(crate) fn parse_tree(connection: &Connection, sql: &str) -> Result<Value, Problem> {
     if sql.len() > BYTES_MAX {
         return Err(usage("query.too_long", format!("the statement is longer than {BYTES_MAX} bytes")));
     }

@@ -1,6 +1,6 @@
 //! What one table has in frames and IPC files.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::BufReader;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -86,6 +86,8 @@ pub(crate) struct Source {
     pub(crate) units: Vec<Unit>,
     pub(crate) rows: u64,
     pub(crate) damage: Damage,
+    /// DuckDB types of columns by lower-case name, where the fields of all IPC files name theirs.
+    pub(crate) named_types: HashMap<String, String>,
 }
 
 impl Source {
@@ -123,7 +125,7 @@ impl Source {
                 Some(Unit::Frame { scanner, frame: Box::new(frame), schema })
             })
             .collect();
-        Ok(Self { columns: columns.list, units, rows, damage: damage.clone() })
+        Ok(Self { columns: columns.list, units, rows, damage: damage.clone(), named_types: HashMap::new() })
     }
 
     /// The IPC files of a table. Reads their schemas.
@@ -135,6 +137,7 @@ impl Source {
             columns.add(&schema);
             schemas.push((path, schema));
         }
+        let named_types = named_types(schemas.iter().map(|(_, schema)| schema.as_ref()));
         let units = schemas
             .into_iter()
             .map(|(path, schema)| {
@@ -142,7 +145,7 @@ impl Source {
                 Unit::Ipc { path: path.clone(), schema: Arc::new(layout) }
             })
             .collect();
-        Ok(Self { columns: columns.list, units, rows: 0, damage: damage.clone() })
+        Ok(Self { columns: columns.list, units, rows: 0, damage: damage.clone(), named_types })
     }
 }
 
@@ -201,11 +204,28 @@ pub(crate) fn open_ipc(path: &Utf8Path) -> Result<StreamReader<BufReader<File>>,
         .map_err(|error| unreadable(path, &error))
 }
 
+/// What the schemas call the DuckDB types of their columns, united. A column that one of them leaves open is left out.
+fn named_types<'a>(schemas: impl Iterator<Item = &'a Schema>) -> HashMap<String, String> {
+    let mut named: HashMap<String, Option<String>> = HashMap::new();
+    for (name, field) in schemas.flat_map(distinct_names) {
+        let here = field.metadata().get(types::TYPE_KEY);
+        named
+            .entry(name.to_lowercase())
+            .and_modify(|known| {
+                *known = known.as_ref().zip(here).map(|(known, here)| types::unite(known, here));
+            })
+            .or_insert_with(|| here.cloned());
+    }
+    named.into_iter().filter_map(|(name, named)| Some((name, named?))).collect()
+}
+
 /// The union of schemas by name. Names differ by more than case, because SQL does not see case.
 #[derive(Debug, Default)]
 struct Columns {
     list: Vec<Column>,
     by_name: HashMap<String, usize>,
+    /// Columns that have no type of their own yet.
+    untyped: HashSet<usize>,
 }
 
 impl Columns {
@@ -222,13 +242,18 @@ impl Columns {
     fn add(&mut self, schema: &SchemaRef) {
         for (name, field) in distinct_names(schema) {
             let data_type = types::scanned(field.data_type());
+            let untyped = *field.data_type() == DataType::Null;
             match self.by_name.get(&name.to_lowercase()) {
-                Some(at) if self.list[*at].system.is_some() => {}
+                Some(at) if untyped || self.list[*at].system.is_some() => {}
+                Some(at) if self.untyped.remove(at) => self.list[*at].data_type = data_type,
                 Some(at) => {
                     let column = &mut self.list[*at];
                     column.data_type = unite(&column.data_type, &data_type);
                 }
                 None => {
+                    if untyped {
+                        self.untyped.insert(self.list.len());
+                    }
                     self.by_name.insert(name.to_lowercase(), self.list.len());
                     self.list.push(Column { name, data_type, system: None });
                 }
