@@ -446,7 +446,7 @@ impl Log {
         let landing = &self.config().landing_consumer;
         let mut plan = Plan::default();
         for (number, span) in &segment.index.spans {
-            let Some(channel) = index.channels.get(*number as usize) else { continue };
+            let Some(channel) = index.named_channel(*number) else { continue };
             let cursor = index.cursors.get(&(landing.clone(), *number)).copied().unwrap_or_default();
             let from = span.first.max(cursor.next());
             if from > span.last {

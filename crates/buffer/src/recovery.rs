@@ -26,13 +26,16 @@ use crate::frame::parse_skip;
 use crate::fs::{FileHandle, FileSystem, Open, read_full_at, write_all_at};
 use crate::group::{parse_channel, parse_cursors};
 use crate::identity::{self, Found as StoreFound, Identity};
-use crate::index::{Index, Segment};
+use crate::index::{Channel, Index, Segment};
 use crate::log::{Log, Shared, segment_path};
 use crate::walk::{Item, Walker};
 use crate::{BufferConfig, Durability, Error, FrameSchema, mutant};
 
 /// Damaged bytes are kept for inspection up to this much.
 const LOST_BYTES_MAX: u64 = 64 << 20;
+
+/// More channels than any store has; a number beyond is nonsense that a checksum let through.
+const RESERVED_CHANNELS_MAX: usize = 1 << 20;
 
 /// What recovery found and did.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -389,7 +392,9 @@ impl Recovery {
                 let mut walker = Walker::new(file.file.as_ref(), seed, SEGMENT_HEADER as u64, end);
                 let failed = |error| Error::io("read", &file.path, error);
                 while let Some(found) = walker.next().map_err(failed)? {
-                    if let Item::Record(header) = found.item {
+                    if let Item::Record(header) = found.item
+                        && self.index.is_of_its_channel(&header)
+                    {
                         let last = match header.kind {
                             Kind::Skip => {
                                 let body = walker.body(&header, found.start).map_err(failed)?;
@@ -439,7 +444,11 @@ impl Recovery {
                     match body {
                         Some(body) => {
                             synced_mark &= !matches!(header.kind, Kind::Data | Kind::Skip);
-                            self.apply(&mut segment, &header, &body, found.start, committed_us);
+                            if self.is_known(seed.segment, &header) {
+                                self.apply(&mut segment, &header, &body, found.start, committed_us);
+                            } else {
+                                self.quarantine(file, found.start, found.end);
+                            }
                         }
                         None => self.damaged(file, seed.segment, found.start, found.end),
                     }
@@ -482,7 +491,12 @@ impl Recovery {
                     self.add_channel(header.channel, key);
                 }
             }
-            Kind::Cursors => self.index.apply_cursors(parse_cursors(payload)),
+            Kind::Cursors => {
+                let moves = parse_cursors(payload);
+                let end = moves.iter().map(|((_, number), _)| number.saturating_add(1)).max().unwrap_or(0);
+                self.reserve_channels_below(end);
+                self.index.apply_cursors(moves);
+            }
             Kind::Positions => {
                 let node = self.index.identity.node.clone();
                 self.index.apply_positions(&node, at_us, payload);
@@ -491,22 +505,42 @@ impl Recovery {
         }
     }
 
-    /// Channel numbers are given in order, so a missing one was lost with a damaged record: a place is kept for it.
-    fn add_channel(&mut self, number: u32, key: aap_types::StreamKey) {
-        const GAP_MAX: usize = 4096;
-        let known = self.index.channels.len();
-        if (number as usize) < known {
-            return;
+    /// Whether the channel of a frame is the one that its number names. A number whose declaration was damaged is
+    /// taken all the same: a stream that is new later must not get it, or it would read these frames as its own.
+    fn is_known(&mut self, segment: u64, header: &RecordHeader) -> bool {
+        if !matches!(header.kind, Kind::Data | Kind::Skip | Kind::Hole) {
+            return true;
         }
-        if number as usize - known > GAP_MAX {
+        self.reserve_channels_below(header.channel.saturating_add(1));
+        let Some(channel) = self.index.channels.get_mut(header.channel as usize) else { return false };
+        if channel.is_reserved() {
+            channel.counters.dropped_batches += 1;
+            channel.counters.dropped_rows += u64::from(header.rows);
+        } else if channel.key.epoch == header.epoch {
+            return true;
+        }
+        let text = format!("segment {segment:016x} holds batches whose stream is no longer known");
+        self.doubt.get_or_insert_with(|| text.clone());
+        self.problem(text);
+        false
+    }
+
+    /// Channel numbers are given in order, so a missing one was lost with a damaged record: a place is kept for it,
+    /// until another segment declares it.
+    fn add_channel(&mut self, number: u32, key: aap_types::StreamKey) {
+        self.reserve_channels_below(number);
+        self.index.add_channel(number, key);
+    }
+
+    fn reserve_channels_below(&mut self, number: u32) {
+        let known = self.index.channels.len();
+        if (number as usize).saturating_sub(known) > RESERVED_CHANNELS_MAX {
             self.problem(format!("channel number {number} makes no sense"));
             return;
         }
         for missing in known as u32..number {
-            let placeholder = aap_types::StreamKey { epoch: Epoch(u64::from(missing)), ..key.clone() };
-            self.index.add_channel(missing, placeholder);
+            self.index.channels.push(Channel::reserved(missing, &self.index.identity.node));
         }
-        self.index.add_channel(number, key);
     }
 
     /// Where a segment ends that nothing speaks for: behind its last whole group, or before what is damaged at or above
@@ -609,6 +643,9 @@ impl Recovery {
     fn check_delivery(&mut self, landing: &str) {
         let mut lost = Vec::new();
         for (number, channel) in self.index.channels.iter_mut().enumerate() {
+            if channel.is_reserved() {
+                continue;
+            }
             let number = number as u32;
             let cursor = self.index.cursors.get(&(landing.to_owned(), number)).copied().unwrap_or_default();
             let head = self.index.segments.values().find_map(|s| s.index.spans.get(&number)).map(|s| s.first);

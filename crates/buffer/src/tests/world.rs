@@ -37,6 +37,8 @@ pub(crate) struct World {
     /// What the landing cursor may be after a crash, and must be at least.
     pub(crate) cursors: BTreeMap<StreamKey, (Sequence, Sequence)>,
     pub(crate) random: u64,
+    /// Names that own batches go to.
+    pub(crate) streams: Vec<&'static str>,
     serial: u64,
     schemas: Vec<Arc<FrameSchema>>,
 }
@@ -52,6 +54,8 @@ pub(crate) fn test_config() -> BufferConfig {
 }
 
 impl World {
+    pub(crate) const STREAMS: [&'static str; 3] = ["a", "b", "c"];
+
     pub(crate) fn new(seed: u64) -> Self {
         let sim = SimFileSystem::new();
         Self::over(sim.clone(), Arc::new(sim), seed)
@@ -71,6 +75,7 @@ impl World {
             doubtful: vec![],
             cursors: BTreeMap::new(),
             random: seed,
+            streams: Self::STREAMS.to_vec(),
             serial: 0,
             schemas: vec![schema("one"), schema("two")],
         }
@@ -131,7 +136,8 @@ impl World {
     fn call(&mut self, tails: &mut BTreeMap<StreamKey, Sequence>) -> (Vec<Entry>, Group) {
         let (mut entries, mut group) = (vec![], vec![]);
         for _ in 0..1 + self.below(3) {
-            let stream = ["a", "b", "c"][self.below(3) as usize];
+            let choice = self.below(self.streams.len() as u64) as usize;
+            let stream = self.streams[choice];
             let key = if self.chance(3) { Self::landed_key() } else { self.own_key(stream) };
             let tail = match tails.get(&key) {
                 Some(tail) => *tail,
