@@ -45,13 +45,13 @@ pub(crate) struct Plan {
 
 impl Plan {
     /// Plans the calls in order. A call that is refused leaves no trace.
-    pub(crate) fn of(index: &Index, calls: &[Vec<Entry>], now_us: i64) -> Self {
+    pub(crate) fn of(index: &Index, calls: &[impl AsRef<[Entry]>], now_us: i64) -> Self {
         let mut plan = Self::default();
         let mut tails: HashMap<u32, Sequence> = HashMap::new();
         let mut numbers: HashMap<StreamKey, u32> = HashMap::new();
         for call in calls {
             let mut part = CallPlan::over(index, &plan, &tails, &numbers);
-            let outcome = call.iter().try_for_each(|entry| part.add(entry, now_us));
+            let outcome = call.as_ref().iter().try_for_each(|entry| part.add(entry, now_us));
             let CallPlan { records, new_channels, own_tails, own_numbers, ids, .. } = part;
             plan.answers.push(outcome.map(|()| {
                 tails.extend(own_tails);

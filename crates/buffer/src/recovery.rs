@@ -97,7 +97,8 @@ pub(crate) fn open(
     };
     let segment_bytes = log.shared.config.segment_bytes.0;
     let spare = segments.join("spare.tmp");
-    log.found(fs.open(&directory.join("reserve"), Open::Read).is_ok(), present(&spare, segment_bytes));
+    let reserve = fs.open(&directory.join("reserve"), Open::Read).and_then(|file| file.length());
+    log.found(reserve.unwrap_or(0), present(&spare, segment_bytes));
     Ok((log, report))
 }
 
@@ -666,6 +667,7 @@ impl Recovery {
             self.doubt.get_or_insert_with(|| "not closed, and not synced at every group".to_owned());
         }
         let identity = &mut self.index.identity;
+        let found = identity.generation;
         identity.generation += 1;
         if let Some(reason) = self.doubt.take() {
             let minted = Epoch::mint(clock.unix_ms(), identity::random());
@@ -673,11 +675,22 @@ impl Recovery {
             self.report.new_epoch = Some(reason);
         }
         let identity = self.index.identity.clone();
-        match identity::write(self.fs.as_ref(), &config.directory, &identity) {
+        let write = || identity::write(self.fs.as_ref(), &config.directory, &identity);
+        let written = match write() {
             Err(error) if error.is_no_space() => {
                 // What was set aside for this; it is made again when there is room.
                 drop(self.fs.remove(&config.directory.join("reserve")));
-                identity::write(self.fs.as_ref(), &config.directory, &identity)
+                write()
+            }
+            other => other,
+        };
+        match written {
+            Err(error) if error.is_no_space() && !self.report.created => {
+                // A full disk is left by delivering, so it must not prevent a start. The file stays as it was; an epoch
+                // minted now is durable by the first checkpoint, before anything is given a number in it.
+                self.index.identity.generation = found;
+                self.problem(format!("{error}: no space"));
+                Ok(())
             }
             other => other,
         }

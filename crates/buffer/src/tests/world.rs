@@ -37,6 +37,8 @@ pub(crate) struct World {
     /// What the landing cursor may be after a crash, and must be at least.
     pub(crate) cursors: BTreeMap<StreamKey, (Sequence, Sequence)>,
     pub(crate) random: u64,
+    /// Size of the next payloads, if not random.
+    pub(crate) payload_bytes: Option<usize>,
     /// Names that own batches go to.
     pub(crate) streams: Vec<&'static str>,
     serial: u64,
@@ -75,6 +77,7 @@ impl World {
             doubtful: vec![],
             cursors: BTreeMap::new(),
             random: seed,
+            payload_bytes: None,
             streams: Self::STREAMS.to_vec(),
             serial: 0,
             schemas: vec![schema("one"), schema("two")],
@@ -106,6 +109,7 @@ impl World {
     fn batch(&mut self) -> EncodedBatch {
         self.serial += 1;
         let length = if self.chance(20) { 3000 } else { self.below(400) } as usize;
+        let length = self.payload_bytes.unwrap_or(length);
         let mut payload = self.serial.to_le_bytes().to_vec();
         let filler = self.below(256) as u8;
         payload.resize(8 + length, filler);
@@ -162,6 +166,12 @@ impl World {
             tails.insert(key, last);
         }
         (entries, group)
+    }
+
+    /// One append of one batch of this node, outside of the model.
+    pub(crate) fn one_call(&mut self) -> Vec<Entry> {
+        let batch = self.batch();
+        vec![Entry::Own { stream: "large".parse().unwrap(), batch, positions: vec![] }]
     }
 
     fn entry(&mut self, key: &StreamKey, sequence: Sequence, batch: EncodedBatch) -> Entry {
