@@ -3,4 +3,6 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking, as tests do")]
 #![expect(clippy::disallowed_methods, reason = "tests of real processes wait in real time")]
 
+mod coordinator_store;
+mod crash_points;
 mod kills;

@@ -252,7 +252,7 @@ fn lives(pid: i32) -> bool {
     !stat.is_empty() && !stat.contains(") Z ")
 }
 
-fn signal(pid: i32, signal: Signal) {
+pub(crate) fn signal(pid: i32, signal: Signal) {
     // It may be gone, which the caller finds out by looking.
     let _ = Pid::from_raw(pid).map(|pid| kill_process(pid, signal));
 }
