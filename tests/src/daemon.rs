@@ -3,7 +3,7 @@
 
 use std::fs::OpenOptions;
 use std::net::TcpStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use rustix::process::Signal;
 
 use crate::platform::{Platform, Ran, signal};
 use crate::ports::free_port;
+use crate::proxy::Proxy;
 use crate::wait::{PATIENCE, eventually, wait_until};
 
 /// What the daemons of a home are told. Everything has a default.
@@ -73,6 +74,12 @@ impl Platform {
         std::fs::write(home.join("config/coordinator.yaml"), coordinator).unwrap();
     }
 
+    /// A network in front of this platform's coordinator: give its address to the agent.
+    pub fn network(&self) -> Proxy {
+        let home = self.home();
+        Proxy::new(move || endpoint(&home, "agents")?.parse().ok())
+    }
+
     /// Starts `agent` or `coordinator`.
     pub fn start(&self, name: &str) -> Daemon {
         self.start_failing(name, "")
@@ -130,9 +137,19 @@ impl Platform {
 
     /// What `run/coordinator.json` says: `operator` or `agents`.
     pub fn endpoint(&self, name: &str) -> Option<String> {
-        let text = std::fs::read_to_string(self.home().join("run/coordinator.json")).ok()?;
-        let value: serde_json::Value = serde_json::from_str(&text).ok()?;
-        value[name].as_str().map(str::to_owned)
+        endpoint(&self.home(), name)
+    }
+
+    /// What carries the session of the platform's node, as the coordinator says it; empty without a session.
+    pub fn carrier(&self) -> String {
+        let ran = self.aap(&["status", "-o", "json"]);
+        let status: serde_json::Value = serde_json::from_str(&ran.out).unwrap_or_default();
+        let node = &status["item"]["nodes"][0];
+        if node["connected"] == true {
+            node["transport"].as_str().unwrap_or_default().to_owned()
+        } else {
+            String::new()
+        }
     }
 
     /// A figure of the agent's `/metrics`, with its labels as they stand there. Absent while nobody answers.
@@ -146,6 +163,12 @@ impl Platform {
         let operator = crate::Http::new(&self.endpoint("operator")?, token.trim());
         figure(operator.get("/metrics").ok()?.body.as_str()?, name)
     }
+}
+
+fn endpoint(home: &Path, name: &str) -> Option<String> {
+    let text = std::fs::read_to_string(home.join("run/coordinator.json")).ok()?;
+    let value: serde_json::Value = serde_json::from_str(&text).ok()?;
+    value[name].as_str().map(str::to_owned)
 }
 
 fn figure(metrics: &str, name: &str) -> Option<f64> {

@@ -5,6 +5,7 @@
 //! | `platform.rs` | one `AAP_HOME`: start, stop, kill, ask; the home is removed and every process stopped when it is dropped |
 //! | `daemon.rs` | the same with daemons that the test starts itself, each time with the environment it chooses |
 //! | `load.rs` | producers that know what they produced, and the comparison with what is there |
+//! | `proxy.rs` | a network between the daemons that can fail |
 //! | `ports.rs` | ports that nobody else takes |
 //! | `http.rs` | requests to the agent's HTTP source |
 //! | `wait.rs` | waiting for a condition with a deadline |
@@ -22,6 +23,7 @@ mod http;
 pub mod load;
 mod platform;
 mod ports;
+mod proxy;
 mod random;
 mod wait;
 
@@ -30,5 +32,6 @@ pub use http::{Answer, Http};
 pub use load::{Load, Pace, Produced};
 pub use platform::{Platform, Ran, program};
 pub use ports::free_port;
+pub use proxy::Proxy;
 pub use random::Random;
 pub use wait::{PATIENCE, eventually, wait_until};
