@@ -5,6 +5,7 @@
 mod accounting;
 mod coordinator_store;
 mod crash_points;
+mod disk;
 mod kills;
 mod lost_acks;
 mod network;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use crate::platform::{Platform, Ran, signal};
+use crate::platform::{Platform, Ran, log_tail, signal};
 use crate::ports::free_port;
 use crate::proxy::Proxy;
 use crate::wait::{PATIENCE, eventually, wait_until};
@@ -46,6 +46,7 @@ pub struct Daemon {
     name: String,
     child: Child,
     pid_file: PathBuf,
+    log: PathBuf,
 }
 
 impl Platform {
@@ -93,14 +94,14 @@ impl Platform {
 
     /// Starts a daemon by a command of its own: another environment, standard input, a tracer around it.
     pub fn start_command(&self, name: &str, command: &mut std::process::Command) -> Daemon {
-        let log_path = self.home().join(format!("log/{name}.log"));
+        let log = self.home().join(format!("log/{name}.log"));
         std::fs::create_dir_all(self.home().join("log")).unwrap();
-        let log = OpenOptions::new().create(true).append(true).open(log_path).unwrap();
-        let output = Stdio::from(log.try_clone().unwrap());
-        let child = command.arg("--home").arg(self.home()).stdout(output).stderr(log).spawn().unwrap();
+        let file = OpenOptions::new().create(true).append(true).open(&log).unwrap();
+        let output = Stdio::from(file.try_clone().unwrap());
+        let child = command.arg("--home").arg(self.home()).stdout(output).stderr(file).spawn().unwrap();
         let pid_file = self.home().join(format!("run/{name}.pid"));
         std::fs::write(&pid_file, child.id().to_string()).unwrap();
-        Daemon { name: name.to_owned(), child, pid_file }
+        Daemon { name: name.to_owned(), child, pid_file, log }
     }
 
     /// Starts both and waits until the agent is connected.
@@ -222,6 +223,9 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("---- end of {} ----\n{}", self.log.display(), log_tail(&self.log));
+        }
         if self.ended().is_none() {
             self.kill();
         }

@@ -6,6 +6,7 @@
 //! | `daemon.rs` | the same with daemons that the test starts itself, each time with the environment it chooses |
 //! | `load.rs` | producers that know what they produced, and the comparison with what is there |
 //! | `proxy.rs` | a network between the daemons that can fail |
+//! | `disk.rs` | a small disk that can be full or lose its power |
 //! | `ports.rs` | ports that nobody else takes |
 //! | `http.rs` | requests to the agent's HTTP source |
 //! | `wait.rs` | waiting for a condition with a deadline |
@@ -19,6 +20,7 @@
 #![expect(clippy::disallowed_methods, reason = "tests of real processes wait in real time")]
 
 mod daemon;
+mod disk;
 mod http;
 pub mod load;
 mod platform;
@@ -28,6 +30,7 @@ mod random;
 mod wait;
 
 pub use daemon::{Daemon, Settings, source};
+pub use disk::SmallDisk;
 pub use http::{Answer, Http};
 pub use load::{Load, Pace, Produced};
 pub use platform::{Platform, Ran, program};

@@ -59,9 +59,7 @@ impl Pace {
 #[derive(Debug)]
 pub struct Load {
     stop: Arc<AtomicBool>,
-    lines: JoinHandle<u64>,
-    posts: JoinHandle<u64>,
-    runs: JoinHandle<u64>,
+    producers: Option<[JoinHandle<u64>; 3]>,
     posted: Arc<AtomicU64>,
 }
 
@@ -88,13 +86,12 @@ impl Load {
     pub fn start(platform: &Arc<Platform>, pace: Pace) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let posted = Arc::new(AtomicU64::new(0));
-        Self {
-            lines: append_and_rotate(platform.beside("logs"), pace, stop.clone()),
-            posts: post_with_keys(platform.clone(), pace, stop.clone(), posted.clone()),
-            runs: ingest_files(platform.clone(), pace, stop.clone()),
-            stop,
-            posted,
-        }
+        let producers = [
+            append_and_rotate(platform.beside("logs"), pace, stop.clone()),
+            post_with_keys(platform.clone(), pace, stop.clone(), posted.clone()),
+            ingest_files(platform.clone(), pace, stop.clone()),
+        ];
+        Self { stop, producers: Some(producers), posted }
     }
 
     /// Rows that were posted and answered until now.
@@ -103,15 +100,19 @@ impl Load {
     }
 
     /// Ends the producers after what they have begun.
-    pub fn stop(self) -> Produced {
+    pub fn stop(mut self) -> Produced {
         self.stop.store(true, Ordering::Relaxed);
-        let produced = Produced {
-            lines: self.lines.join().unwrap(),
-            posts: self.posts.join().unwrap(),
-            runs: self.runs.join().unwrap(),
-        };
+        let [lines, posts, runs] = self.producers.take().unwrap().map(|producer| producer.join().unwrap());
+        let produced = Produced { lines, posts, runs };
         eprintln!("{produced:?}");
         produced
+    }
+}
+
+impl Drop for Load {
+    /// After a failed test the producers end too, as soon as they can.
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
     }
 }
 

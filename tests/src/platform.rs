@@ -231,10 +231,8 @@ impl Drop for Platform {
     fn drop(&mut self) {
         if std::thread::panicking() {
             for name in ["up", "coordinator", "agent"] {
-                let log = self.log(name);
-                let from = log.len().saturating_sub(8_000);
-                let tail: String = log.chars().skip(log[..from].chars().count()).collect();
-                eprintln!("---- {name}.log ----\n{tail}");
+                let log = self.home().join(format!("log/{name}.log"));
+                eprintln!("---- end of {} ----\n{}", log.display(), log_tail(&log));
             }
         }
         for name in ["up", "agent", "coordinator"] {
@@ -244,6 +242,12 @@ impl Drop for Platform {
             }
         }
     }
+}
+
+/// The end of a log, for whoever looks at a failed test.
+pub(crate) fn log_tail(path: &Path) -> String {
+    let bytes = std::fs::read(path).unwrap_or_default();
+    String::from_utf8_lossy(&bytes[bytes.len().saturating_sub(8_000)..]).into_owned()
 }
 
 /// Whether a process runs; a zombie does not.
