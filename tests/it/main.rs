@@ -9,3 +9,4 @@ mod disk;
 mod kills;
 mod lost_acks;
 mod network;
+mod power;

@@ -196,12 +196,12 @@ impl Platform {
     /// The HTTP source of this platform's agent.
     pub fn http(&self) -> Http {
         let run = self.home().join("run");
-        let address = eventually("the agent's HTTP address", || {
-            let text = std::fs::read_to_string(run.join("agent.json")).ok()?;
-            let value: Value = serde_json::from_str(&text).ok()?;
-            value["http"].as_str().map(str::to_owned)
+        let (address, token) = eventually("the agent's HTTP address and token", || {
+            let value: Value =
+                serde_json::from_str(&std::fs::read_to_string(run.join("agent.json")).ok()?).ok()?;
+            let token = std::fs::read_to_string(run.join("operator.token")).ok()?;
+            Some((value["http"].as_str()?.to_owned(), token))
         });
-        let token = std::fs::read_to_string(run.join("operator.token")).unwrap();
         Http::new(&address, token.trim())
     }
 
