@@ -5,7 +5,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::sync::Arc;
 use std::thread;
 
-use aap_tests::{Load, Pace, Platform, Random, Settings, wait_until};
+use aap_tests::{Load, Pace, Platform, Random, Settings, is_long, wait_until};
 
 /// The points of `agent/src/failpoint.rs`.
 const AGENT_POINTS: [&str; 8] = [
@@ -29,7 +29,7 @@ const LAKE_POINTS: [&str; 3] = [
 
 /// At which passages a daemon dies.
 fn passages(default: &[u64], long: u64) -> Vec<u64> {
-    if std::env::var_os("AAP_TEST_LONG").is_some() { (1..=long).collect() } else { default.to_vec() }
+    if is_long() { (1..=long).collect() } else { default.to_vec() }
 }
 
 fn platform() -> Arc<Platform> {
@@ -65,7 +65,7 @@ fn rows_survive_an_agent_that_dies_at_every_point_of_its_write_path() {
     let _coordinator = platform.start("coordinator");
     let load = Load::start(&platform, Pace::LIGHT);
     for point in AGENT_POINTS {
-        for n in passages(&[1, 4, 19], 60) {
+        for n in passages(&[1, 2, 3, 5, 9, 23], 60) {
             dies_thrice(&platform, "agent", point, n, &mut random);
         }
     }
@@ -80,12 +80,12 @@ fn rows_survive_a_coordinator_that_dies_at_every_point_of_landing_and_lake() {
     let _agent = platform.start("agent");
     let load = Load::start(&platform, Pace::LIGHT);
     for point in LANDING_POINTS {
-        for n in passages(&[1, 4, 19], 60) {
+        for n in passages(&[1, 2, 3, 5, 9, 23], 60) {
             dies_thrice(&platform, "coordinator", point, n, &mut random);
         }
     }
     for point in LAKE_POINTS {
-        for n in passages(&[1, 4], 60) {
+        for n in passages(&[1, 2, 3, 4, 6], 60) {
             dies_thrice(&platform, "coordinator", point, n, &mut random);
         }
     }

@@ -4,12 +4,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use aap_tests::{Load, Pace, Platform, Random};
-
-/// How many kills of each program: 20, or 1,000 in the long version.
-fn kills() -> u64 {
-    if std::env::var_os("AAP_TEST_LONG").is_some() { 1000 } else { 20 }
-}
+use aap_tests::{Load, Pace, Platform, Random, amount};
 
 #[test]
 fn rows_of_killed_agents_and_coordinators_are_there_exactly_once() {
@@ -19,7 +14,7 @@ fn rows_of_killed_agents_and_coordinators_are_there_exactly_once() {
     let platform = Arc::new(platform);
     let load = Load::start(&platform, Pace::FULL);
 
-    for round in 0..kills() {
+    for round in 0..amount("AAP_TEST_KILLS", 20, 1000) {
         for name in ["agent", "coordinator"] {
             thread::sleep(random.millis(20, 500));
             let down = platform.kill_and_wait(name);

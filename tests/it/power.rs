@@ -5,12 +5,7 @@ use std::sync::Arc;
 use std::thread;
 
 use aap_tests::load::exactly_once;
-use aap_tests::{Load, Pace, Platform, Random, Settings, SmallDisk, eventually};
-
-/// How many cuts: a few, or 1,000 in the long version.
-fn cuts() -> u64 {
-    if std::env::var_os("AAP_TEST_LONG").is_some() { 1000 } else { 5 }
-}
+use aap_tests::{Load, Pace, Platform, Random, Settings, SmallDisk, amount, eventually};
 
 /// A platform whose whole home lies on a disk of its own; input lies elsewhere.
 fn on_own_disk(durability: &str) -> Option<(Arc<Platform>, SmallDisk)> {
@@ -32,7 +27,7 @@ fn acknowledged_rows_survive_power_cuts_under_load() {
     let mut random = Random::of_test("power cuts");
     let Some((platform, disk)) = on_own_disk("fsync") else { return };
     let load = Load::start(&platform, Pace::LIGHT);
-    for _ in 0..cuts() {
+    for _ in 0..amount("AAP_TEST_CUTS", 5, 1000) {
         let (mut coordinator, mut agent) = (platform.start("coordinator"), platform.start("agent"));
         // Sometimes in the start, sometimes long after it.
         thread::sleep(random.millis(20, 1500));

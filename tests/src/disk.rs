@@ -5,6 +5,8 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::version::skipped;
+
 /// `EXT4_IOC_SHUTDOWN` of the kernel: `_IOR('X', 125, __u32)`.
 const EXT4_IOC_SHUTDOWN: u32 = 0x8004_587d;
 /// Its flag "without flushing the journal": as if the power were cut.
@@ -25,7 +27,7 @@ impl SmallDisk {
         // Nothing reserved for root, so that a full disk is full for everybody.
         run("mkfs.ext4", &["-q", "-F", "-m", "0", text(image)])
             .and_then(|()| run("mount", &["-o", "loop", text(image), text(at)]))
-            .inspect_err(|reason| eprintln!("skipped: no disk can be mounted here: {reason}"))
+            .inspect_err(|reason| skipped(&format!("no disk can be mounted here: {reason}")))
             .ok()?;
         Some(Self { image: image.to_owned(), mounted_at: at.to_owned() })
     }

@@ -9,6 +9,7 @@
 //! | `disk.rs` | a small disk that can be full or lose its power |
 //! | `ports.rs` | ports that nobody else takes |
 //! | `http.rs` | requests to the agent's HTTP source |
+//! | `version.rs` | the default and the long version of the tests |
 //! | `wait.rs` | waiting for a condition with a deadline |
 //! | `random.rs` | a seeded generator whose seed is printed |
 //!
@@ -27,6 +28,7 @@ mod platform;
 mod ports;
 mod proxy;
 mod random;
+mod version;
 mod wait;
 
 pub use daemon::{Daemon, Settings, source};
@@ -37,4 +39,5 @@ pub use platform::{Platform, Ran, program};
 pub use ports::free_port;
 pub use proxy::Proxy;
 pub use random::Random;
+pub use version::{amount, is_long, skipped};
 pub use wait::{PATIENCE, eventually, wait_until};
