@@ -1,6 +1,7 @@
 //! What the coordinator stores is lost or damaged: it starts again, or is refused with a reason, and every row is there
 //! exactly once, from what the node retains and from the lake's manifest.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +25,11 @@ fn await_progress(platform: &Platform) {
     let rows = || platform.count("select count(*) from logs");
     let before = rows();
     eventually("new lines", || (rows() > before).then_some(()));
+}
+
+fn copy(from: &Path, to: &Path) {
+    let copied = std::process::Command::new("cp").arg("-a").arg(from).arg(to).status();
+    assert!(copied.is_ok_and(|status| status.success()), "copy {} to {}", from.display(), to.display());
 }
 
 #[test]
@@ -88,4 +94,50 @@ fn a_damaged_catalogue_is_refused_with_a_reason_and_nothing_is_lost_meanwhile() 
     platform.await_coordinator();
     platform.await_connected();
     exactly_once(&platform, "posts", "id", 20 * ROWS);
+}
+
+#[test]
+fn a_coordinator_that_lost_everything_but_the_lake_is_filled_again_from_what_the_node_retains() {
+    let platform = prepared();
+    let (mut coordinator, _agent) = platform.start_both();
+    let load = Load::start(&platform, Pace::FILE);
+    (0..10).for_each(|request| post_until_taken(&platform, request * ROWS, ROWS));
+    await_progress(&platform);
+    coordinator.kill();
+    std::fs::remove_dir_all(platform.home().join("coordinator")).unwrap();
+    let _coordinator = platform.start("coordinator");
+    platform.await_coordinator();
+    platform.await_connected();
+    (10..20).for_each(|request| post_until_taken(&platform, request * ROWS, ROWS));
+    load.stop().assert_exactly_once(&platform);
+    exactly_once(&platform, "posts", "id", 20 * ROWS);
+}
+
+#[test]
+fn a_coordinator_restored_from_a_backup_gets_what_is_missing_from_what_the_node_retains() {
+    let platform = prepared();
+    let (mut coordinator, _agent) = platform.start_both();
+    let load = Load::start(&platform, Pace::FILE);
+    (0..10).for_each(|request| post_until_taken(&platform, request * ROWS, ROWS));
+    await_progress(&platform);
+    coordinator.kill();
+    let parts = ["coordinator", "lake"];
+    parts.iter().for_each(|part| copy(&platform.home().join(part), &platform.beside(part)));
+    let mut coordinator = platform.start("coordinator");
+    platform.await_coordinator();
+    (10..20).for_each(|request| post_until_taken(&platform, request * ROWS, ROWS));
+    platform.await_connected();
+    await_progress(&platform);
+    platform.await_delivered();
+    coordinator.kill();
+    for part in parts {
+        std::fs::remove_dir_all(platform.home().join(part)).unwrap();
+        copy(&platform.beside(part), &platform.home().join(part));
+    }
+    let _coordinator = platform.start("coordinator");
+    platform.await_coordinator();
+    platform.await_connected();
+    (20..30).for_each(|request| post_until_taken(&platform, request * ROWS, ROWS));
+    load.stop().assert_exactly_once(&platform);
+    exactly_once(&platform, "posts", "id", 30 * ROWS);
 }

@@ -11,4 +11,5 @@ mod kills;
 mod lost_acks;
 mod network;
 mod power;
+mod queries;
 mod syscalls;

@@ -6,6 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use aap_tests::{Load, PATIENCE, Pace, Platform, Proxy, Random, Settings, eventually, wait_until};
+use rustix::process::Signal;
 
 /// Within this, data flows over TCP where UDP does not pass.
 const FALLBACK_WITHIN: Duration = Duration::from_secs(5);
@@ -89,11 +90,34 @@ fn what_gathers_while_the_coordinator_is_unreachable_drains_when_it_is_back() {
     eventually("requests answered without a coordinator", || (load.posted() > posted + 500).then_some(()));
     network.block_tcp(false);
     network.block_udp(false);
-    until_flowing(&platform, &eventually("a session", || Some(platform.carrier()).filter(|c| !c.is_empty())));
+    until_flowing_again(&platform);
     coordinator.kill();
     assert!(wait_until(PATIENCE, || waiting() > 50.0), "{} batches wait", waiting());
     let _coordinator = platform.start("coordinator");
     platform.await_coordinator();
     load.stop().assert_exactly_once(&platform);
     platform.await_delivered();
+}
+
+#[test]
+fn daemons_that_freeze_for_longer_than_their_sessions_live_go_on_where_they_were() {
+    let (platform, _network) = prepared();
+    let (coordinator, agent) = platform.start_both();
+    let load = Load::start(&platform, Pace::LIGHT);
+    for (name, frozen) in [("agent", &agent), ("coordinator", &coordinator)] {
+        eventually("rows that land", || {
+            platform.coordinator_metric("aap_landing_rows_total").filter(|n| *n > 0.0)
+        });
+        frozen.signal(Signal::STOP);
+        // The silence is what is tested: the other side must have given the session up.
+        thread::sleep(Duration::from_secs(6));
+        frozen.signal(Signal::CONT);
+        eprintln!("{name}: flows again after {:?}", until_flowing_again(&platform));
+    }
+    load.stop().assert_exactly_once(&platform);
+}
+
+fn until_flowing_again(platform: &Platform) -> Duration {
+    let carrier = eventually("a session", || Some(platform.carrier()).filter(|carrier| !carrier.is_empty()));
+    until_flowing(platform, &carrier)
 }
