@@ -3,6 +3,7 @@
 #![expect(clippy::disallowed_methods, reason = "tests of real processes wait in real time")]
 
 mod accounting;
+mod comparison;
 mod coordinator_store;
 mod crash_points;
 mod disk;

@@ -62,6 +62,7 @@ fn a_network_that_is_cut_again_and_again_neither_loses_nor_doubles_a_row() {
     let _agent = platform.start("agent");
     let load = Load::start(&platform, Pace { lines: 200, ..Pace::LIGHT });
     for round in 0..12 {
+        network.damage_datagrams(random.below(80));
         // Over QUIC a cut is a new address, over TCP the end of the connection.
         network.block_udp(round % 4 >= 2);
         thread::sleep(random.millis(50, 900));
@@ -72,6 +73,7 @@ fn a_network_that_is_cut_again_and_again_neither_loses_nor_doubles_a_row() {
         network.cut();
     }
     network.block_udp(false);
+    network.damage_datagrams(0);
     load.stop().assert_exactly_once(&platform);
     assert_eq!(platform.coordinator_metric("aap_landing_forks_total"), Some(0.0));
 }
@@ -114,6 +116,20 @@ fn daemons_that_freeze_for_longer_than_their_sessions_live_go_on_where_they_were
         frozen.signal(Signal::CONT);
         eprintln!("{name}: flows again after {:?}", until_flowing_again(&platform));
     }
+    load.stop().assert_exactly_once(&platform);
+}
+
+#[test]
+fn a_connection_that_carries_nothing_any_more_is_noticed_and_replaced() {
+    let (platform, network) = prepared();
+    network.block_udp(true);
+    let (_coordinator, _agent) = platform.start_both();
+    let load = Load::start(&platform, Pace::LIGHT);
+    until_flowing(&platform, "grpc");
+    network.go_silent();
+    // Keep-alives notice within ten seconds; the rest is for a busy machine.
+    let took = until_flowing(&platform, "grpc");
+    assert!(took < Duration::from_secs(20), "{took:?}");
     load.stop().assert_exactly_once(&platform);
 }
 

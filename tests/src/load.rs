@@ -24,7 +24,7 @@ pub struct Pace {
     pub lines: u64,
     /// Lines between two rotations of the file.
     pub rotate_every: u64,
-    /// Between two requests.
+    /// Between two requests, and between two runs.
     pub posts_every: Duration,
     /// Rows of one request; none if 0.
     pub post_rows: u64,
@@ -230,6 +230,7 @@ fn ingest_files(platform: Arc<Platform>, pace: Pace, stop: Arc<AtomicBool>) -> J
                 thread::sleep(Duration::from_millis(50));
             }
             rows += pace.run_rows;
+            thread::sleep(pace.posts_every);
         }
         rows
     })

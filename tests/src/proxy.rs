@@ -9,6 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::ports::free_port;
+use crate::random::Random;
 
 /// How often threads look whether they are still wanted.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -30,6 +31,12 @@ struct Shared {
     udp_blocked: AtomicBool,
     tcp_blocked: AtomicBool,
     answers_lost: AtomicBool,
+    /// Of a thousand datagrams so many vanish, and as many come twice.
+    damaged_per_mille: AtomicU64,
+    random: Mutex<Random>,
+    /// Connections of earlier numbers carry nothing any more, though they stand.
+    dead_before: AtomicU64,
+    connections_made: AtomicU64,
     /// Datagrams and bytes that reached the coordinator.
     udp_passed: AtomicU64,
     tcp_passed: AtomicU64,
@@ -56,6 +63,10 @@ impl Proxy {
             udp_blocked: AtomicBool::new(false),
             tcp_blocked: AtomicBool::new(false),
             answers_lost: AtomicBool::new(false),
+            damaged_per_mille: AtomicU64::new(0),
+            random: Mutex::new(Random::seeded(u64::from(port))),
+            dead_before: AtomicU64::new(0),
+            connections_made: AtomicU64::new(0),
             udp_passed: AtomicU64::new(0),
             tcp_passed: AtomicU64::new(0),
             connections: Mutex::default(),
@@ -83,6 +94,17 @@ impl Proxy {
         if blocked {
             self.cut();
         }
+    }
+
+    /// Of a thousand datagrams so many vanish from now on, in either direction, and as many come twice.
+    pub fn damage_datagrams(&self, per_mille: u64) {
+        self.shared.damaged_per_mille.store(per_mille, Ordering::SeqCst);
+    }
+
+    /// The connections that stand carry nothing any more, and nobody is told. New ones pass.
+    pub fn go_silent(&self) {
+        let made = self.shared.connections_made.load(Ordering::SeqCst);
+        self.shared.dead_before.store(made, Ordering::SeqCst);
     }
 
     /// From now on nothing that the coordinator says reaches the agent. Ends with [`Proxy::cut`].
@@ -146,15 +168,17 @@ impl Shared {
             lock(&self.connections).push(connection.try_clone().unwrap());
         }
         let back = (coordinator.try_clone().unwrap(), agent.try_clone().unwrap());
+        let number = self.connections_made.fetch_add(1, Ordering::SeqCst);
         let (up, down) = (self.clone(), self);
-        thread::spawn(move || up.forward(agent, coordinator, false));
-        thread::spawn(move || down.forward(back.0, back.1, true));
+        thread::spawn(move || up.forward(number, agent, coordinator, false));
+        thread::spawn(move || down.forward(number, back.0, back.1, true));
     }
 
-    fn forward(&self, mut from: TcpStream, mut to: TcpStream, is_answer: bool) {
+    fn forward(&self, number: u64, mut from: TcpStream, mut to: TcpStream, is_answer: bool) {
         let mut bytes = vec![0; 64 << 10];
         while let Ok(read @ 1..) = from.read(&mut bytes) {
-            if is_answer && self.is(&self.answers_lost) {
+            let is_dead = number < self.dead_before.load(Ordering::SeqCst);
+            if is_dead || (is_answer && self.is(&self.answers_lost)) {
                 continue;
             }
             if to.write_all(&bytes[..read]).is_err() {
@@ -181,9 +205,21 @@ impl Shared {
                 continue;
             };
             // A coordinator that is down answers with ICMP, which comes out here; datagrams may get lost.
-            if flow.send(&datagram[..length]).is_ok() {
-                self.udp_passed.fetch_add(1, Ordering::Relaxed);
+            for _ in 0..self.copies() {
+                if flow.send(&datagram[..length]).is_ok() {
+                    self.udp_passed.fetch_add(1, Ordering::Relaxed);
+                }
             }
+        }
+    }
+
+    /// How often a datagram arrives.
+    fn copies(&self) -> u64 {
+        let damaged = self.damaged_per_mille.load(Ordering::SeqCst);
+        match lock(&self.random).below(1000) {
+            fate if fate < damaged => 0,
+            fate if fate < 2 * damaged => 2,
+            _ => 1,
         }
     }
 
@@ -198,7 +234,10 @@ impl Shared {
             let is_current = || lock(&self.flows).get(&agent).is_some_and(|now| Arc::ptr_eq(now, &answers));
             while is_current() && !self.is(&self.ended) {
                 let Ok(length) = answers.recv(&mut datagram) else { continue };
-                if !self.is(&self.udp_blocked) && !self.is(&self.answers_lost) {
+                if self.is(&self.udp_blocked) || self.is(&self.answers_lost) {
+                    continue;
+                }
+                for _ in 0..self.copies() {
                     back.send_to(&datagram[..length], agent).ok();
                 }
             }
