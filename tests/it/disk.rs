@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aap_tests::load::exactly_once;
-use aap_tests::{Load, PATIENCE, Pace, Platform, Random, Settings, SmallDisk, eventually, wait_until};
+use aap_tests::{
+    Daemon, Load, PATIENCE, Pace, Platform, Random, Settings, SmallDisk, eventually, wait_until,
+};
 
 /// An answer that has not come by then waits for room.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
@@ -95,17 +97,33 @@ impl<'a> Noise<'a> {
     }
 }
 
-/// A platform with a small disk at a part of its home.
+/// A platform with a small disk at a part of its home, or at the whole of it.
 fn on_small_disk(part: &str, mib: u64, coordinator: &str) -> Option<(Arc<Platform>, SmallDisk)> {
     let platform = Platform::new();
+    let disk = SmallDisk::mount(&platform.beside("disk.img"), &platform.home().join(part), mib)?;
     let settings = Settings {
         buffer: "{ segment_bytes: 1MiB }".into(),
         coordinator: coordinator.into(),
         ..Settings::default()
     };
     platform.prepare("n1", &settings.tail(&Load::glob(&platform)));
-    let disk = SmallDisk::mount(&platform.beside("disk.img"), &platform.home().join(part), mib)?;
     Some((Arc::new(platform), disk))
+}
+
+/// Starts a daemon on a full disk: it runs, or it ends with a reason that names the disk.
+#[track_caller]
+fn start_on_full_disk(platform: &Platform, name: &str) -> Daemon {
+    let mut daemon = platform.start(name);
+    wait_until(Duration::from_secs(1), || daemon.ended().is_some());
+    if let Some(status) = daemon.ended() {
+        let log = platform.log(name);
+        let words = log.lines().rev().take(4).collect::<Vec<_>>().join("\n");
+        assert!(status.code().is_some_and(|code| code != 0), "{name} ended with {status}: {words}");
+        // Where the log itself lies on the full disk, the reason has nowhere to go.
+        let told = words.contains("No space left") || words.contains("is full");
+        assert!(told || platform.home().join("filler").exists(), "{words}");
+    }
+    daemon
 }
 
 fn rows_in_lake(platform: &Platform, stream: &str) -> u64 {
@@ -136,8 +154,8 @@ fn a_full_disk_of_the_node_makes_producers_wait_and_loses_nothing() {
     disk.fill();
     noise.until_refused();
     agent.kill();
-    let mut agent = platform.start("agent");
-    assert!(!wait_until(Duration::from_secs(1), || agent.ended().is_some()), "it starts on a full disk");
+    let mut agent = start_on_full_disk(&platform, "agent");
+    assert!(agent.ended().is_none(), "an agent starts on a full disk: it has a reserve");
     eventually("an agent that answers", || platform.agent_metric("aap_agent_buffer_blocked"));
 
     // What is delivered makes room, although the disk stays full.
@@ -183,13 +201,7 @@ fn a_full_disk_of_the_coordinator_makes_agents_wait_and_loses_nothing() {
 
     // Killed while its disk is full: it starts again, or says why it does not.
     coordinator.kill();
-    let mut full = platform.start("coordinator");
-    if wait_until(Duration::from_secs(1), || full.ended().is_some()) {
-        let log = platform.log("coordinator");
-        let words = log.lines().rev().take(4).collect::<Vec<_>>().join("\n");
-        assert!(words.contains("No space left") || words.contains("full"), "{words}");
-    }
-    drop(full);
+    drop(start_on_full_disk(&platform, "coordinator"));
     disk.free();
     let _coordinator = platform.start("coordinator");
     platform.await_coordinator();
@@ -214,5 +226,30 @@ fn a_full_disk_of_the_lake_keeps_rows_in_the_landing_buffer_until_there_is_room(
     disk.free();
     eventually("a lake without problem", || lake_problem().is_none().then_some(()));
     eventually("rows in the lake", || (rows_in_lake(&platform, "noise") == noise.begun * ROWS).then_some(()));
+    noise.assert_exactly_once();
+}
+
+#[test]
+fn a_home_on_a_full_disk_loses_nothing_even_if_its_daemons_are_killed_meanwhile() {
+    let lake = "lake: { age_seconds: 1, file_bytes: 1MiB }";
+    let Some((platform, disk)) = on_small_disk("", 128, lake) else { return };
+    let (mut coordinator, mut agent) = platform.start_both();
+    let load = Load::start(&platform, Pace::LIGHT);
+    let mut noise = Noise::new(&platform);
+    noise.post();
+    eventually("rows in the lake", || (rows_in_lake(&platform, "noise") > 0).then_some(()));
+    for _ in 0..3 {
+        disk.fill();
+        for _ in 0..20 {
+            noise.post();
+        }
+        agent.kill();
+        coordinator.kill();
+        drop((start_on_full_disk(&platform, "coordinator"), start_on_full_disk(&platform, "agent")));
+        disk.free();
+        (coordinator, agent) = platform.start_both();
+        noise.await_taken();
+    }
+    load.stop().assert_exactly_once(&platform);
     noise.assert_exactly_once();
 }

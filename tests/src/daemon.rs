@@ -100,7 +100,8 @@ impl Platform {
         let output = Stdio::from(file.try_clone().unwrap());
         let child = command.arg("--home").arg(self.home()).stdout(output).stderr(file).spawn().unwrap();
         let pid_file = self.home().join(format!("run/{name}.pid"));
-        std::fs::write(&pid_file, child.id().to_string()).unwrap();
+        // A home may be full; the daemon is known by its handle too.
+        std::fs::write(&pid_file, child.id().to_string()).ok();
         Daemon { name: name.to_owned(), child, pid_file, log }
     }
 
