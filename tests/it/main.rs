@@ -4,3 +4,4 @@
 #![expect(clippy::disallowed_methods, reason = "tests of real processes wait in real time")]
 
 mod kills;
+mod statements;
