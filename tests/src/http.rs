@@ -34,6 +34,11 @@ impl Http {
         Self { agent: config.into(), base: format!("http://{address}"), token: token.to_owned() }
     }
 
+    /// Its `host:port`.
+    pub fn address(&self) -> &str {
+        self.base.trim_start_matches("http://")
+    }
+
     /// The same source, with another token.
     pub fn with_token(&self, token: &str) -> Self {
         Self { token: token.to_owned(), ..self.clone() }

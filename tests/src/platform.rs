@@ -328,13 +328,13 @@ impl Running {
         signal(self.pid, which);
     }
 
-    /// The first line of its standard output; the rest can no longer be read.
-    pub fn first_line(&mut self) -> String {
+    /// Reads its standard output up to the first line that holds `word`; what follows can no longer be read.
+    #[track_caller]
+    pub fn line_with(&mut self, word: &str) -> String {
         use std::io::BufRead;
         let out = self.child.as_mut().unwrap().stdout.as_mut().unwrap();
-        let mut line = String::new();
-        std::io::BufReader::new(out).read_line(&mut line).unwrap();
-        line
+        let mut lines = std::io::BufReader::new(out).lines().map(Result::unwrap);
+        lines.find(|line| line.contains(word)).unwrap_or_else(|| panic!("no line with `{word}`"))
     }
 
     /// Waits for its end.
