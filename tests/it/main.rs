@@ -6,4 +6,5 @@
 mod http;
 mod ingest;
 mod kills;
+mod sources;
 mod statements;

@@ -205,6 +205,11 @@ impl Platform {
         signal(pid, Signal::KILL);
     }
 
+    /// Sends a signal to `agent`, `coordinator` or `up`.
+    pub fn signal(&self, name: &str, which: Signal) {
+        signal(self.pid(name).unwrap(), which);
+    }
+
     /// SIGKILLs a program and waits until the supervisor has brought it back; says how long that took.
     #[track_caller]
     pub fn kill_and_wait(&self, name: &str) -> Duration {
