@@ -424,7 +424,7 @@ fn syslog_over_udp_and_tcp_becomes_rows() {
     udp.send_to(b"<34>1 2003-10-11T22:14:15.003Z h su - ID47 - over udp", address).unwrap();
     let mut tcp = std::net::TcpStream::connect(address).unwrap();
     let counted = "<34>1 2003-10-11T22:14:15Z h a - - - as counted";
-    write!(tcp, "{} {counted}<13>Oct 11 22:14:15 h a: by newline\n", counted.len()).unwrap();
+    writeln!(tcp, "{} {counted}<13>Oct 11 22:14:15 h a: by newline", counted.len()).unwrap();
     let came = wait_until(PATIENCE, || platform.count("select count(*) from net") == 3);
     assert!(came, "{:?}", platform.rows("select body from net"));
     let rows = platform.rows("select body, severity, host from net order by body");
