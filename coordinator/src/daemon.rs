@@ -152,6 +152,7 @@ async fn serve(
         shutdown: shutdown.clone(),
     };
     let service = OperatorService { board: board.clone(), queries, lake: parts.lake.clone() };
+    tasks.spawn(TaskKind::vital("landing"), until_writer_ends(parts.buffer.clone(), late.clone()));
     tasks.spawn(TaskKind::vital("lake"), parts.lake.clone().run(late.clone()));
     tasks.spawn(TaskKind::optional("rates"), board.sample(late.clone()));
     tasks.spawn(TaskKind::vital("operators"), http::serve(operators, service, token, late.clone()));
@@ -168,6 +169,18 @@ async fn serve(
     let abandoned = tasks.finish(STOP_DEADLINE).await;
     info!(abandoned, "queries and lake stopped");
     served
+}
+
+/// The landing buffer's writer ends only when the buffer is closed, or by a bug of ours: then nothing can land, and a new
+/// start helps.
+async fn until_writer_ends(buffer: Buffer, shutdown: Shutdown) -> Result<()> {
+    let mut changes = buffer.changes();
+    tokio::select! {
+        () = async { while changes.changed().await.is_ok() {} } => {
+            anyhow::bail!("the landing buffer's writer has ended")
+        }
+        () = shutdown.requested() => Ok(()),
+    }
 }
 
 async fn bind_agents(config: &Config, before: Option<&Endpoints>, tls: TlsFiles) -> Result<Server> {

@@ -88,9 +88,10 @@ pub(crate) async fn answer(
         ..Default::default()
     };
     let tables: Arc<dyn Catalog> = Arc::new(Answers { name: table, files: collected.files, folder });
+    let deadline_ms = query.limits.deadline_ms;
     let merge = EngineQuery { sql: merge_sql, ..query };
     let stream = queries.inner.engine.run(merge, tables, ticket.cancel.clone()).await?;
-    queries.forward(stream, ticket, answer, done).await
+    queries.forward(stream, deadline_ms, ticket, answer, done).await
 }
 
 fn targets(queries: &Queries, request: &v1::QueryRequest) -> Result<Vec<NodeId>, Problem> {

@@ -166,7 +166,7 @@ fn united_columns(table: &TableManifest, parts: &[Part]) -> Vec<(String, String)
             None => columns.push((name.clone(), data_type.clone())),
         }
     }
-    if parts.is_empty() && !columns.iter().any(|(name, _)| name.eq_ignore_ascii_case("ts")) {
+    if !answers && !columns.iter().any(|(name, _)| name.eq_ignore_ascii_case("ts")) {
         columns.insert(0, ("ts".to_owned(), "TIMESTAMP WITH TIME ZONE".to_owned()));
     }
     if !answers {

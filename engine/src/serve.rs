@@ -40,6 +40,7 @@ pub fn serve() -> ExitCode {
     match answer(&mut output) {
         Ok(()) | Err(Stop::DaemonGone) => {}
         Err(Stop::Problem(problem)) => {
+            let problem = problem::with_hint(*problem);
             if output.message(Kind::Problem, &problem).is_err() {
                 return ExitCode::FAILURE;
             }

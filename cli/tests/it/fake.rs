@@ -399,6 +399,11 @@ fn rows(format: &str, count: u64, total: u64, hangs: bool) -> Answers<QueryEvent
 
 #[tonic::async_trait]
 impl Node for Fake {
+    async fn recover(&self, request: Request<RecoverRequest>) -> Result<Response<RecoverReply>, Status> {
+        let resent = u64::from(request.into_inner().resend);
+        Ok(Response::new(RecoverReply { streams: 1, batches: resent, rows: resent }))
+    }
+
     async fn status(&self, _: Request<NodeStatusRequest>) -> Result<Response<NodeStatusReply>, Status> {
         let source = SourceStatus {
             name: "tail".into(),

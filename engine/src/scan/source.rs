@@ -97,7 +97,7 @@ impl Source {
         need: Option<&TableNeed>,
         damage: &Damage,
     ) -> Result<Self, Problem> {
-        let found = find_frames(table, need, damage)?;
+        let found = find_frames(table, damage)?;
         let mut columns = Columns::with_system();
         let mut known: HashMap<u64, Arc<FrameSchema>> = HashMap::new();
         for (_, frame, schema) in &found {
@@ -113,9 +113,13 @@ impl Source {
                 (fingerprint, Arc::new(Layout { frame: Some(schema), positions }))
             })
             .collect();
-        let rows = found.iter().map(|(_, frame, _)| u64::from(frame.rows)).sum();
+        // Frames outside the time range still tell which columns the stream has.
+        let wanted = |found: &Found| need.is_none_or(|need| overlaps(&found.1, need));
+        let rows =
+            found.iter().filter(|found| wanted(found)).map(|(_, frame, _)| u64::from(frame.rows)).sum();
         let units = found
             .into_iter()
+            .filter(wanted)
             .filter_map(|(scanner, frame, _)| {
                 let schema = layouts.get(&frame.schema)?.clone();
                 Some(Unit::Frame { scanner, frame: Box::new(frame), schema })
@@ -147,11 +151,7 @@ impl Source {
 
 type Found = (Arc<Scanner>, ScannedFrame, Arc<FrameSchema>);
 
-fn find_frames(
-    table: &TableManifest,
-    need: Option<&TableNeed>,
-    damage: &Damage,
-) -> Result<Vec<Found>, Problem> {
+fn find_frames(table: &TableManifest, damage: &Damage) -> Result<Vec<Found>, Problem> {
     let stream = table.only.as_ref().map_or(table.name.as_str(), |only| only.as_str());
     let after: HashMap<&StreamKey, u64> =
         table.after.iter().map(|(key, sequence)| (key, sequence.0)).collect();
@@ -173,8 +173,7 @@ fn find_frames(
             let wanted = !frame.is_skip
                 && frame.rows > 0
                 && frame.id.key.stream.as_str() == stream
-                && after.get(&frame.id.key).is_none_or(|sequence| frame.id.sequence.0 > *sequence)
-                && need.is_none_or(|need| overlaps(&frame, need));
+                && after.get(&frame.id.key).is_none_or(|sequence| frame.id.sequence.0 > *sequence);
             if !wanted {
                 continue;
             }
