@@ -69,8 +69,9 @@ struct Parts {
 impl Parts {
     async fn open(home: &Home, config: &Config, clock: Arc<dyn Clock>) -> Result<Self> {
         let path = home.coordinator().join("meta.db");
-        let store =
-            spawn_blocking(move || SqliteStore::open(&path)).await?.context("open the metadata store")?;
+        let (store, damaged) = spawn_blocking(move || SqliteStore::open_or_replace(&path))
+            .await?
+            .context("open the metadata store")?;
         let store: Arc<dyn MetadataStore> = Arc::new(store);
         let node: NodeId = OWN_NODE.parse().context("name this store")?;
         let landing = BufferConfig {
@@ -99,6 +100,11 @@ impl Parts {
         let dependencies =
             LakeDependencies { buffer: buffer.clone(), store: store.clone(), clock, root: home.lake() };
         let lake = Lake::open(dependencies, config.lake.clone()).await.context("open the lake")?;
+        if let Some(damaged) = damaged {
+            lake.note(format!(
+                "the metadata was damaged and was rebuilt from the lake's manifest; the damaged file is `{damaged}`"
+            ));
+        }
         Ok(Self { store, buffer, lake })
     }
 }

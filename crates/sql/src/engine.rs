@@ -23,6 +23,8 @@ use crate::{
 const PLAN_DEADLINE: Duration = Duration::from_secs(10);
 /// Engines live in folders of this prefix under the scratch root.
 const SCRATCH_PREFIX: &str = "q-";
+/// Folders of one life of the daemon: those of engines, and those in which it collects the answers of nodes.
+const LEFTOVER_PREFIXES: [&str; 2] = [SCRATCH_PREFIX, "n-"];
 
 /// How engines run.
 #[derive(Debug, Clone)]
@@ -222,7 +224,7 @@ fn left_ms(deadline: Instant) -> u64 {
 fn remove_leftovers(root: &Utf8Path) {
     let Ok(entries) = root.read_dir_utf8() else { return };
     for entry in entries.flatten() {
-        if entry.file_name().starts_with(SCRATCH_PREFIX)
+        if LEFTOVER_PREFIXES.iter().any(|prefix| entry.file_name().starts_with(prefix))
             && let Err(error) = std::fs::remove_dir_all(entry.path())
         {
             tracing::warn!(path = %entry.path(), %error, "cannot remove an old scratch folder");
@@ -235,4 +237,22 @@ pub(crate) fn line(message: &impl Serialize) -> Vec<u8> {
     let mut line = serde_json::to_vec(message).unwrap_or_default();
     line.push(b'\n');
     line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folders_of_an_earlier_life_are_removed_and_nothing_else_is() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = Utf8PathBuf::from_path_buf(directory.path().to_owned()).unwrap();
+        for name in ["q-1-0", "n-1-99", "upload"] {
+            std::fs::create_dir(root.join(name)).unwrap();
+        }
+        Engine::new(EngineConfig::new(root.clone()));
+        let left: Vec<String> =
+            root.read_dir_utf8().unwrap().flatten().map(|entry| entry.file_name().to_owned()).collect();
+        assert_eq!(left, ["upload"]);
+    }
 }

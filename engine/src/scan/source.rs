@@ -1,6 +1,6 @@
 //! What one table has in frames and IPC files.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::BufReader;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -125,7 +125,8 @@ impl Source {
                 Some(Unit::Frame { scanner, frame: Box::new(frame), schema })
             })
             .collect();
-        Ok(Self { columns: columns.list, units, rows, damage: damage.clone(), named_types: HashMap::new() })
+        let (columns, damage, named_types) = (columns.finish(), damage.clone(), HashMap::new());
+        Ok(Self { columns, units, rows, damage, named_types })
     }
 
     /// The IPC files of a table. Reads their schemas.
@@ -145,7 +146,7 @@ impl Source {
                 Unit::Ipc { path: path.clone(), schema: Arc::new(layout) }
             })
             .collect();
-        Ok(Self { columns: columns.list, units, rows: 0, damage: damage.clone(), named_types })
+        Ok(Self { columns: columns.finish(), units, rows: 0, damage: damage.clone(), named_types })
     }
 }
 
@@ -224,8 +225,6 @@ fn named_types<'a>(schemas: impl Iterator<Item = &'a Schema>) -> HashMap<String,
 struct Columns {
     list: Vec<Column>,
     by_name: HashMap<String, usize>,
-    /// Columns that have no type of their own yet.
-    untyped: HashSet<usize>,
 }
 
 impl Columns {
@@ -241,24 +240,35 @@ impl Columns {
 
     fn add(&mut self, schema: &SchemaRef) {
         for (name, field) in distinct_names(schema) {
-            let data_type = types::scanned(field.data_type());
-            let untyped = *field.data_type() == DataType::Null;
+            let data_type = match field.data_type() {
+                DataType::Null => DataType::Null,
+                kind if self.is_of_frames() => types::stored(kind),
+                kind => types::scanned(kind),
+            };
             match self.by_name.get(&name.to_lowercase()) {
-                Some(at) if untyped || self.list[*at].system.is_some() => {}
-                Some(at) if self.untyped.remove(at) => self.list[*at].data_type = data_type,
+                Some(at) if self.list[*at].system.is_some() => {}
                 Some(at) => {
                     let column = &mut self.list[*at];
-                    column.data_type = unite(&column.data_type, &data_type);
+                    column.data_type = aap_columns::unite(&column.data_type, &data_type);
                 }
                 None => {
-                    if untyped {
-                        self.untyped.insert(self.list.len());
-                    }
                     self.by_name.insert(name.to_lowercase(), self.list.len());
                     self.list.push(Column { name, data_type, system: None });
                 }
             }
         }
+    }
+
+    fn is_of_frames(&self) -> bool {
+        self.list.first().is_some_and(|first| first.system.is_some())
+    }
+
+    /// Columns in which only NULL was met are text.
+    fn finish(mut self) -> Vec<Column> {
+        for column in self.list.iter_mut().filter(|column| column.data_type == DataType::Null) {
+            column.data_type = DataType::Utf8;
+        }
+        self.list
     }
 
     fn positions(&self, schema: &Schema) -> Vec<Option<usize>> {
@@ -290,25 +300,6 @@ fn distinct_names(schema: &Schema) -> Vec<(String, &Field)> {
     named
 }
 
-/// The one Arrow type of a column that has two: as [`types::unite`].
-fn unite(a: &DataType, b: &DataType) -> DataType {
-    use DataType as T;
-    if a == b {
-        return a.clone();
-    }
-    let number = |t: &T| t.is_integer() || t.is_floating();
-    let wide =
-        |t: &T| matches!(t, T::Int8 | T::Int16 | T::Int32 | T::Int64 | T::UInt8 | T::UInt16 | T::UInt32);
-    match (a, b) {
-        _ if wide(a) && wide(b) => T::Int64,
-        _ if number(a) && number(b) && (a.is_floating() || b.is_floating()) => T::Float64,
-        (T::UInt64, _) if b.is_unsigned_integer() => T::UInt64,
-        (_, T::UInt64) if a.is_unsigned_integer() => T::UInt64,
-        (T::Timestamp(unit, _), T::Timestamp(_, _)) => T::Timestamp(*unit, Some("UTC".into())),
-        _ => T::Utf8,
-    }
-}
-
 /// Makes `batch` of `projection` (columns of the source) from a decoded batch.
 pub(crate) fn cast_batch(
     batch: &RecordBatch,
@@ -328,7 +319,10 @@ pub(crate) fn cast_batch(
             if same {
                 return Ok(array.clone());
             }
-            arrow_cast::cast(array, data_type).map_err(|error| error.to_string())
+            // An answer may round what has no exact form in the type of its column; only the lake must not.
+            aap_columns::convert(array, data_type)
+                .or_else(|_inexact| arrow_cast::cast(array, data_type))
+                .map_err(|error| error.to_string())
         })
         .collect()
 }
