@@ -75,7 +75,7 @@ fn an_hour_without_a_coordinator_costs_no_memory_and_no_row() {
     assert!(wait_until(Duration::from_secs(60 * minutes.max(5)), delivered), "not drained");
     eprintln!("drained in {:?}", began.elapsed());
     let books = "select count(*) n, min(id) low, max(id) high, sum(id::hugeint)::varchar total from \
-                 (select cast(substring(body, 1, 12) as bigint) id from logs)";
+                 (select cast(left(body, 12) as bigint) id from logs)";
     let total = u128::from(lines) * u128::from(lines - 1) / 2;
     let expected = serde_json::json!({"n": lines, "low": 0, "high": lines - 1, "total": total.to_string()});
     assert_eq!(eventually("the books", || platform.rows(books).into_iter().next()), expected);
