@@ -1,12 +1,11 @@
 //! What the coordinator stores is lost or damaged: it starts again, or is refused with a reason, and every row is there
 //! exactly once, from what the node retains and from the lake's manifest.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aap_tests::load::{exactly_once, post_until_taken};
-use aap_tests::{Load, Pace, Platform, Settings, eventually};
+use aap_tests::load::{await_progress, exactly_once, post_until_taken};
+use aap_tests::{Load, Pace, Platform, Settings, copy, eventually, put_back};
 
 /// Rows of one request.
 const ROWS: u64 = 50;
@@ -17,19 +16,6 @@ fn prepared() -> Arc<Platform> {
     let settings = Settings { coordinator: "lake: { age_seconds: 1 }".into(), ..Settings::default() };
     platform.prepare("n1", &settings.tail(&Load::glob(&platform)));
     Arc::new(platform)
-}
-
-/// Waits until at least `lines` more lines are durable at the coordinator than now.
-#[track_caller]
-fn await_progress(platform: &Platform) {
-    let rows = || platform.count("select count(*) from logs");
-    let before = rows();
-    eventually("new lines", || (rows() > before).then_some(()));
-}
-
-fn copy(from: &Path, to: &Path) {
-    let copied = std::process::Command::new("cp").arg("-a").arg(from).arg(to).status();
-    assert!(copied.is_ok_and(|status| status.success()), "copy {} to {}", from.display(), to.display());
 }
 
 #[test]
@@ -131,8 +117,7 @@ fn a_coordinator_restored_from_a_backup_gets_what_is_missing_from_what_the_node_
     platform.await_delivered();
     coordinator.kill();
     for part in parts {
-        std::fs::remove_dir_all(platform.home().join(part)).unwrap();
-        copy(&platform.beside(part), &platform.home().join(part));
+        put_back(&platform.beside(part), &platform.home().join(part));
     }
     let _coordinator = platform.start("coordinator");
     platform.await_coordinator();

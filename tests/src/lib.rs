@@ -6,6 +6,7 @@
 //! | `daemon.rs` | the same with daemons that the test starts itself, each time with the environment it chooses |
 //! | `load.rs` | producers that know what they produced, and the comparison with what is there |
 //! | `proxy.rs` | a network between the daemons that can fail |
+//! | `files.rs` | copies of what daemons store |
 //! | `disk.rs` | a small disk that can be full or lose its power |
 //! | `ports.rs` | ports that nobody else takes |
 //! | `http.rs` | requests to the agent's HTTP source |
@@ -23,6 +24,7 @@
 
 mod daemon;
 mod disk;
+mod files;
 mod http;
 pub mod load;
 mod platform;
@@ -35,6 +37,7 @@ mod wait;
 
 pub use daemon::{Daemon, Settings, source};
 pub use disk::SmallDisk;
+pub use files::{copy, put_back};
 pub use http::{Answer, Http};
 pub use load::{Load, Pace, Produced};
 pub use platform::{Platform, Ran, Running, Signal, program};

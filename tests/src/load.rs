@@ -10,7 +10,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crate::platform::Platform;
-use crate::wait::wait_until;
+use crate::wait::{eventually, wait_until};
 
 /// No answer for so long is a failure: the platform did not come back.
 const TAKEN_WITHIN: Duration = Duration::from_secs(120);
@@ -132,6 +132,14 @@ impl Produced {
 pub fn await_lines(platform: &Platform, lines: u64) {
     let came = wait_until(TAKEN_WITHIN, || platform.count("select count(*) from logs") >= lines);
     assert!(came, "{} of {lines} lines", platform.count("select count(*) from logs"));
+}
+
+/// Waits until the coordinator has more lines than now.
+#[track_caller]
+pub fn await_progress(platform: &Platform) {
+    let rows = || platform.count("select count(*) from logs");
+    let before = rows();
+    eventually("new lines", || (rows() > before).then_some(()));
 }
 
 /// The ids 0..`rows` are there, each once.
