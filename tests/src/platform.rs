@@ -328,6 +328,13 @@ impl Running {
         Self { child: Some(child), pid }
     }
 
+    /// Starts `command` with its own standard error.
+    pub fn quietly(command: &mut Command) -> Self {
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        Self { child: Some(child), pid }
+    }
+
     /// Sends a signal.
     pub fn signal(&self, which: Signal) {
         signal(self.pid, which);
