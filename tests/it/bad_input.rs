@@ -110,7 +110,7 @@ fn a_file_that_may_not_be_read_is_named_and_the_others_are_read() {
     }
     let forbidden = folder.join("forbidden.log");
     fs::write(&forbidden, "secret\n").unwrap();
-    fs::set_permissions(&forbidden, fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&forbidden, fs::Permissions::from_mode(0o000)).unwrap();
     fs::write(folder.join("open.log"), "open\n").unwrap();
     let config = home.join("agent.yaml");
     let agent = "apiVersion: aap/v1\nkind: Agent\nmetadata: { name: alone }\nspec: {}\n---\n";
