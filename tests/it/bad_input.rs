@@ -238,31 +238,16 @@ fn a_port_of_the_coordinator_that_is_taken_refuses_the_start_by_name() {
 #[test]
 fn an_agent_takes_data_while_its_coordinator_is_not_there() {
     let platform = Platform::new();
-    fs::create_dir_all(platform.home().join("config")).unwrap();
     let dark = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let alone = platform.home();
-    fs::write(alone.join("token"), "t").unwrap();
-    fs::set_permissions(alone.join("token"), fs::Permissions::from_mode(0o600)).unwrap();
-    let config = alone.join("agent.yaml");
-    let text = format!(
-        "apiVersion: aap/v1\nkind: Agent\nmetadata: {{ name: alone }}\nspec: {{ coordinator: {{ address: '{dark}' }} }}\n---\n\
-         apiVersion: aap/v1\nkind: Source\nmetadata: {{ name: http }}\nspec: {{ type: http, token_file: token }}\n"
-    );
-    fs::write(&config, text).unwrap();
-    let mut command = platform.command("aap-agent");
-    let log = platform.beside("agent.log");
-    command.arg("--config").arg(&config).stderr(fs::File::create(&log).unwrap());
-    let running = Running::quietly(&mut command);
-    let http = eventually("the agent's HTTP source", || {
-        let text = fs::read_to_string(alone.join("run/agent.json")).ok()?;
-        let endpoints: serde_json::Value = serde_json::from_str(&text).ok()?;
-        Some(aap_tests::Http::new(endpoints["http"].as_str()?, "t"))
-    });
+    let (running, http) = platform.agent_alone(&format!("{{ coordinator: {{ address: '{dark}' }} }}"));
     let answer = http.post("waits", &[("content-type", "text/plain")], b"one\ntwo\n").unwrap();
     assert_eq!((answer.status, &answer.body["rows"]), (200, &json!(2)));
     assert_eq!(http.get("/readyz").unwrap().status, 200);
     let refused = platform.aap(&["query", "-o", "json", "select 1"]);
     assert_eq!((refused.code, refused.problem()["retryable"].as_bool()), (7, Some(true)), "{refused:?}");
     running.signal(Signal::TERM);
-    assert_eq!(running.end().code, 0, "{}", fs::read_to_string(&log).unwrap());
+    assert_eq!(running.end().code, 0, "{}", fs::read_to_string(platform.beside("alone.log")).unwrap());
+    let buffer = platform.home().join("agent/buffer");
+    let kept = platform.aap(&["buffer", "export", buffer.to_str().unwrap(), "--stream", "waits"]).ok();
+    assert_eq!(kept.out.lines().count(), 2, "{kept:?}");
 }
