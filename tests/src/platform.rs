@@ -272,6 +272,30 @@ impl Platform {
         lines.filter(|line| line.contains("panicked at")).map(str::to_owned).collect()
     }
 
+    /// An agent with no supervisor in this home, configured by `agent_spec` (of kind `Agent`) and an HTTP source.
+    pub fn agent_alone(&self, agent_spec: &str) -> (Running, Http) {
+        use std::os::unix::fs::PermissionsExt;
+        let home = self.home();
+        std::fs::create_dir_all(&home).unwrap();
+        std::fs::write(home.join("token"), "t").unwrap();
+        std::fs::set_permissions(home.join("token"), std::fs::Permissions::from_mode(0o600)).unwrap();
+        let documents = [
+            format!("apiVersion: aap/v1\nkind: Agent\nmetadata: {{ name: alone }}\nspec: {agent_spec}\n"),
+            "apiVersion: aap/v1\nkind: Source\nmetadata: { name: http }\nspec: { type: http, token_file: token }\n".to_owned(),
+            "apiVersion: aap/v1\nkind: Source\nmetadata: { name: m }\nspec: { type: host_metrics, every: 1s }\n".to_owned(),
+        ];
+        let config = home.join("alone.yaml");
+        std::fs::write(&config, documents.join("---\n")).unwrap();
+        let log = std::fs::File::create(self.beside("alone.log")).unwrap();
+        let running = Running::quietly(self.command("aap-agent").arg("--config").arg(config).stderr(log));
+        let http = eventually("the agent's HTTP source", || {
+            let text = std::fs::read_to_string(home.join("run/agent.json")).ok()?;
+            let endpoints: Value = serde_json::from_str(&text).ok()?;
+            Some(Http::new(endpoints["http"].as_str()?, "t"))
+        });
+        (running, http)
+    }
+
     /// A log of `agent` or `coordinator`.
     pub fn log(&self, name: &str) -> String {
         std::fs::read_to_string(self.home().join(format!("log/{name}.log"))).unwrap_or_default()
@@ -329,6 +353,13 @@ impl Running {
     pub fn of(command: &mut Command) -> Self {
         let child =
             command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        Self { child: Some(child), pid }
+    }
+
+    /// Starts `command` with its own standard error.
+    pub fn quietly(command: &mut Command) -> Self {
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
         let pid = i32::try_from(child.id()).unwrap();
         Self { child: Some(child), pid }
     }
