@@ -68,6 +68,7 @@ pub enum Output {
 
 /// Runs the program.
 pub fn main() -> ExitCode {
+    aap_runtime::memory::bound_heaps();
     let arguments = Arguments::parse();
     let (result, output) = match arguments.command {
         Some(Command::Validate { file, output }) => (validate(&file, output), output),

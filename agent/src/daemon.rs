@@ -31,6 +31,9 @@ const STATE_VERSION: u32 = 1;
 /// How long the uplink may take to end; it flushes for three of them.
 const UPLINK_STOP: Duration = Duration::from_secs(5);
 
+/// After this the first connection stands and every source has begun.
+const START_UP_OVER: Duration = Duration::from_secs(5);
+
 /// What the command line says.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -128,6 +131,7 @@ async fn serve(
     }
     tracing::info!(%node, sources = config.sources.len(), coordinator = config.agent.coordinator.is_some(), "agent is ready");
 
+    services.spawn(TaskKind::optional("memory"), release_start_up(services.shutdown()));
     let failed = services.shutdown();
     let uplink_failed = uplinks.shutdown();
     tokio::select! {
@@ -146,6 +150,16 @@ async fn serve(
     if abandoned + left > 0 {
         tracing::warn!(tasks = abandoned + left, "tasks were abandoned");
     }
+    Ok(())
+}
+
+/// Once things have settled, what only the start needed goes back to the machine.
+async fn release_start_up(shutdown: Shutdown) -> Result<(), std::convert::Infallible> {
+    tokio::select! {
+        () = tokio::time::sleep(START_UP_OVER) => {}
+        () = shutdown.requested() => return Ok(()),
+    }
+    tokio::task::spawn_blocking(aap_runtime::memory::release_start_up).await.ok();
     Ok(())
 }
 

@@ -9,6 +9,7 @@
 //! | `logging.rs` | [`init_logging`] |
 //! | `durable_file.rs` | [`write_durably`]: the one way to replace a small file |
 //! | `notify.rs` | sd_notify |
+//! | `memory.rs` | heaps that do not multiply, start-up code let go |
 //! | `failpoint.rs` | [`failpoint::hit`]: numbered places where tests kill a process |
 
 mod clock;
@@ -16,6 +17,7 @@ mod durable_file;
 pub mod failpoint;
 mod home;
 mod logging;
+pub mod memory;
 mod notify;
 mod shutdown;
 mod supervisor;
