@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+pub use rustix::process::Signal;
+use rustix::process::{Pid, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -52,6 +53,28 @@ impl Ran {
         serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 
+    /// The error that `-o json` put on stderr.
+    #[track_caller]
+    pub fn problem(&self) -> Value {
+        let line = self.err.lines().rfind(|line| line.starts_with("{\"error\""));
+        let line = line.unwrap_or_else(|| panic!("no error in JSON: {self:?}"));
+        serde_json::from_str::<Value>(line).unwrap()["error"].clone()
+    }
+
+    /// It was refused with exit code `exit` and error code `code`, in the form that the contract states, and nothing on
+    /// stdout. The command must have had `-o json`.
+    #[track_caller]
+    pub fn refused(&self, exit: i32, code: &str) -> Value {
+        let problem = self.problem();
+        assert_eq!((problem["code"].as_str(), self.code), (Some(code), exit), "{self:?}");
+        assert_eq!(problem["exit"], exit, "{problem}");
+        assert!(problem["message"].as_str().is_some_and(|text| !text.is_empty()), "{problem}");
+        for key in ["class", "causes", "hints", "retryable", "retry_after_ms", "request_id", "docs"] {
+            assert!(problem.get(key).is_some(), "`{key}` is missing: {problem}");
+        }
+        problem
+    }
+
     /// It ended well, or the test fails.
     #[track_caller]
     pub fn ok(self) -> Self {
@@ -77,6 +100,12 @@ impl Platform {
     /// A home in which nothing runs.
     pub fn new() -> Self {
         let directory = tempfile::Builder::new().prefix("aap-it-").tempdir().unwrap();
+        Self { directory, environment: BTreeMap::new() }
+    }
+
+    /// A home within `folder`, such as a file system of its own.
+    pub fn within(folder: &Path) -> Self {
+        let directory = tempfile::Builder::new().prefix("aap-it-").tempdir_in(folder).unwrap();
         Self { directory, environment: BTreeMap::new() }
     }
 
@@ -134,6 +163,27 @@ impl Platform {
         Ran::of(output)
     }
 
+    /// Starts `aap` and leaves it running; it is killed when what this returns is dropped.
+    pub fn begin(&self, arguments: &[&str]) -> Running {
+        Running::of(self.command("aap").args(arguments))
+    }
+
+    /// Writes `config/sources.d/NAME.yaml` at once, whether an agent runs or not.
+    pub fn configure(&self, name: &str, yaml: &str) {
+        let folder = self.home().join("config/sources.d");
+        std::fs::create_dir_all(&folder).unwrap();
+        let draft = self.beside(&format!("{name}.draft"));
+        std::fs::write(&draft, yaml).unwrap();
+        std::fs::rename(draft, folder.join(format!("{name}.yaml"))).unwrap();
+    }
+
+    /// A figure of the agent's `/metrics`, such as `aap_agent_bytes_cut_total{stream="x"}`; 0 if it is not there.
+    pub fn metric(&self, name: &str) -> f64 {
+        let text = self.http().get("/metrics").unwrap().body;
+        let line = text.as_str().unwrap().lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.map_or(0.0, |value| value.parse().unwrap())
+    }
+
     /// `aap up --detach` with more arguments.
     pub fn up(&self, arguments: &[&str]) -> Ran {
         self.aap(&[&["up", "--detach"], arguments].concat())
@@ -153,6 +203,11 @@ impl Platform {
     pub fn kill(&self, name: &str) {
         let pid = eventually("a process to kill", || self.pid(name).filter(|pid| lives(*pid)));
         signal(pid, Signal::KILL);
+    }
+
+    /// Sends a signal to `agent`, `coordinator` or `up`.
+    pub fn signal(&self, name: &str, which: Signal) {
+        signal(self.pid(name).unwrap(), which);
     }
 
     /// SIGKILLs a program and waits until the supervisor has brought it back; says how long that took.
@@ -196,13 +251,49 @@ impl Platform {
     /// The HTTP source of this platform's agent.
     pub fn http(&self) -> Http {
         let run = self.home().join("run");
-        let address = eventually("the agent's HTTP address", || {
-            let text = std::fs::read_to_string(run.join("agent.json")).ok()?;
-            let value: Value = serde_json::from_str(&text).ok()?;
-            value["http"].as_str().map(str::to_owned)
+        let (address, token) = eventually("the agent's HTTP address and token", || {
+            let value: Value =
+                serde_json::from_str(&std::fs::read_to_string(run.join("agent.json")).ok()?).ok()?;
+            let token = std::fs::read_to_string(run.join("operator.token")).ok()?;
+            Some((value["http"].as_str()?.to_owned(), token))
         });
-        let token = std::fs::read_to_string(run.join("operator.token")).unwrap();
         Http::new(&address, token.trim())
+    }
+
+    /// The operator's token.
+    pub fn token(&self) -> String {
+        std::fs::read_to_string(self.home().join("run/operator.token")).unwrap().trim().to_owned()
+    }
+
+    /// Panics of any program of this home, as the logs show them.
+    pub fn panics(&self) -> Vec<String> {
+        let logs = ["up", "agent", "coordinator"].map(|name| self.log(name));
+        let lines = logs.iter().flat_map(|log| log.lines());
+        lines.filter(|line| line.contains("panicked at")).map(str::to_owned).collect()
+    }
+
+    /// An agent with no supervisor in this home, configured by `agent_spec` (of kind `Agent`) and an HTTP source.
+    pub fn agent_alone(&self, agent_spec: &str) -> (Running, Http) {
+        use std::os::unix::fs::PermissionsExt;
+        let home = self.home();
+        std::fs::create_dir_all(&home).unwrap();
+        std::fs::write(home.join("token"), "t").unwrap();
+        std::fs::set_permissions(home.join("token"), std::fs::Permissions::from_mode(0o600)).unwrap();
+        let documents = [
+            format!("apiVersion: aap/v1\nkind: Agent\nmetadata: {{ name: alone }}\nspec: {agent_spec}\n"),
+            "apiVersion: aap/v1\nkind: Source\nmetadata: { name: http }\nspec: { type: http, token_file: token }\n".to_owned(),
+            "apiVersion: aap/v1\nkind: Source\nmetadata: { name: m }\nspec: { type: host_metrics, every: 1s }\n".to_owned(),
+        ];
+        let config = home.join("alone.yaml");
+        std::fs::write(&config, documents.join("---\n")).unwrap();
+        let log = std::fs::File::create(self.beside("alone.log")).unwrap();
+        let running = Running::quietly(self.command("aap-agent").arg("--config").arg(config).stderr(log));
+        let http = eventually("the agent's HTTP source", || {
+            let text = std::fs::read_to_string(home.join("run/agent.json")).ok()?;
+            let endpoints: Value = serde_json::from_str(&text).ok()?;
+            Some(Http::new(endpoints["http"].as_str()?, "t"))
+        });
+        (running, http)
     }
 
     /// A log of `agent` or `coordinator`.
@@ -231,10 +322,8 @@ impl Drop for Platform {
     fn drop(&mut self) {
         if std::thread::panicking() {
             for name in ["up", "coordinator", "agent"] {
-                let log = self.log(name);
-                let from = log.len().saturating_sub(8_000);
-                let tail: String = log.chars().skip(log[..from].chars().count()).collect();
-                eprintln!("---- {name}.log ----\n{tail}");
+                let log = self.home().join(format!("log/{name}.log"));
+                eprintln!("---- end of {} ----\n{}", log.display(), log_tail(&log));
             }
         }
         for name in ["up", "agent", "coordinator"] {
@@ -246,13 +335,72 @@ impl Drop for Platform {
     }
 }
 
+/// The end of a log, for whoever looks at a failed test.
+pub(crate) fn log_tail(path: &Path) -> String {
+    let bytes = std::fs::read(path).unwrap_or_default();
+    String::from_utf8_lossy(&bytes[bytes.len().saturating_sub(8_000)..]).into_owned()
+}
+
+/// A program of ours that runs beside the test.
+#[derive(Debug)]
+pub struct Running {
+    child: Option<Child>,
+    pid: i32,
+}
+
+impl Running {
+    /// Starts `command` with its output kept.
+    pub fn of(command: &mut Command) -> Self {
+        let child =
+            command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        Self { child: Some(child), pid }
+    }
+
+    /// Starts `command` with its own standard error.
+    pub fn quietly(command: &mut Command) -> Self {
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        Self { child: Some(child), pid }
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, which: Signal) {
+        signal(self.pid, which);
+    }
+
+    /// Reads its standard output up to the first line that holds `word`; what follows can no longer be read.
+    #[track_caller]
+    pub fn line_with(&mut self, word: &str) -> String {
+        use std::io::BufRead;
+        let out = self.child.as_mut().unwrap().stdout.as_mut().unwrap();
+        let mut lines = std::io::BufReader::new(out).lines().map(Result::unwrap);
+        lines.find(|line| line.contains(word)).unwrap_or_else(|| panic!("no line with `{word}`"))
+    }
+
+    /// Waits for its end.
+    pub fn end(mut self) -> Ran {
+        Ran::of(self.child.take().unwrap().wait_with_output().unwrap())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            // It may have ended by itself.
+            child.kill().ok();
+            child.wait().ok();
+        }
+    }
+}
+
 /// Whether a process runs; a zombie does not.
 fn lives(pid: i32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     !stat.is_empty() && !stat.contains(") Z ")
 }
 
-fn signal(pid: i32, signal: Signal) {
+pub(crate) fn signal(pid: i32, signal: Signal) {
     // It may be gone, which the caller finds out by looking.
     let _ = Pid::from_raw(pid).map(|pid| kill_process(pid, signal));
 }
