@@ -14,6 +14,8 @@ pub enum DropReason {
     KernelQueue,
     /// The receiver's own queue was full.
     Overload,
+    /// They could be neither stored nor asked for again.
+    NotStored,
 }
 
 impl DropReason {
@@ -23,6 +25,7 @@ impl DropReason {
             Self::DeadLetter => "dead_letter",
             Self::KernelQueue => "kernel_queue",
             Self::Overload => "overload",
+            Self::NotStored => "not_stored",
         }
     }
 }

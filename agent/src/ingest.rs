@@ -15,16 +15,19 @@
 //! | `ingest/run.rs` | the position of a run |
 //! | `ingest/digest.rs` | a BLAKE3 that can be put aside and taken up again |
 //! | `ingest/taker.rs` | lines: ndjson, csv, text |
+//! | `ingest/claims.rs` | what an Arrow input would become, before it is read |
 //! | `ingest/columnar.rs` | whole files: arrow, parquet |
 
+mod claims;
 pub mod columnar;
 pub mod digest;
 mod run;
 mod taker;
 
+pub use claims::{Allowance, ClaimError, check_stream};
 pub use run::{Run, RunDetail, Whole, content_changed};
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -34,6 +37,7 @@ use aap_proto::v1::{IngestDone, IngestOpen, IngestOpened, IngestProgress, Ingest
 use aap_proto::{problem_of_status, status_of_problem};
 use aap_runtime::Shutdown;
 use aap_types::{ExitCode, Problem, SourceKind, StreamName};
+use bytes::{Buf, Bytes};
 use futures::{Stream, StreamExt};
 use tokio::sync::mpsc;
 use tonic::Status;
@@ -49,6 +53,8 @@ use crate::source::SourceDeps;
 
 /// Bytes gathered before they are taken: with the parcel before them under way, decoding and fsync overlap.
 const GATHER_BYTES: usize = 4 << 20;
+/// Content of one parcel, about: what is sent compressed can become a thousand times as much, and one parcel is one append.
+const PARCEL_CONTENT_BYTES: usize = 8 << 20;
 /// A client that pauses this long gets what it sent made durable.
 const PAUSE: Duration = Duration::from_millis(20);
 /// Longest record; the rest of it is cut. JSON documents of a few megabytes in a line exist.
@@ -211,6 +217,7 @@ impl Call {
                         rows_total: run.detail.rows,
                         bad_rows: run.detail.bad,
                         batches: 0,
+                        cut_bytes: run.detail.cut,
                     };
                     return self.reply(Reply::Done(done)).await;
                 }
@@ -271,22 +278,22 @@ impl Call {
         let mut batches = 0;
         let mut gathered = gather(&mut requests, GATHER_BYTES).await?;
         loop {
-            let finished = gathered.finished;
             let clock = self.deps.ingress.clock.clone();
             let _permit =
                 self.deps.decoding.acquire().await.map_err(|_| protocol("the agent is stopping"))?;
             let took = tokio::task::spawn_blocking(move || {
-                let parcel = take_gathered(&mut taker, &gathered, clock.unix_us());
-                (taker, parcel)
+                let parcel = take_gathered(&mut taker, &mut gathered, clock.unix_us());
+                (taker, gathered, parcel)
             });
-            let (back, parcel) = took.await.map_err(|error| bug(&error))?;
+            let (back, rest, parcel) = took.await.map_err(|error| bug(&error))?;
             drop(_permit);
-            taker = back;
+            (taker, gathered) = (back, rest);
             let parcel = parcel?;
+            let is_taken = gathered.bytes.is_empty();
             self.deps.ingress.failpoints.reach("agent.after_read");
             batches += parcel.tallies.iter().filter(|tally| tally.rows > 0).count() as u64;
             let append = self.append(parcel);
-            if finished {
+            if is_taken && gathered.finished {
                 append.await?;
                 let detail = &taker.run().detail;
                 return Ok(IngestDone {
@@ -294,9 +301,12 @@ impl Call {
                     rows_total: detail.rows,
                     bad_rows: detail.bad,
                     batches,
+                    cut_bytes: detail.cut,
                 });
             }
-            let (appended, next) = tokio::join!(append, gather(&mut requests, GATHER_BYTES));
+            let next =
+                async { if is_taken { gather(&mut requests, GATHER_BYTES).await } else { Ok(gathered) } };
+            let (appended, next) = tokio::join!(append, next);
             if appended? {
                 let detail = &taker.run().detail;
                 let progress = IngestProgress {
@@ -347,7 +357,7 @@ impl Call {
             self.reply(Reply::Progress(IngestProgress { durable_offset: 0, rows, bad_rows: 0 })).await?;
         }
         let rows_total = columnar.run().detail.rows;
-        Ok(IngestDone { rows: rows_total - rows_before, rows_total, bad_rows: 0, batches })
+        Ok(IngestDone { rows: rows_total - rows_before, rows_total, bad_rows: 0, batches, cut_bytes: 0 })
     }
 
     /// Makes a parcel durable. Returns whether there was anything.
@@ -368,10 +378,19 @@ impl Call {
     }
 }
 
-fn take_gathered(taker: &mut Taker, gathered: &Gathered, now_us: i64) -> Result<Parcel, Problem> {
+/// Takes what was gathered, or as much of it as one parcel holds: the rest stays there.
+fn take_gathered(taker: &mut Taker, gathered: &mut Gathered, now_us: i64) -> Result<Parcel, Problem> {
     let mut parcel = Parcel::default();
-    for bytes in &gathered.bytes {
-        parcel.join(taker.take(bytes, now_us)?);
+    let mut room = PARCEL_CONTENT_BYTES;
+    while let Some(bytes) = gathered.bytes.front_mut().filter(|_| room > 0) {
+        let used = taker.take(bytes, &mut room, now_us, &mut parcel)?;
+        bytes.advance(used);
+        if bytes.is_empty() {
+            gathered.bytes.pop_front();
+        }
+    }
+    if !gathered.bytes.is_empty() {
+        return Ok(parcel);
     }
     if gathered.finished {
         parcel.join(taker.finish(now_us)?);
@@ -383,7 +402,7 @@ fn take_gathered(taker: &mut Taker, gathered: &Gathered, now_us: i64) -> Result<
 
 /// What the client sent since the last time.
 struct Gathered {
-    bytes: Vec<bytes::Bytes>,
+    bytes: VecDeque<Bytes>,
     /// It sent nothing for a moment.
     paused: bool,
     /// It sent `finish`.
@@ -395,7 +414,7 @@ async fn gather(
     requests: &mut (impl Stream<Item = Result<IngestRequest, Status>> + Send + Unpin),
     enough: usize,
 ) -> Result<Gathered, Problem> {
-    let mut gathered = Gathered { bytes: vec![], paused: false, finished: false };
+    let mut gathered = Gathered { bytes: VecDeque::new(), paused: false, finished: false };
     let mut length = 0;
     while length < enough {
         let next = if gathered.bytes.is_empty() {
@@ -412,7 +431,7 @@ async fn gather(
         match next.transpose().map_err(|status| problem_of_status(&status))?.map(|request| request.kind) {
             Some(Some(Request::Data(data))) => {
                 length += data.len();
-                gathered.bytes.push(data);
+                gathered.bytes.push_back(data);
             }
             Some(Some(Request::Finish(_))) => {
                 gathered.finished = true;
@@ -443,10 +462,22 @@ fn bug(error: &dyn std::error::Error) -> Problem {
 }
 
 fn not_stored(error: &crate::ingress::IngressError) -> Problem {
-    Problem::new("ingest.not_stored", ExitCode::Unavailable, "the rows could not be stored")
+    use crate::ingress::IngressError::Append;
+    let helps = match error {
+        Append(aap_buffer::Error::Closed) => true,
+        Append(error) => error.retry() == aap_buffer::Retry::Later,
+        _ => false,
+    };
+    if helps {
+        return Problem::new("ingest.not_stored", ExitCode::Unavailable, "the rows could not be stored")
+            .caused_by(error)
+            .hint("the same command continues where it stopped")
+            .retry_after_ms(1000);
+    }
+    // The same rows would be refused again: a client that comes back with them would never end.
+    Problem::new("ingest.not_stored", ExitCode::Failed, "the rows cannot be stored")
         .caused_by(error)
-        .hint("the same command continues where it stopped")
-        .retry_after_ms(1000)
+        .hint("what is durable stays; the input must be changed before it can be taken further")
 }
 
 fn under_way(stream: &StreamName, name: &str) -> Problem {

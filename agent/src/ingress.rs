@@ -13,7 +13,7 @@
 use std::sync::Arc;
 
 use aap_buffer::{Buffer, EncodedBatch, Encoder, Entry, FrameSchema};
-use aap_decode::{BadRow, Context, Decoder, dead_letters};
+use aap_decode::{BadRow, Context, DecodeError, Decoded, Decoder, dead_letters, refuse_lines};
 use aap_runtime::Clock;
 use aap_types::{BatchId, SourcePosition, StreamName};
 use arrow_array::RecordBatch;
@@ -75,12 +75,23 @@ pub struct Tally {
     pub stream: StreamName,
     /// Good rows.
     pub rows: u64,
-    /// Rows in the dead-letter stream.
+    /// Records that could not be read.
     pub bad: u64,
+    /// Rows of the dead-letter stream that hold them.
+    pub letters: u64,
     /// Bytes of input.
     pub bytes: u64,
+    /// Bytes beyond a limit that are not in any row.
+    pub cut: u64,
     /// Invalid UTF-8 sequences replaced.
     pub replaced: u64,
+}
+
+impl Tally {
+    /// Nothing yet.
+    pub fn new(stream: &StreamName) -> Self {
+        Self { stream: stream.clone(), rows: 0, bad: 0, letters: 0, bytes: 0, cut: 0, replaced: 0 }
+    }
 }
 
 impl Parcel {
@@ -88,7 +99,7 @@ impl Parcel {
     pub fn rows(&self) -> u64 {
         self.tallies.iter().map(|tally| tally.rows).sum()
     }
-    /// Rows that are dead letters.
+    /// Records that are dead letters.
     pub fn bad(&self) -> u64 {
         self.tallies.iter().map(|tally| tally.bad).sum()
     }
@@ -121,13 +132,13 @@ pub struct Ingress {
 }
 
 impl Ingress {
-    /// Appends a parcel as one group and returns when it is durable. Waits for room.
+    /// Appends a parcel as one group and returns when it is durable. Waits for room. The books count it when it is durable, so
+    /// that a parcel that is tried again is counted once.
     pub async fn append(&self, parcel: Parcel) -> Result<Vec<BatchId>, IngressError> {
         let Parcel { entries, tallies } = parcel;
-        self.read(&tallies);
         self.failpoints.reach("agent.before_append");
         let ids = self.buffer.append(entries).await.map_err(IngressError::Append)?;
-        self.durable(&tallies);
+        self.book(&tallies);
         self.failpoints.reach("agent.after_append_before_answer");
         Ok(ids)
     }
@@ -137,36 +148,29 @@ impl Ingress {
         let Parcel { entries, tallies } = parcel;
         self.failpoints.reach("agent.before_append");
         let ticket = self.buffer.try_append(entries).map_err(IngressError::Append)?;
-        self.read(&tallies);
         let ids = ticket.durable().await.map_err(IngressError::Append)?;
-        self.durable(&tallies);
+        self.book(&tallies);
         self.failpoints.reach("agent.after_append_before_answer");
         Ok(ids)
     }
 
-    fn read(&self, tallies: &[Tally]) {
+    fn book(&self, tallies: &[Tally]) {
         for tally in tallies {
             self.counters.count(&tally.stream, |count| {
                 count.rows_read += tally.rows + tally.bad;
                 count.bytes_read += tally.bytes;
+                count.bytes_cut += tally.cut;
                 count.replaced += tally.replaced;
-            });
-        }
-    }
-
-    fn durable(&self, tallies: &[Tally]) {
-        for tally in tallies {
-            self.counters.count(&tally.stream, |count| {
                 count.rows_durable += tally.rows;
                 count.batches_durable += u64::from(tally.rows > 0);
                 if tally.bad > 0 {
                     *count.rows_dropped.entry(DropReason::DeadLetter).or_default() += tally.bad;
                 }
             });
-            if tally.bad > 0 {
+            if tally.letters > 0 {
                 self.counters.count(&tally.stream.dead_letters(), |count| {
-                    count.rows_read += tally.bad;
-                    count.rows_durable += tally.bad;
+                    count.rows_read += tally.letters;
+                    count.rows_durable += tally.letters;
                     count.batches_durable += 1;
                 });
             }
@@ -210,13 +214,13 @@ pub struct Packer {
     letters: Sealer,
 }
 
-/// What became of the bytes of one batch.
+/// What became of the bytes of one call.
 #[derive(Debug)]
 pub struct Packed {
     /// What to append.
     pub parcel: Parcel,
-    /// The records that could not be read; they are in the parcel as dead letters too.
-    pub bad: Vec<BadRow>,
+    /// The first record that could not be read; all such are in the parcel as dead letters.
+    pub first_bad: Option<BadRow>,
 }
 
 impl Packer {
@@ -237,7 +241,8 @@ impl Packer {
         }
     }
 
-    /// Decodes and seals whole records as one batch, with the positions that they reach. Takes a while: blocking pool.
+    /// Decodes and seals whole records, as one batch or as many as they fill, with the positions that they reach. Takes a
+    /// while: blocking pool.
     pub fn pack(
         &mut self,
         records: &[u8],
@@ -253,47 +258,84 @@ impl Packer {
         records: &[u8],
         context: &Context<'_>,
         positions: Vec<SourcePosition>,
-        finish: impl FnOnce(RecordBatch) -> RecordBatch,
+        mut finish: impl FnMut(RecordBatch) -> RecordBatch,
     ) -> Result<Packed, IngressError> {
-        let stream = &self.stream;
-        let decoded = self
-            .decoder
-            .decode(records, context)
-            .map_err(|source| IngressError::Decode { stream: stream.clone(), source })?;
-        let rows = decoded.batch.num_rows() as u64;
-        let mut entries = Vec::with_capacity(2);
-        let mut positions = Some(positions);
-        if !decoded.bad.is_empty() {
-            // A batch of bad rows only must carry the position itself.
-            let taken = if rows == 0 { positions.take().unwrap_or_default() } else { vec![] };
-            entries.push(self.dead(&decoded.bad, context.observed_us, taken)?);
+        let mut packed = Packed { parcel: Parcel::default(), first_bad: None };
+        let mut at = 0;
+        while at < records.len() {
+            let lines_before = || memchr::memchr_iter(b'\n', &records[..at]).count() as u64;
+            let decoded = self.decoder.decode(&records[at..], context).map_err(|source| {
+                let source = match source {
+                    DecodeError::Document { line, reason } => {
+                        DecodeError::Document { line: line + lines_before(), reason }
+                    }
+                    other => other,
+                };
+                IngressError::Decode { stream: self.stream.clone(), source }
+            })?;
+            if packed.first_bad.is_none()
+                && let Some(bad) = decoded.bad.first()
+            {
+                let (line, offset) = (bad.line + lines_before(), bad.offset + at as u64);
+                packed.first_bad = Some(BadRow { line, offset, ..bad.clone() });
+            }
+            let taken = usize::try_from(decoded.raw_bytes).unwrap_or(usize::MAX).min(records.len() - at);
+            debug_assert!(taken > 0, "a decoder that takes nothing never ends");
+            at = if taken == 0 { records.len() } else { at + taken };
+            self.seal(decoded, context, taken, &mut finish, &mut packed.parcel)?;
         }
-        if rows > 0 {
+        // With the last entry, so that the position is not there before all of what it stands for.
+        if let Some(Entry::Own { positions: own, .. }) = packed.parcel.entries.last_mut() {
+            own.extend(positions);
+        }
+        Ok(packed)
+    }
+
+    /// Adds the rows of one batch and its dead letters to a parcel.
+    fn seal(
+        &mut self,
+        decoded: Decoded,
+        context: &Context<'_>,
+        bytes: usize,
+        finish: &mut impl FnMut(RecordBatch) -> RecordBatch,
+        parcel: &mut Parcel,
+    ) -> Result<(), IngressError> {
+        let mut tally = Tally {
+            rows: decoded.batch.num_rows() as u64,
+            bytes: bytes as u64,
+            replaced: decoded.replaced,
+            ..Tally::new(&self.stream)
+        };
+        if !decoded.bad.is_empty() {
+            parcel.entries.push(self.dead(&decoded.bad, context.observed_us, &mut tally)?);
+        }
+        if tally.rows > 0 {
             let batch = finish(decoded.batch);
             let batch = self
                 .sealer
                 .seal(&batch, decoded.raw_bytes)
                 .map_err(|source| IngressError::Seal { stream: self.stream.clone(), source })?;
-            let positions = positions.unwrap_or_default();
-            entries.push(Entry::Own { stream: self.stream.clone(), batch, positions });
+            parcel.entries.push(Entry::Own { stream: self.stream.clone(), batch, positions: vec![] });
         }
-        let tally = Tally {
-            stream: self.stream.clone(),
-            rows,
-            bad: decoded.bad.len() as u64,
-            bytes: records.len() as u64,
-            replaced: decoded.replaced,
-        };
-        let tallies = if entries.is_empty() { vec![] } else { vec![tally] };
-        Ok(Packed { parcel: Parcel { entries, tallies }, bad: decoded.bad })
+        if tally.rows + tally.bad > 0 {
+            parcel.tallies.push(tally);
+        }
+        Ok(())
     }
 
-    fn dead(
-        &mut self,
-        bad: &[BadRow],
-        observed_us: i64,
-        positions: Vec<SourcePosition>,
-    ) -> Result<Entry, IngressError> {
+    /// Bytes that could not be taken, as dead letters, a line each.
+    pub fn refuse(&mut self, records: &[u8], observed_us: i64, why: &str) -> Result<Parcel, IngressError> {
+        let mut parcel = Parcel::default();
+        let mut tally = Tally { bytes: records.len() as u64, ..Tally::new(&self.stream) };
+        let bad = refuse_lines(records, why);
+        if !bad.is_empty() {
+            parcel.entries.push(self.dead(&bad, observed_us, &mut tally)?);
+            parcel.tallies.push(tally);
+        }
+        Ok(parcel)
+    }
+
+    fn dead(&mut self, bad: &[BadRow], observed_us: i64, tally: &mut Tally) -> Result<Entry, IngressError> {
         let stream = self.stream.dead_letters();
         let batch = dead_letters(bad, self.stream.as_str(), &self.source, observed_us).map_err(|error| {
             IngressError::DeadLetters { stream: self.stream.clone(), reason: error.to_string() }
@@ -303,7 +345,10 @@ impl Packer {
             .letters
             .seal(&batch, raw_bytes)
             .map_err(|source| IngressError::Seal { stream: stream.clone(), source })?;
-        Ok(Entry::Own { stream, batch, positions })
+        tally.letters = bad.len() as u64;
+        tally.bad = bad.iter().map(|row| row.records).sum();
+        tally.cut = bad.iter().map(|row| row.cut).sum();
+        Ok(Entry::Own { stream, batch, positions: vec![] })
     }
 }
 

@@ -67,8 +67,9 @@ async fn until_done(
 ) -> Result<(), Failure> {
     let patience = context.settings.timeout.unwrap_or(AGENT_WAIT);
     let mut silent_since = None;
+    // How far it was at its best: a connection that takes nothing further is no progress.
+    let mut best = (0, 0);
     loop {
-        let before = (run.durable_offset, run.sessions);
         let lost = match session::attempt(&context.platform, run, input, report).await {
             Ok(()) => return Ok(()),
             Err(Lost::ForGood(failure)) => return Err(failure),
@@ -79,7 +80,8 @@ async fn until_done(
             // Nobody will start it: waiting would only hide that.
             return Err(lost.into());
         }
-        if before != (run.durable_offset, run.sessions) {
+        if run.durable_offset > best.0 || run.rows_total > best.1 {
+            best = (best.0.max(run.durable_offset), best.1.max(run.rows_total));
             silent_since = None;
         }
         let since = *silent_since.get_or_insert_with(tokio::time::Instant::now);

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_norway::Deserializer;
 
-use super::{Config, SourceConfig, SourceSpec};
+use super::{Config, FormatSpec, SourceConfig, SourceSpec};
 use crate::formats::Recipe;
 
 /// What is wrong with a configuration, and where.
@@ -205,10 +205,25 @@ impl Loader {
             }
         };
         check_source(&spec).map_err(|(key, message)| document.error(path, key, message, None))?;
+        let is_single = matches!(spec, SourceSpec::Stdin(_) | SourceSpec::Http(_));
+        let same = self.sources.iter().find(|(config, ..)| config.spec.type_name() == spec.type_name());
+        if let Some((first, other, line)) = same.filter(|_| is_single) {
+            let kind = spec.type_name();
+            let message =
+                format!("a second source of type {kind}; the first is `{}` at {other}:{line}", first.name);
+            let hint = match spec {
+                SourceSpec::Stdin(_) => "an agent has one standard input: keep one of them",
+                _ => "one HTTP source takes every stream, named by the path: keep one of them",
+            };
+            return Err(document.error(path, "type", message, Some(hint.to_owned())));
+        }
         self.sources.push((SourceConfig { name, spec }, path.to_owned(), document.first_line + 1));
         Ok(())
     }
 }
+
+/// What a limit of lines or messages may be.
+const LINE_LIMITS: std::ops::RangeInclusive<u64> = 1024..=8 << 20;
 
 type Complaint = (&'static str, String);
 
@@ -240,14 +255,13 @@ fn check_source(spec: &SourceSpec) -> Result<(), Complaint> {
         SourceSpec::Stdin(stdin) => {
             check_format(&Recipe::new(stdin.format, stdin.pattern.clone(), stdin.timestamp.clone(), false))
         }
-        SourceSpec::Http(http) => match http.listen.filter(|address| !address.ip().is_loopback()) {
-            Some(address) => Err((
-                "listen",
-                format!("`{address}` is not a loopback address, and this listener has no TLS"),
-            )),
-            None => Ok(()),
-        },
+        SourceSpec::Http(http) => check_http_source(http),
         SourceSpec::Syslog(syslog) => {
+            if !LINE_LIMITS.contains(&syslog.message_bytes_max.0) {
+                return Err(("message_bytes_max", "the message limit is from 1KiB to 8MiB".to_owned()));
+            }
+            check_format(&Recipe::new(FormatSpec::Syslog, None, syslog.timestamp(), false))
+                .map_err(|(_, message)| ("zone", message))?;
             let remote = [syslog.udp, syslog.tcp].into_iter().flatten().find(|a| !a.ip().is_loopback());
             match remote {
                 _ if syslog.udp.is_none() && syslog.tcp.is_none() => {
@@ -267,6 +281,22 @@ fn check_source(spec: &SourceSpec) -> Result<(), Complaint> {
         }
         _ => Ok(()),
     }
+}
+
+fn check_http_source(http: &super::HttpSpec) -> Result<(), Complaint> {
+    if let Some(address) = http.listen.filter(|address| !address.ip().is_loopback()) {
+        let message = format!("`{address}` is not a loopback address, and this listener has no TLS");
+        return Err(("listen", message));
+    }
+    let keep = http.keep_keys.0;
+    if keep.is_zero() || keep > super::HttpSpec::KEEP_KEYS_MAX {
+        let message = "answers are kept for at most 24h, and for longer than nothing".to_owned();
+        return Err(("keep_keys", message));
+    }
+    if !(1024..=256 << 20).contains(&http.body_bytes_max.0) {
+        return Err(("body_bytes_max", "the body limit is from 1KiB to 256MiB".to_owned()));
+    }
+    Ok(())
 }
 
 fn check_file_source(file: &super::FileSpec) -> Result<(), Complaint> {
@@ -290,7 +320,7 @@ fn check_file_source(file: &super::FileSpec) -> Result<(), Complaint> {
             .map_err(|_| ("multiline", format!("`{pattern}` is not a regular expression")))?;
     }
     check_format(&Recipe::new(file.format, file.pattern.clone(), file.timestamp.clone(), file.keep_raw))?;
-    if !(1024..=8 << 20).contains(&file.line_bytes_max.0) {
+    if !LINE_LIMITS.contains(&file.line_bytes_max.0) {
         return Err(("line_bytes_max", "the line limit is from 1KiB to 8MiB".to_owned()));
     }
     Ok(())

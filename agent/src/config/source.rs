@@ -162,12 +162,12 @@ pub struct HttpSpec {
     /// Where to listen: loopback only, as there is no TLS here. Default: port 7410, or a free one if that is taken.
     #[serde(default)]
     pub listen: Option<SocketAddr>,
-    /// File with the bearer token (mode 0600), relative to the home directory.
+    /// File with the bearer token, readable by its owner only (mode 0600), relative to the home directory.
     pub token_file: Utf8PathBuf,
     /// Largest body, after decompression. Default: 16 MiB.
     #[serde(default = "http_body")]
     pub body_bytes_max: ByteCount,
-    /// How long the answer to an `Idempotency-Key` is kept. Default: 24 h.
+    /// How long the answer to an `Idempotency-Key` is kept. Default: 24 h, which is also the most.
     #[serde(default = "http_keys")]
     pub keep_keys: Period,
 }
@@ -175,13 +175,15 @@ pub struct HttpSpec {
 impl HttpSpec {
     /// The port that is tried first where none is configured.
     pub const DEFAULT_PORT: u16 = 7410;
+    /// The buffer forgets keys after this time.
+    pub const KEEP_KEYS_MAX: Duration = Duration::from_secs(24 * 3600);
 }
 
 fn http_body() -> ByteCount {
     ByteCount::mib(16)
 }
 fn http_keys() -> Period {
-    Period(Duration::from_secs(24 * 3600))
+    Period(HttpSpec::KEEP_KEYS_MAX)
 }
 
 /// The agent's standard input.
@@ -218,12 +220,22 @@ pub struct SyslogSpec {
     /// TCP address.
     #[serde(default)]
     pub tcp: Option<SocketAddr>,
-    /// Longest message; what is beyond is cut and counted. Default: 1 MiB.
+    /// Longest message; what is beyond is cut and counted. Default: 1 MiB, at least 1 KiB, at most 8 MiB.
     #[serde(default = "line_limit")]
     pub message_bytes_max: ByteCount,
+    /// The zone of messages that state none, as RFC 3164 does, such as `Europe/Berlin` or `+02:00`. Default: UTC.
+    #[serde(default)]
+    pub zone: Option<String>,
     /// Listen on addresses other than loopback although syslog has neither encryption nor authentication.
     #[serde(default)]
     pub allow_remote: bool,
+}
+
+impl SyslogSpec {
+    /// How the messages state their time.
+    pub fn timestamp(&self) -> Option<TimestampRule> {
+        self.zone.as_ref().map(|zone| TimestampRule { zone: Some(zone.clone()), ..TimestampRule::default() })
+    }
 }
 
 fn syslog_stream() -> StreamName {

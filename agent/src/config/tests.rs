@@ -84,3 +84,39 @@ fn listeners_without_tls_stay_on_loopback() {
     assert!(check(syslog).unwrap_err().1.contains("allow_remote"));
     assert!(check(&syslog.replace("5514'", "5514', allow_remote: true")).is_ok());
 }
+
+#[test]
+fn a_syslog_source_has_a_sound_limit_and_a_known_zone() {
+    let syslog = "apiVersion: aap/v1\nkind: Source\nmetadata: {name: s}\nspec: {type: syslog, udp: '127.0.0.1:5514'}\n";
+    let with = |more: &str| check(&syslog.replace("5514'", &format!("5514', {more}")));
+    assert!(with("message_bytes_max: 10").unwrap_err().1.contains("1KiB"));
+    assert!(with("message_bytes_max: 1GiB").unwrap_err().1.contains("8MiB"));
+    assert!(with("zone: Mars/Olympus").unwrap_err().1.contains("time zone"));
+    let config = with("message_bytes_max: 8MiB, zone: Europe/Berlin").unwrap();
+    let SourceSpec::Syslog(spec) = &config.sources[0].spec else { panic!("{config:?}") };
+    assert_eq!(spec.timestamp().unwrap().zone.unwrap(), "Europe/Berlin");
+}
+
+#[test]
+fn keys_are_kept_no_longer_than_the_buffer_keeps_them() {
+    let http = "apiVersion: aap/v1\nkind: Source\nmetadata: {name: h}\nspec: {type: http, token_file: t, keep_keys: 24h}\n";
+    assert!(check(http).is_ok());
+    for (period, line) in [("25h", 4), ("0s", 4)] {
+        let (at, message, _) = check(&http.replace("24h", period)).unwrap_err();
+        assert!(message.contains("24h"), "{message}");
+        assert_eq!(at, line);
+    }
+}
+
+#[test]
+fn what_an_agent_has_once_is_configured_once() {
+    for spec in ["{type: http, token_file: t}", "{type: stdin, stream: s}"] {
+        let one = |name: &str| {
+            format!("apiVersion: aap/v1\nkind: Source\nmetadata: {{name: {name}}}\nspec: {spec}\n---\n")
+        };
+        assert!(check(&one("a")).is_ok());
+        let (line, message, hint) = check(&(one("a") + &one("b"))).unwrap_err();
+        assert!(message.contains("a second source of type"), "{message}");
+        assert_eq!((line, hint.is_some()), (9, true));
+    }
+}

@@ -1,23 +1,28 @@
 //! Arrow and Parquet files: spooled whole, checked, then taken batch by batch.
 //!
 //! Columns keep their types, with these exceptions, so that every reader downstream can unite them: text and bytes of the
-//! large and view kinds become plain ones, nested values become JSON-like text, `ts` becomes microseconds UTC (and is added
-//! where it is missing), and names that belong to the system get a suffix.
+//! large and view kinds become plain ones, nested values become JSON-like text, `ts` becomes microseconds UTC (the time of
+//! observation where a row states none; what is no time stands in `ts_`), and names that belong to the system get a suffix.
 
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::sync::Arc;
 
+use aap_decode::{COLUMNS_MAX, FIELD_NAME_BYTES_MAX};
 use aap_runtime::Home;
 use aap_types::{ExitCode, Problem, SYSTEM_COLUMNS};
+use arrow_array::builder::StringBuilder;
 use arrow_array::cast::AsArray;
 use arrow_array::types::TimestampMicrosecondType;
-use arrow_array::{ArrayRef, RecordBatch, StringArray, TimestampMicrosecondArray};
+use arrow_array::{Array, ArrayRef, RecordBatch, StringArray, TimestampMicrosecondArray};
 use arrow_cast::display::{ArrayFormatter, FormatOptions};
 use arrow_ipc::reader::{FileReader, StreamReader};
 use arrow_schema::{ArrowError, DataType, Field, Schema, TimeUnit};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
+use super::claims::{self, Allowance};
 use super::run::{Run, Whole, content_changed};
 use crate::ingress::{Parcel, Sealer, Tally, positions_only};
 
@@ -25,8 +30,14 @@ use crate::ingress::{Parcel, Sealer, Tally, positions_only};
 const BATCH_ROWS: usize = 8192;
 /// Largest batch that is stored as one; larger ones are cut. A frame is at most 16 MiB decoded.
 const BATCH_MEMORY_MAX: usize = 4 << 20;
-/// Most columns (reliability-security 4.6).
-const COLUMNS_MAX: usize = 4096;
+/// Largest batch of a file that is read: it is in memory as a whole.
+const READ_BYTES_MAX: u64 = 256 << 20;
+/// Largest dictionary that is kept as one.
+const WORDS_BYTES_MAX: usize = 64 << 10;
+/// Most text that a column of nested values becomes in one batch. Values may share their parts, and are written out each.
+const TEXT_BYTES_MAX: usize = 64 << 20;
+
+const ALLOWANCE: Allowance = Allowance { message: READ_BYTES_MAX, total: u64::MAX };
 
 type Batches = Box<dyn Iterator<Item = Result<RecordBatch, ArrowError>> + Send>;
 
@@ -37,6 +48,8 @@ pub struct Columnar {
     size: u64,
     hasher: blake3::Hasher,
     batches: Option<Batches>,
+    /// What is left of the batch read last, cut into what is stored as one.
+    pieces: VecDeque<RecordBatch>,
     /// Rows read of the file so far.
     row: u64,
     done: bool,
@@ -59,6 +72,7 @@ impl Columnar {
             size: 0,
             hasher: blake3::Hasher::new(),
             batches: None,
+            pieces: VecDeque::new(),
             row: 0,
             done: false,
             sealer: Sealer::default(),
@@ -71,7 +85,7 @@ impl Columnar {
     }
 
     /// Takes the next bytes of the file.
-    pub fn spool(&mut self, pieces: &[bytes::Bytes]) -> Result<(), Problem> {
+    pub fn spool(&mut self, pieces: &VecDeque<bytes::Bytes>) -> Result<(), Problem> {
         for piece in pieces {
             self.hasher.update(piece);
             self.size += piece.len() as u64;
@@ -88,6 +102,9 @@ impl Columnar {
         if self.batches.is_none() {
             self.begin()?;
         }
+        if let Some(piece) = self.pieces.pop_front() {
+            return self.parcel(&piece).map(Some);
+        }
         while let Some(batch) = self.batches.as_mut().and_then(Iterator::next) {
             let batch = batch.map_err(|error| unreadable(&self.run, &error))?;
             let rows = batch.num_rows() as u64;
@@ -97,7 +114,10 @@ impl Columnar {
             }
             // A run that was broken off may have ended inside of what is one batch now.
             let known = usize::try_from(self.run.offset.saturating_sub(self.row - rows)).unwrap_or(0);
-            return self.parcel(&batch.slice(known, batch.num_rows() - known), observed_us).map(Some);
+            self.cut(&batch.slice(known, batch.num_rows() - known), observed_us)?;
+            if let Some(piece) = self.pieces.pop_front() {
+                return self.parcel(&piece).map(Some);
+            }
         }
         self.done = true;
         self.run.detail.complete = true;
@@ -117,24 +137,30 @@ impl Columnar {
         Ok(())
     }
 
-    fn parcel(&mut self, batch: &RecordBatch, observed_us: i64) -> Result<Parcel, Problem> {
+    /// Gives a batch its form, and cuts it: each piece is durable by itself, so that a large batch is no large append.
+    fn cut(&mut self, batch: &RecordBatch, observed_us: i64) -> Result<(), Problem> {
         let normal = normalise(batch, observed_us).map_err(|error| unreadable(&self.run, &error))?;
-        let mut parcel = Parcel::default();
         let pieces = normal.get_array_memory_size().div_ceil(BATCH_MEMORY_MAX).clamp(1, normal.num_rows());
-        let step = normal.num_rows().div_ceil(pieces);
-        for from in (0..normal.num_rows()).step_by(step) {
-            let piece = normal.slice(from, step.min(normal.num_rows() - from));
-            let rows = piece.num_rows() as u64;
-            let bytes = (normal.get_array_memory_size() as u64).div_ceil(pieces as u64);
-            self.run.offset += rows;
-            self.run.detail.rows += rows;
-            let sealed = self.sealer.seal(&piece, bytes).map_err(|error| unreadable(&self.run, &error))?;
-            let stream = self.run.stream.clone();
-            let positions = vec![self.run.position()];
-            parcel.entries.push(aap_buffer::Entry::Own { stream: stream.clone(), batch: sealed, positions });
-            parcel.tallies.push(Tally { stream, rows, bad: 0, bytes, replaced: 0 });
-        }
-        Ok(parcel)
+        let step = normal.num_rows().div_ceil(pieces).min(aap_decode::ROWS_MAX);
+        let starts = (0..normal.num_rows()).step_by(step);
+        self.pieces.extend(starts.map(|from| normal.slice(from, step.min(normal.num_rows() - from))));
+        Ok(())
+    }
+
+    /// One piece and the position behind it.
+    fn parcel(&mut self, piece: &RecordBatch) -> Result<Parcel, Problem> {
+        let rows = piece.num_rows() as u64;
+        // Slices share their memory: each is told its part of it.
+        let bytes = piece.columns().iter().filter_map(|column| column.to_data().get_slice_memory_size().ok());
+        let bytes = bytes.sum::<usize>() as u64;
+        self.run.offset += rows;
+        self.run.detail.rows += rows;
+        let sealed = self.sealer.seal(piece, bytes).map_err(|error| unreadable(&self.run, &error))?;
+        let stream = self.run.stream.clone();
+        let positions = vec![self.run.position()];
+        let tally = Tally { rows, bytes, ..Tally::new(&stream) };
+        let entries = vec![aap_buffer::Entry::Own { stream, batch: sealed, positions }];
+        Ok(Parcel { entries, tallies: vec![tally] })
     }
 }
 
@@ -171,11 +197,15 @@ fn open(mut file: File, run: &Run) -> Result<Batches, Problem> {
             (Box::new(reader), columns)
         }
         _ if &magic == b"ARROW1" => {
+            claims::check_file(&mut file, ALLOWANCE).map_err(|error| unreadable(run, &error))?;
+            file.seek(SeekFrom::Start(0)).map_err(|error| spool_failed(&error))?;
             let reader = FileReader::try_new_buffered(file, None).map_err(|error| unreadable(run, &error))?;
             let columns = reader.schema().fields().len();
             (Box::new(reader), columns)
         }
         _ => {
+            claims::check_stream(&mut file, ALLOWANCE).map_err(|error| unreadable(run, &error))?;
+            file.seek(SeekFrom::Start(0)).map_err(|error| spool_failed(&error))?;
             let reader =
                 StreamReader::try_new_buffered(file, None).map_err(|error| unreadable(run, &error))?;
             let columns = reader.schema().fields().len();
@@ -205,78 +235,118 @@ fn guarded(mut batches: Batches) -> Batches {
 
 /// Gives a batch the form that every stream has.
 pub fn normalise(batch: &RecordBatch, observed_us: i64) -> Result<RecordBatch, ArrowError> {
+    if batch.num_columns() > COLUMNS_MAX {
+        let message = format!("{} columns, more than {COLUMNS_MAX}", batch.num_columns());
+        return Err(ArrowError::InvalidArgumentError(message));
+    }
     let mut fields = Vec::with_capacity(batch.num_columns() + 1);
     let mut columns: Vec<ArrayRef> = Vec::with_capacity(batch.num_columns() + 1);
-    let mut has_ts = false;
-    for (field, column) in batch.schema_ref().fields().iter().zip(batch.columns()) {
-        let (name, column) = if field.name() == "ts" {
-            match ts_column(column) {
-                Some(ts) => {
-                    has_ts = true;
-                    ("ts".to_owned(), ts)
-                }
-                None => ("ts_".to_owned(), plain(column)?),
-            }
-        } else {
-            let reserved = SYSTEM_COLUMNS.iter().any(|system| system.eq_ignore_ascii_case(field.name()));
-            let name = if reserved || field.name().is_empty() {
-                format!("{}_", field.name())
-            } else {
-                field.name().clone()
-            };
-            (name, plain(column)?)
-        };
-        let mut unique = name;
-        while fields.iter().any(|other: &Field| other.name().eq_ignore_ascii_case(&unique)) {
-            unique.push('_');
-        }
-        fields.push(Field::new(unique, column.data_type().clone(), true));
-        columns.push(column);
+    let mut names = Names::default();
+    let of_ts = batch.schema_ref().index_of("ts").ok();
+    let ts = of_ts.map(|index| ts_column(batch.column(index), observed_us)).transpose()?.flatten();
+    let ts_index = if ts.is_some() { of_ts } else { None };
+    if ts.is_none() {
+        let times = TimestampMicrosecondArray::from(vec![observed_us; batch.num_rows()]);
+        fields.push(Field::new("ts", ts_type(), true));
+        columns.push(Arc::new(times.with_timezone("UTC")));
     }
-    if !has_ts {
-        let ts = TimestampMicrosecondArray::from(vec![observed_us; batch.num_rows()]).with_timezone("UTC");
-        fields.insert(0, Field::new("ts", ts_type(), true));
-        columns.insert(0, Arc::new(ts));
+    for (index, (field, column)) in batch.schema_ref().fields().iter().zip(batch.columns()).enumerate() {
+        let own = match &ts {
+            Some(ts) if ts_index == Some(index) => vec![
+                ("ts".to_owned(), Some(ArrayRef::clone(&ts.times))),
+                (names.free("ts")?, ts.no_times.clone()),
+            ],
+            _ => vec![(names.free(field.name())?, Some(plain(column)?))],
+        };
+        for (name, column) in own.into_iter().filter_map(|(name, column)| Some((name, column?))) {
+            fields.push(Field::new(name, column.data_type().clone(), true));
+            columns.push(column);
+        }
     }
     RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)
+}
+
+/// The names in use, which SQL compares without case.
+#[derive(Default)]
+struct Names {
+    taken: HashSet<String>,
+    /// The number that the next column of this name gets.
+    next: HashMap<String, u32>,
+}
+
+impl Names {
+    /// The name itself, or with a suffix where it is the system's or another column's.
+    fn free(&mut self, name: &str) -> Result<String, ArrowError> {
+        if name.len() > FIELD_NAME_BYTES_MAX {
+            let message = format!("a column name of more than {FIELD_NAME_BYTES_MAX} bytes");
+            return Err(ArrowError::InvalidArgumentError(message));
+        }
+        let lower = name.to_lowercase();
+        let is_reserved = name.is_empty() || lower == "ts" || SYSTEM_COLUMNS.contains(&lower.as_str());
+        if !is_reserved && self.taken.insert(lower.clone()) {
+            return Ok(name.to_owned());
+        }
+        let next = self.next.entry(lower).or_insert(1);
+        loop {
+            let free = if *next == 1 { format!("{name}_") } else { format!("{name}_{next}") };
+            *next += 1;
+            if self.taken.insert(free.to_lowercase()) {
+                return Ok(free);
+            }
+        }
+    }
 }
 
 fn ts_type() -> DataType {
     DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))
 }
 
-/// A column named `ts` as the time of its rows, if it is one.
-fn ts_column(column: &ArrayRef) -> Option<ArrayRef> {
-    match column.data_type() {
-        DataType::Timestamp(..)
-        | DataType::Date32
-        | DataType::Date64
-        | DataType::Utf8
-        | DataType::LargeUtf8 => {
-            // Arrow knows zones by their offset only; the name is put on afterwards.
-            let offset = DataType::Timestamp(TimeUnit::Microsecond, Some("+00:00".into()));
-            let cast = arrow_cast::cast(column, &offset).ok()?;
-            // Text that is no time would become null: then it is just text.
-            if cast.null_count() != column.null_count() {
-                return None;
-            }
-            let times = cast.as_primitive_opt::<TimestampMicrosecondType>()?.clone();
-            Some(Arc::new(times.with_timezone("UTC")))
-        }
-        _ => None,
+/// A column named `ts`, row by row: what it holds in one batch changes nothing in the next.
+struct Ts {
+    /// The time each row states, else the time it was observed.
+    times: ArrayRef,
+    /// The texts that are no time, if there are any.
+    no_times: Option<ArrayRef>,
+}
+
+/// The times of a column named `ts`, if its type can state one.
+fn ts_column(column: &ArrayRef, observed_us: i64) -> Result<Option<Ts>, ArrowError> {
+    let is_text = matches!(column.data_type(), DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View);
+    let is_time = matches!(column.data_type(), DataType::Timestamp(..) | DataType::Date32 | DataType::Date64);
+    if !is_text && !is_time {
+        return Ok(None);
     }
+    let column = &if is_text { plain(column)? } else { ArrayRef::clone(column) };
+    // Arrow knows zones by their offset only; the name is put on afterwards.
+    let offset = DataType::Timestamp(TimeUnit::Microsecond, Some("+00:00".into()));
+    let cast = arrow_cast::cast(column, &offset)?;
+    let read = cast.as_primitive::<TimestampMicrosecondType>();
+    let times: Vec<i64> = read.iter().map(|time| time.unwrap_or(observed_us)).collect();
+    let times = Arc::new(TimestampMicrosecondArray::from(times).with_timezone("UTC"));
+    let no_times = column.as_string_opt::<i32>().filter(|_| read.null_count() > column.null_count());
+    let no_times = no_times.map(|texts| {
+        let kept = texts.iter().zip(read).map(|(text, time)| text.filter(|_| time.is_none()));
+        Arc::new(kept.collect::<StringArray>()) as ArrayRef
+    });
+    Ok(Some(Ts { times, no_times }))
 }
 
 fn plain(column: &ArrayRef) -> Result<ArrayRef, ArrowError> {
     let target = match column.data_type() {
-        DataType::LargeUtf8 | DataType::Utf8View => DataType::Utf8,
-        DataType::LargeBinary | DataType::BinaryView | DataType::FixedSizeBinary(_) => DataType::Binary,
+        DataType::Utf8View => {
+            bounded(column.as_string_view().views().iter().map(|view| *view as u32))?;
+            DataType::Utf8
+        }
+        DataType::BinaryView => {
+            bounded(column.as_binary_view().views().iter().map(|view| *view as u32))?;
+            DataType::Binary
+        }
+        DataType::LargeUtf8 => DataType::Utf8,
+        DataType::LargeBinary | DataType::FixedSizeBinary(_) => DataType::Binary,
         DataType::Float16 => DataType::Float32,
         DataType::Timestamp(_, zone) => DataType::Timestamp(TimeUnit::Microsecond, zone.clone()),
-        DataType::Dictionary(..) | DataType::RunEndEncoded(..) => match column.data_type() {
-            DataType::Dictionary(_, values) if **values == DataType::Utf8 => return Ok(column.clone()),
-            _ => return text(column),
-        },
+        DataType::Dictionary(..) => return words(column),
+        DataType::RunEndEncoded(..) => return text(column),
         other if other.is_nested() => return text(column),
         DataType::Null => DataType::Utf8,
         _ => return Ok(column.clone()),
@@ -284,16 +354,61 @@ fn plain(column: &ArrayRef) -> Result<ArrayRef, ArrowError> {
     arrow_cast::cast(column, &target)
 }
 
+/// A dictionary of texts. A large one would come again with every piece of the batch: then plain text.
+fn words(column: &ArrayRef) -> Result<ArrayRef, ArrowError> {
+    let dictionary = column.as_any_dictionary();
+    let values = match dictionary.values().data_type() {
+        DataType::Utf8 => ArrayRef::clone(dictionary.values()),
+        // Once a value, not once a row.
+        _ => text(dictionary.values())?,
+    };
+    let column = dictionary.with_values(ArrayRef::clone(&values));
+    if values.get_array_memory_size() <= WORDS_BYTES_MAX {
+        return Ok(column);
+    }
+    let lengths = values.as_string::<i32>();
+    let keys = column.as_any_dictionary().normalized_keys();
+    bounded(keys.into_iter().map(|key| lengths.value_length(key).unsigned_abs()))?;
+    arrow_cast::cast(&column, &DataType::Utf8)
+}
+
+/// Views may all show the same bytes: plain text of them has those bytes each time.
+fn bounded(lengths: impl Iterator<Item = u32>) -> Result<(), ArrowError> {
+    let bytes: u64 = lengths.map(u64::from).sum();
+    if bytes > READ_BYTES_MAX { Err(too_much_text()) } else { Ok(()) }
+}
+
+fn too_much_text() -> ArrowError {
+    ArrowError::InvalidArgumentError("a column of more text than a batch may hold".to_owned())
+}
+
 /// Values as text.
 fn text(column: &ArrayRef) -> Result<ArrayRef, ArrowError> {
     let options = FormatOptions::default();
     let formatter = ArrayFormatter::try_new(column, &options)?;
-    let values: Vec<Option<String>> = (0..column.len())
-        .map(
-            |row| if column.is_null(row) { Ok(None) } else { formatter.value(row).try_to_string().map(Some) },
-        )
-        .collect::<Result<_, _>>()?;
-    Ok(Arc::new(StringArray::from(values)))
+    let mut values = Bounded { builder: StringBuilder::new(), left: TEXT_BYTES_MAX };
+    for row in 0..column.len() {
+        if column.is_null(row) {
+            values.builder.append_null();
+        } else {
+            write!(values, "{}", formatter.value(row)).map_err(|_| too_much_text())?;
+            values.builder.append_value("");
+        }
+    }
+    Ok(Arc::new(values.builder.finish()))
+}
+
+/// Takes text up to a limit.
+struct Bounded {
+    builder: StringBuilder,
+    left: usize,
+}
+
+impl std::fmt::Write for Bounded {
+    fn write_str(&mut self, text: &str) -> std::fmt::Result {
+        self.left = self.left.checked_sub(text.len()).ok_or(std::fmt::Error)?;
+        self.builder.write_str(text)
+    }
 }
 
 fn unreadable(run: &Run, error: &(dyn std::error::Error + 'static)) -> Problem {

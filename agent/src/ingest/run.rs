@@ -20,6 +20,9 @@ pub struct RunDetail {
     pub rows: u64,
     /// Bad rows so far.
     pub bad: u64,
+    /// Bytes beyond the longest record so far.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub cut: u64,
     /// BLAKE3 of the content up to the offset.
     #[serde(default)]
     pub content: SavedDigest,
@@ -35,6 +38,10 @@ pub struct RunDetail {
     /// All was taken.
     #[serde(default)]
     pub complete: bool,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// A whole input.

@@ -6,10 +6,11 @@ use aap_decode::Context;
 use aap_types::{ExitCode, Problem};
 use flate2::write::MultiGzDecoder;
 
-use super::digest::PrefixDigest;
+use super::digest::{PrefixDigest, SavedDigest};
 use super::run::{Run, Whole, content_changed};
-use crate::formats::first_line;
-use crate::ingress::{BATCH_BYTES, Packer, Parcel, positions_only};
+use crate::config::FormatSpec;
+use crate::formats::Recipe;
+use crate::ingress::{BATCH_BYTES, Packer, Parcel, Tally, positions_only};
 use crate::records::{Cut, Rules};
 
 /// Compressed bytes that are expanded at a time. A zstd block of a few bytes can stand for 128 KiB, so 512 bytes can
@@ -27,6 +28,11 @@ enum Inflate {
 
 type ZstdWriter = zstd::stream::zio::Writer<Vec<u8>, zstd::stream::raw::Decoder<'static>>;
 
+/// Largest JSON document: it is read as a whole, as over HTTP. Lines of JSON have no such limit.
+const DOCUMENT_BYTES_MAX: usize = 16 << 20;
+/// Content without rows after which the position is stored by itself: blank lines, the rest of a record that is too long.
+const QUIET_BYTES: u64 = 8 << 20;
+
 /// Takes the bytes of one run in order. Blocks: it belongs on the blocking pool.
 pub(super) struct Taker {
     run: Run,
@@ -38,10 +44,23 @@ pub(super) struct Taker {
     input_bytes: u64,
     /// Digest of the content up to the position.
     content: PrefixDigest,
+    /// The offset and the digest of the last position that was made: what is known when everything made is durable.
+    noted: (u64, SavedDigest),
     /// Content that is durable already and passes again.
     passing: Option<Passing>,
+    /// What is called lines of JSON is one document.
+    document: Document,
     /// Content not cut yet: it begins at the run's offset.
     pending: Vec<u8>,
+}
+
+/// Whether an input is one JSON document, an array of records, although its name promises lines of JSON.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Document {
+    /// Its first byte that is no space will tell.
+    Unclear,
+    Yes,
+    No,
 }
 
 /// Content before the durable offset, which is hashed and compared but not decoded.
@@ -60,10 +79,15 @@ impl Taker {
             input: blake3::Hasher::new(),
             input_bytes: 0,
             content: PrefixDigest::default(),
+            noted: (run.offset, run.detail.content.clone()),
             passing: None,
+            document: Document::No,
             pending: vec![],
             run,
         };
+        if taker.run.detail.format != "csv" && taker.run.detail.format != "text" && taker.run.offset == 0 {
+            taker.document = Document::Unclear;
+        }
         let from = taker.resume_offset();
         if from > 0 {
             let restored = PrefixDigest::restore(&taker.run.detail.content);
@@ -104,26 +128,39 @@ impl Taker {
     /// From where the client may have to send again after what was made here is durable.
     pub(super) fn durable_offset(&self) -> u64 {
         match self.inflate {
-            Inflate::Plain => self.content.save().unit_end(),
+            Inflate::Plain => self.noted.1.unit_end(),
             _ => 0,
         }
     }
 
-    /// Takes the next bytes of the input.
-    pub(super) fn take(&mut self, bytes: &[u8], observed_us: i64) -> Result<Parcel, Problem> {
-        let mut parcel = Parcel::default();
-        self.input_bytes += bytes.len() as u64;
-        match &self.inflate {
-            Inflate::Plain => self.content_came(bytes, observed_us, &mut parcel)?,
-            _ => {
-                self.input.update(bytes);
-                for slice in bytes.chunks(SLICE_BYTES) {
-                    let content = self.inflate.push(slice)?;
-                    self.content_came(&content, observed_us, &mut parcel)?;
-                }
+    /// Takes the next bytes of the input while there is `room` for their content; returns how many were taken.
+    pub(super) fn take(
+        &mut self,
+        bytes: &[u8],
+        room: &mut usize,
+        observed_us: i64,
+        parcel: &mut Parcel,
+    ) -> Result<usize, Problem> {
+        let is_plain = matches!(self.inflate, Inflate::Plain);
+        let mut used = 0;
+        for slice in bytes.chunks(if is_plain { BATCH_BYTES } else { SLICE_BYTES }) {
+            if *room == 0 {
+                break;
             }
+            let length = if is_plain {
+                self.content_came(slice, observed_us, parcel)?;
+                slice.len()
+            } else {
+                self.input.update(slice);
+                let content = self.inflate.push(slice)?;
+                self.content_came(&content, observed_us, parcel)?;
+                content.len()
+            };
+            *room = room.saturating_sub(length);
+            used += slice.len();
+            self.input_bytes += slice.len() as u64;
         }
-        Ok(parcel)
+        Ok(used)
     }
 
     /// The client has nothing for the moment: what is whole need not wait.
@@ -148,8 +185,7 @@ impl Taker {
         };
         self.run.detail.complete = true;
         self.run.detail.input = Some(Whole::new(self.input_bytes, &digest));
-        let done = positions_only(&self.run.stream, vec![self.run.position()]);
-        parcel.join(done.map_err(|error| failed(&self.run, &error))?);
+        self.note(&mut parcel)?;
         Ok(parcel)
     }
 
@@ -173,11 +209,50 @@ impl Taker {
             }
         }
         self.pending.extend_from_slice(content);
+        self.look_for_document()?;
         self.cut(observed_us, BATCH_BYTES, false, parcel)
+    }
+
+    /// Finds out what the input is, as soon as that can be known.
+    fn look_for_document(&mut self) -> Result<(), Problem> {
+        if self.document == Document::Unclear {
+            let content = self.pending.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&self.pending);
+            self.document = match content.trim_ascii_start().first() {
+                None => Document::Unclear,
+                Some(b'[') => Document::Yes,
+                Some(_) => Document::No,
+            };
+            if self.document == Document::Yes {
+                let made = Recipe::new(FormatSpec::JsonDocument, None, None, false).build(b"");
+                let (decoder, _) = made.map_err(|error| failed(&self.run, &error))?;
+                self.packer = Packer::new(self.run.stream.clone(), self.run.name.clone(), decoder);
+            }
+        }
+        if self.document == Document::Yes && self.pending.len() > DOCUMENT_BYTES_MAX {
+            let message = format!("`{}` is one JSON array of more than 16 MiB", self.run.name);
+            return Err(Problem::new("ingest.decode", ExitCode::Failed, message)
+                .hint("write one record a line, as `jq -c '.[]'` does: lines may be any number"));
+        }
+        Ok(())
+    }
+
+    /// Takes the whole document, once it is here.
+    fn take_document(&mut self, observed_us: i64, last: bool, parcel: &mut Parcel) -> Result<(), Problem> {
+        if last && !self.pending.is_empty() {
+            let document = std::mem::take(&mut self.pending);
+            self.pack(&document, &document, observed_us, parcel)?;
+        }
+        Ok(())
     }
 
     /// Cuts batches off while more than `keep` bytes wait.
     fn cut(&mut self, observed_us: i64, keep: usize, last: bool, parcel: &mut Parcel) -> Result<(), Problem> {
+        match self.document {
+            Document::Yes => return self.take_document(observed_us, last, parcel),
+            // Blank so far.
+            Document::Unclear if !last && self.pending.len() < DOCUMENT_BYTES_MAX => return Ok(()),
+            Document::Unclear | Document::No => {}
+        }
         let mut from = 0;
         let pending = std::mem::take(&mut self.pending);
         while pending.len() - from > keep {
@@ -198,13 +273,15 @@ impl Taker {
                     self.pack(whole, whole, observed_us, parcel)?;
                     whole.len()
                 }
-                Cut::Rewritten { records, consumed, skipping, .. } => {
+                Cut::Rewritten { records, consumed, cut, skipping } => {
                     self.run.detail.skipping = skipping;
+                    self.count_cut(cut, parcel);
                     self.pack(&bytes[..consumed], &records, observed_us, parcel)?;
                     consumed
                 }
-                Cut::Skipped { consumed, skipping, .. } => {
+                Cut::Skipped { consumed, cut, skipping } => {
                     self.run.detail.skipping = skipping;
+                    self.count_cut(cut, parcel);
                     self.pass_over(&bytes[..consumed]);
                     consumed
                 }
@@ -213,6 +290,9 @@ impl Taker {
         }
         self.pending = pending;
         self.pending.drain(..from);
+        if self.run.offset - self.noted.0 >= QUIET_BYTES {
+            self.note(parcel)?;
+        }
         Ok(())
     }
 
@@ -220,6 +300,22 @@ impl Taker {
     fn fits_batch(&self, bytes: &[u8]) -> bool {
         let window = &bytes[..bytes.len().min(BATCH_BYTES)];
         self.packer.decoder().boundary(window) > 0
+    }
+
+    /// Makes the position as it stands part of a parcel, without rows.
+    fn note(&mut self, parcel: &mut Parcel) -> Result<(), Problem> {
+        self.run.detail.content = self.content.save();
+        let position = positions_only(&self.run.stream, vec![self.run.position()]);
+        parcel.join(position.map_err(|error| failed(&self.run, &error))?);
+        self.noted = (self.run.offset, self.run.detail.content.clone());
+        Ok(())
+    }
+
+    fn count_cut(&mut self, cut: u64, parcel: &mut Parcel) {
+        self.run.detail.cut += cut;
+        if cut > 0 {
+            parcel.tallies.push(Tally { cut, ..Tally::new(&self.run.stream) });
+        }
     }
 
     fn pass_over(&mut self, consumed: &[u8]) {
@@ -234,13 +330,16 @@ impl Taker {
         observed_us: i64,
         parcel: &mut Parcel,
     ) -> Result<(), Problem> {
-        if self.run.offset == 0 && self.run.detail.format == "csv" {
-            self.run.detail.header = String::from_utf8_lossy(&records[..first_line(records)]).into_owned();
+        if self.run.detail.format == "csv" && self.run.detail.header.is_empty() {
+            let length = self.packer.decoder().header_length(records);
+            self.run.detail.header = String::from_utf8_lossy(&records[..length]).into_owned();
         }
         self.pass_over(consumed);
         self.run.detail.content = self.content.save();
         let resource = serde_json::json!({ "ingest.name": self.run.name }).to_string();
-        let context = Context { observed_us, resource: Some(&resource), path: None };
+        // A table of data is taken as it is; lines of text are logs.
+        let is_log = self.run.detail.format == "text";
+        let context = Context { observed_us, resource: is_log.then_some(&*resource), path: None };
         // The position of this batch counts its own rows, which are known only after decoding.
         let packed =
             self.packer.pack(records, &context, vec![]).map_err(|error| failed(&self.run, &error))?;
@@ -249,6 +348,7 @@ impl Taker {
         self.run.detail.bad += packed.bad();
         if let Some(aap_buffer::Entry::Own { positions, .. }) = packed.entries.last_mut() {
             positions.push(self.run.position());
+            self.noted = (self.run.offset, self.run.detail.content.clone());
         }
         parcel.join(packed);
         Ok(())
@@ -259,7 +359,7 @@ impl Taker {
     }
 }
 
-fn failed(run: &Run, error: &crate::ingress::IngressError) -> Problem {
+fn failed(run: &Run, error: &(dyn std::error::Error + 'static)) -> Problem {
     let message = format!("`{}` cannot be taken into stream `{}`", run.name, run.stream);
     Problem::new("ingest.decode", ExitCode::Failed, message).caused_by(error)
 }

@@ -219,6 +219,190 @@ async fn csv_continues_under_its_header() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn csv_continues_under_a_header_after_blank_lines_or_with_a_line_end_in_it() {
+    for header in ["\n\nn,text\n", "n,\"te\nxt\"\n"] {
+        let mut rig = Rig::new();
+        let mut input = header.as_bytes().to_vec();
+        (0..60_000).for_each(|n| writeln!(input, "{n},{}", "y".repeat(90)).unwrap());
+        let broken = client(&rig, "f", "csv", "").attempt(&input, false, 140).await;
+        assert!(broken.done.is_err());
+        let before = numbers(&rig).len();
+        assert!(before > 0 && before < 60_000, "{before}");
+        rig.restart();
+        let done = client(&rig, "f", "csv", "").send(&input).await.done();
+        assert_eq!((done.rows_total, done.bad_rows), (60_000, 0), "{header:?}");
+        assert_eq!(numbers(&rig), (0..60_000).collect::<Vec<_>>(), "{header:?}");
+    }
+}
+
+fn taker(codec: &str) -> Box<Taker> {
+    let run = Run {
+        stream: "events".parse().unwrap(),
+        name: "f".into(),
+        offset: 0,
+        detail: RunDetail { format: "text".into(), codec: codec.into(), ..RunDetail::default() },
+    };
+    let (decoder, _) = Recipe::new(FormatSpec::Text, None, None, false).build(b"").unwrap();
+    let packer = Packer::new(run.stream.clone(), run.name.clone(), decoder);
+    Box::new(Taker::new(run, packer, Rules::new(None, RECORD_BYTES_MAX).unwrap()).unwrap())
+}
+
+fn gathered(bytes: Vec<u8>) -> Gathered {
+    Gathered { bytes: VecDeque::from([bytes.into()]), paused: false, finished: true }
+}
+
+#[test]
+fn a_compression_bomb_is_taken_in_parcels_of_bounded_size() {
+    let content = [b"x".repeat(999), vec![b'\n']].concat().repeat(64 << 10);
+    let bomb = zstd::encode_all(&content[..], 19).unwrap();
+    assert!(bomb.len() < 64 << 10);
+    let (mut taker, mut gathered) = (taker("zstd"), gathered(bomb));
+    let (mut rows, mut parcels) = (0, 0);
+    while !taker.run().detail.complete {
+        let parcel = take_gathered(&mut taker, &mut gathered, 0).unwrap();
+        assert!(parcel.bytes() <= 26 << 20, "{}", parcel.bytes());
+        rows += parcel.rows();
+        parcels += 1;
+    }
+    assert_eq!(rows, 64 << 10);
+    assert!(parcels >= 3, "{parcels}");
+}
+
+#[test]
+fn blank_content_counts_as_durable_only_with_a_position() {
+    let (mut taker, mut gathered) = (taker(""), gathered(vec![]));
+    let recipe = Recipe::new(FormatSpec::Ndjson, None, None, false);
+    let (decoder, _) = recipe.build(b"").unwrap();
+    let packer = Packer::new("events".parse().unwrap(), "f".into(), decoder);
+    let run =
+        Run { detail: RunDetail { format: "ndjson".into(), ..RunDetail::default() }, ..taker.run().clone() };
+    *taker = Taker::new(run, packer, Rules::new(None, RECORD_BYTES_MAX).unwrap()).unwrap();
+    let blank = [b"{}\n".to_vec(), vec![b'\n'; 3 << 20]].concat();
+    (gathered.bytes, gathered.finished) = (VecDeque::from([blank.into()]), false);
+    let parcel = take_gathered(&mut taker, &mut gathered, 0).unwrap();
+    assert_eq!(parcel.rows(), 1);
+    let durable = taker.durable_offset();
+    assert!(durable <= 1 << 20, "{durable}: what follows has no position");
+    // Much of it gets one without rows.
+    gathered.bytes = VecDeque::from([vec![b'\n'; 7 << 20].into()]);
+    let parcel = take_gathered(&mut taker, &mut gathered, 0).unwrap();
+    assert_eq!((parcel.entries.len(), parcel.rows()), (1, 0));
+    assert!(taker.durable_offset() > 8 << 20, "{}", taker.durable_offset());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_beyond_the_longest_record_is_counted_and_told() {
+    let rig = Rig::new();
+    let input = [vec![b'x'; RECORD_BYTES_MAX + 9], b"\nshort\n".to_vec()].concat();
+    let done = client(&rig, "f", "text", "").send(&input).await.done();
+    assert_eq!((done.rows, done.cut_bytes), (2, 9));
+    let counts = rig.deps.ingress.counters.snapshot();
+    assert_eq!(counts[&"events".parse().unwrap()].bytes_cut, 9);
+    let again = client(&rig, "f", "text", "").send(&input).await.done();
+    assert_eq!((again.rows, again.cut_bytes), (0, 9));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_array_of_records_is_taken_as_what_it_is() {
+    let rig = Rig::new();
+    let array = b"\n [\n  {\"n\": 1},\n  {\"n\":\n 2},\n 3\n]\n";
+    let done = client(&rig, "f", "ndjson", "").send(array).await.done();
+    assert_eq!((done.rows, done.bad_rows), (2, 1));
+    assert_eq!(numbers(&rig), [1, 2]);
+    assert_eq!(client(&rig, "f", "ndjson", "").send(array).await.done().rows, 0);
+    assert_eq!(client(&rig, "broken", "ndjson", "").send(b"[{\"n\": 4},").await.code(), "ingest.decode");
+    let long = [b"[".to_vec(), ndjson(0, 140_000)].concat();
+    assert!(long.len() > 16 << 20);
+    assert_eq!(client(&rig, "long", "ndjson", "").send(&long).await.code(), "ingest.decode");
+    assert_eq!(numbers(&rig), [1, 2]);
+}
+
+#[test]
+fn only_what_may_pass_is_worth_another_attempt() {
+    use aap_buffer::Error::{Closed, Full, Invalid, Oversize};
+    for (error, exit) in [
+        (Full, ExitCode::Unavailable),
+        (Closed, ExitCode::Unavailable),
+        (Oversize { bytes: 2, limit: 1 }, ExitCode::Failed),
+        (Invalid("x".into()), ExitCode::Failed),
+    ] {
+        assert_eq!(not_stored(&crate::ingress::IngressError::Append(error)).exit, exit);
+    }
+}
+
+#[test]
+fn a_large_batch_of_a_columnar_file_is_several_appends() {
+    let rig = Rig::new();
+    let rows = 2 << 20;
+    let column = Arc::new(Int64Array::from_iter_values(0..rows)) as arrow_array::ArrayRef;
+    let batch = arrow_array::RecordBatch::try_from_iter([("n", column)]).unwrap();
+    let mut stream = Vec::new();
+    let mut writer = arrow_ipc::writer::StreamWriter::try_new(&mut stream, &batch.schema()).unwrap();
+    writer.write(&batch).unwrap();
+    writer.finish().unwrap();
+    let run = Run {
+        stream: "events".parse().unwrap(),
+        name: "f".into(),
+        offset: 0,
+        detail: RunDetail { format: "arrow".into(), ..RunDetail::default() },
+    };
+    let mut columnar = Columnar::new(run, &rig.deps.home).unwrap();
+    columnar.spool(&VecDeque::from([stream.into()])).unwrap();
+    let (mut taken, mut parcels) = (0, 0);
+    while let Some(parcel) = columnar.next(0).unwrap() {
+        assert_eq!(parcel.entries.len(), 1);
+        assert!(parcel.rows() <= aap_decode::ROWS_MAX as u64);
+        taken += parcel.rows();
+        parcels += 1;
+    }
+    assert_eq!((taken, parcels), (rows as u64, 33));
+}
+
+#[test]
+fn a_column_of_any_batch_becomes_what_every_stream_has() {
+    use arrow_array::types::Int32Type;
+    use arrow_array::{ArrayRef, DictionaryArray, RecordBatch, StringViewArray};
+    use arrow_schema::DataType;
+    let normalise = |columns: Vec<(&str, ArrayRef)>| {
+        columnar::normalise(&RecordBatch::try_from_iter(columns).unwrap(), 7)
+    };
+    // A text is a time or not row by row, whatever stands beside it.
+    let ts = StringArray::from(vec![Some("2026-11-23T22:00:00Z"), Some("soon"), None]);
+    let batch = normalise(vec![("ts", Arc::new(ts))]).unwrap();
+    let times = batch.column(0).to_data();
+    assert_eq!(times.buffers()[0].typed_data::<i64>(), [1_795_471_200_000_000, 7, 7]);
+    let text = batch.column_by_name("ts_").unwrap();
+    assert_eq!(**text, StringArray::from(vec![None, Some("soon"), None]));
+    // Names that SQL cannot tell apart, in a time that does not grow with their square.
+    let one = Arc::new(Int64Array::from(vec![1])) as ArrayRef;
+    let batch =
+        normalise(vec![("a", one.clone()), ("A", one.clone()), ("a", one.clone()), ("", one.clone())])
+            .unwrap();
+    let names: Vec<_> = batch.schema().fields().iter().map(|field| field.name().clone()).collect();
+    assert_eq!(names, ["ts", "a", "A_", "a_2", "_"]);
+    assert!(normalise((0..4096).map(|_| ("same", one.clone())).collect()).is_ok());
+    assert!(normalise((0..4097).map(|_| ("same", one.clone())).collect()).is_err());
+    // What shares its parts is not multiplied without bound.
+    let long = "x".repeat(1 << 20);
+    let mut views = arrow_array::builder::StringViewBuilder::new();
+    let block = views.append_block(long.clone().into_bytes().into());
+    (0..1000).for_each(|_| views.try_append_view(block, 0, 1 << 20).unwrap());
+    let views: StringViewArray = views.finish();
+    assert!(normalise(vec![("a", Arc::new(views))]).is_err());
+    let words = |text: &str, rows: usize| {
+        let keys = arrow_array::PrimitiveArray::<Int32Type>::from(vec![0; rows]);
+        let values = Arc::new(arrow_array::LargeStringArray::from(vec![text])) as ArrayRef;
+        normalise(vec![("a", Arc::new(DictionaryArray::new(keys, values)) as ArrayRef)])
+    };
+    assert!(words(&long, 1000).is_err());
+    assert_eq!(*words(&long, 2).unwrap().schema().field(1).data_type(), DataType::Utf8);
+    let few = words("few", 1000).unwrap();
+    assert!(
+        matches!(few.schema().field(1).data_type(), DataType::Dictionary(_, of) if **of == DataType::Utf8)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn arrow_and_parquet_files_are_taken_once() {
     let batch = arrow_array::RecordBatch::try_from_iter([
         ("n", Arc::new(Int64Array::from_iter_values(0..20_000)) as arrow_array::ArrayRef),

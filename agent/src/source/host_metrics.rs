@@ -51,7 +51,11 @@ pub(super) async fn run(
         sealer = back;
         let stored = match parcel {
             Ok(parcel) if parcel.is_empty() => Err("nothing could be read from `/proc`".to_owned()),
-            Ok(parcel) => deps.ingress.append(parcel).await.map(drop).map_err(|error| error.to_string()),
+            Ok(parcel) => tokio::select! {
+                stored = deps.ingress.append(parcel) => stored.map(drop).map_err(|error| error.to_string()),
+                // The next run has figures of its own: these need not wait for room in the buffer.
+                () = shutdown.requested() => return Ok(()),
+            },
             Err(error) => Err(error),
         };
         deps.board.source_problem(&name, "read", stored.err());
@@ -74,7 +78,7 @@ fn parcel(
         .sum::<usize>() as u64;
     let sealed = sealer.seal(&batch, bytes).map_err(|error| error.to_string())?;
     let rows = points.len() as u64;
-    let tally = Tally { stream: stream.clone(), rows, bad: 0, bytes, replaced: 0 };
+    let tally = Tally { rows, bytes, ..Tally::new(stream) };
     let entry = aap_buffer::Entry::Own { stream: stream.clone(), batch: sealed, positions: vec![] };
     Ok(Parcel { entries: vec![entry], tallies: vec![tally] })
 }
@@ -248,6 +252,7 @@ fn filesystems(mounts: &str, points: &mut Vec<Point>) {
         if !device.starts_with('/') || !seen.insert(device.to_owned()) {
             continue;
         }
+        let (device, place) = (&*unescaped(device), &*unescaped(place));
         let Ok(space) = rustix::fs::statvfs(place) else { continue };
         let bytes = |blocks: u64| blocks as f64 * space.f_frsize as f64;
         let (total, free, available) = (bytes(space.f_blocks), bytes(space.f_bfree), bytes(space.f_bavail));
@@ -266,6 +271,30 @@ fn filesystems(mounts: &str, points: &mut Vec<Point>) {
         let attributes = [("system.device", device), ("system.filesystem.mountpoint", place)];
         points.push(point("system.filesystem.utilization", 1.0 - free / total, "1", &attributes));
     }
+}
+
+/// A word of `/proc/self/mounts`, in which spaces, tabs, line ends and backslashes stand as three octal digits.
+fn unescaped(word: &str) -> std::borrow::Cow<'_, str> {
+    if !word.contains('\\') {
+        return word.into();
+    }
+    let mut bytes = Vec::with_capacity(word.len());
+    let mut rest = word.as_bytes();
+    while let Some((&first, after)) = rest.split_first() {
+        let digits =
+            after.get(..3).filter(|_| first == b'\\').and_then(|digits| std::str::from_utf8(digits).ok());
+        match digits.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
+            Some(byte) => {
+                bytes.push(byte);
+                rest = &after[3..];
+            }
+            None => {
+                bytes.push(first);
+                rest = after;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned().into()
 }
 
 fn uptime(uptime: &str, points: &mut Vec<Point>) {
@@ -303,6 +332,20 @@ mod tests {
         let batch = batch(&points, 7).unwrap();
         assert_eq!(batch.num_rows(), points.len());
         assert!(points.iter().all(|point| point.value.is_finite() && point.attributes.starts_with('{')));
+    }
+
+    #[test]
+    fn a_mount_point_with_a_space_is_shown() {
+        assert_eq!(unescaped("/media/my\\040disk\\134x"), "/media/my disk\\x");
+        assert_eq!(unescaped("/plain"), "/plain");
+        assert_eq!(unescaped("/odd\\9\\04"), "/odd\\9\\04");
+        let directory = tempfile::tempdir().unwrap();
+        let place = directory.path().join("my disk");
+        std::fs::create_dir(&place).unwrap();
+        let escaped = place.to_str().unwrap().replace(' ', "\\040");
+        let mut points = vec![];
+        filesystems(&format!("/dev/vdx {escaped} ext4 rw 0 0\n"), &mut points);
+        assert!(points.iter().any(|point| point.attributes.contains("my disk")), "{points:?}");
     }
 
     #[test]

@@ -11,12 +11,13 @@
 //! | answer | when |
 //! |---|---|
 //! | 200 `{"rows":…,"batches":…,"bad_rows":…}` | durable |
-//! | 400 | bad stream name; bad rows, naming row and reason: nothing was taken (`?on_error=dead-letter` keeps them apart instead) |
+//! | 400 | bad stream name; bad rows, naming row and reason: nothing was taken (`?on_error=dead-letter` keeps them apart instead, unless a JSON document breaks off) |
 //! | 401 / 415 | wrong token / content type or encoding |
+//! | 409 with `Retry-After` | the first request with this `Idempotency-Key` is under way, or was not taken |
 //! | 413 | more than the limit after decompression |
 //! | 422 | the `Idempotency-Key` was used with another body |
 //! | 429 with `Retry-After` | the buffer is full |
-//! | 503 with `Retry-After` | the rows could not be stored |
+//! | 503 with `Retry-After` | the rows could not be stored, or not soon enough to say so |
 //!
 //! A key's answer is committed in the group of its rows and kept for 24 h, so a repetition after any crash gets the same answer and adds
 //! nothing. A repetition that comes while the first is under way waits for it.
@@ -45,7 +46,7 @@ use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use camino::Utf8PathBuf;
+use camino::{Utf8Path, Utf8PathBuf};
 use serde::Deserialize;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
@@ -59,12 +60,19 @@ use crate::config::HttpSpec;
 const REQUESTS_MAX: usize = 8;
 /// How long requests under way may take at the end.
 const DRAIN: Duration = Duration::from_secs(5);
+/// How long a request waits for its rows to be durable. Appending takes milliseconds; a request that came just before the
+/// buffer was full waits until the coordinator takes data.
+const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 /// Longest `Idempotency-Key`.
 const KEY_BYTES_MAX: usize = 255;
 
-/// Where the HTTP source listens, for `run/agent.json`.
+/// What is known of the HTTP source beyond one life of it: where it listens, for `run/agent.json`, and the keys of the
+/// requests under way.
 #[derive(Debug)]
-pub struct Listening(watch::Sender<Settled>);
+pub struct Listening {
+    settled: watch::Sender<Settled>,
+    open: keys::Open,
+}
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Settled {
@@ -74,28 +82,37 @@ struct Settled {
 
 impl Default for Listening {
     fn default() -> Self {
-        Self(watch::channel(Settled::default()).0)
+        Self { settled: watch::channel(Settled::default()).0, open: keys::Open::default() }
     }
 }
 
 impl Listening {
     /// The address, once it is known.
     pub fn address(&self) -> Option<SocketAddr> {
-        self.0.borrow().address
+        self.settled.borrow().address
     }
 
-    /// An HTTP source is about to start.
+    /// An HTTP source is about to start: where the former one listened says nothing any more.
     pub fn expect(&self) {
-        self.0.send_modify(|settled| settled.expected = true);
+        self.settled.send_replace(Settled { expected: true, address: None });
     }
 
-    fn set(&self, address: Option<SocketAddr>) {
-        self.0.send_replace(Settled { expected: address.is_some(), address });
+    fn set(&self, address: SocketAddr) {
+        self.settled.send_replace(Settled { expected: true, address: Some(address) });
+    }
+
+    /// The source that listened at `address` does so no more. Its successor may have been announced already.
+    fn clear(&self, address: SocketAddr) {
+        self.settled.send_modify(|settled| {
+            if settled.address == Some(address) {
+                *settled = Settled::default();
+            }
+        });
     }
 
     /// Waits until the source that is about to start listens, at most `limit`.
     pub async fn settled(&self, limit: Duration) {
-        let mut changes = self.0.subscribe();
+        let mut changes = self.settled.subscribe();
         let ready = changes.wait_for(|settled| !settled.expected || settled.address.is_some());
         if tokio::time::timeout(limit, ready).await.is_err() {
             tracing::warn!("the HTTP source does not listen yet");
@@ -121,16 +138,18 @@ pub(super) async fn run(
     deps: SourceDeps,
     shutdown: Shutdown,
 ) -> Result<(), SourceError> {
+    let token_file = deps.home.root().join(&spec.token_file);
+    check_token_file(&token_file).await?;
     let listener = listen(&spec, &deps).await?;
     let address = listener.local_addr().map_err(SourceError::io("ask for the address"))?;
-    deps.listening.set(Some(address));
+    deps.listening.set(address);
     deps.board.source(&name, |entry| entry.detail = format!("listens on {address}"));
     tracing::info!(%address, "HTTP source listens");
-    let keys = Keys::new(deps.ingress.clone(), spec.keep_keys.0);
+    let keys = Keys::new(deps.ingress.clone(), spec.keep_keys.0, deps.listening.open.clone());
     let listening = deps.listening.clone();
     let api = Api {
         name: name.into(),
-        token_file: deps.home.root().join(&spec.token_file),
+        token_file,
         deps,
         keys,
         body_bytes_max: usize::try_from(spec.body_bytes_max.0).unwrap_or(usize::MAX),
@@ -147,7 +166,7 @@ pub(super) async fn run(
         result = serving => result.map_err(SourceError::io("serve HTTP")),
         () = abandoned => Ok(()),
     };
-    listening.set(None);
+    listening.clear(address);
     result
 }
 
@@ -250,7 +269,7 @@ async fn take_request(
     headers: &HeaderMap,
     body: Body,
 ) -> Result<String, Refused> {
-    authorise(api, headers)?;
+    authorise(api, headers).await?;
     let stream: StreamName = name.parse().map_err(|error: aap_types::NameError| {
         Refused::new(StatusCode::BAD_REQUEST, "http.bad_stream", error.to_string())
     })?;
@@ -274,12 +293,17 @@ async fn take_request(
     let raw = body::read(body, api.body_bytes_max).await?;
     let digest = key.as_ref().map(|_| keys::digest(&raw, headers, on_error));
     let begun = match (&key, digest) {
-        (Some(key), Some(digest)) => api.keys.begin(&stream, key, digest).await?,
+        (Some(key), Some(digest)) => api.keys.begin(&stream, key, digest)?,
         _ => Begun::unkeyed(),
     };
     let begun = match begun {
         Begun::Answered(answer) => return Ok(answer),
         Begun::Mine(claim) => claim,
+        Begun::Busy(waiting) => {
+            // The body was needed for its digest only: who waits takes nobody's room.
+            drop((permit, raw));
+            return api.keys.outcome(waiting).await;
+        }
     };
     let request = take::Request {
         stream,
@@ -297,7 +321,11 @@ async fn take_request(
         let _permit = permit;
         take::take(request, &deps, begun).await
     });
-    taking.await.unwrap_or_else(|_| {
+    let Ok(taken) = tokio::time::timeout(ANSWER_WITHIN, taking).await else {
+        let message = "the rows are not durable yet and may become so later: with an Idempotency-Key it is safe to send them again";
+        return Err(Refused::new(StatusCode::SERVICE_UNAVAILABLE, "http.not_stored", message).later());
+    };
+    taken.unwrap_or_else(|_| {
         Err(Refused::new(
             StatusCode::INTERNAL_SERVER_ERROR,
             "http.failed",
@@ -318,18 +346,36 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Refused> {
 }
 
 /// Compares the bearer token with the file's, read anew so that it can be changed.
-fn authorise(api: &Api, headers: &HeaderMap) -> Result<(), Refused> {
+async fn authorise(api: &Api, headers: &HeaderMap) -> Result<(), Refused> {
     let denied = || {
         let message = format!("send `Authorization: Bearer` with the token in `{}`", api.token_file);
         Refused::new(StatusCode::UNAUTHORIZED, "auth.token_refused", message)
     };
-    let expected = std::fs::read_to_string(&api.token_file).unwrap_or_default();
+    let path = api.token_file.clone();
+    let reading = tokio::task::spawn_blocking(move || std::fs::read_to_string(path).unwrap_or_default());
+    let expected = reading.await.unwrap_or_default();
     let expected = expected.trim();
     let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     let given = given.and_then(|value| value.strip_prefix("Bearer ")).map(str::trim).unwrap_or_default();
     // Comparing digests takes the same time wherever the texts differ.
     let same = blake3::hash(expected.as_bytes()) == blake3::hash(given.as_bytes());
     if same && !expected.is_empty() { Ok(()) } else { Err(denied()) }
+}
+
+/// A token that others on this machine can read protects nothing.
+async fn check_token_file(path: &Utf8Path) -> Result<(), SourceError> {
+    use std::os::unix::fs::PermissionsExt;
+    let own = path.to_owned();
+    let metadata = tokio::task::spawn_blocking(move || std::fs::metadata(own)).await;
+    // A file that is missing refuses every request until it is there.
+    let Ok(Ok(metadata)) = metadata else { return Ok(()) };
+    let mode = metadata.permissions().mode() & 0o777;
+    if mode & 0o077 == 0 {
+        return Ok(());
+    }
+    let message =
+        format!("the token in `{path}` can be read by others (mode {mode:o}); run `chmod 600 {path}`");
+    Err(SourceError::Config(message))
 }
 
 /// Ready: the buffer takes data and every source runs.

@@ -2,8 +2,10 @@
 //!
 //! - UDP: one datagram, one message. What the kernel drops because its queue is full is counted from its own counter
 //!   (`/proc/net/udp`), so produced = stored + counted.
-//! - TCP: octet counting (`LENGTH MESSAGE`) and lines (RFC 6587), recognised connection by connection, message by
+//! - TCP: octet counting (`LENGTH <PRI>MESSAGE`) and lines (RFC 6587), recognised connection by connection, message by
 //!   message. When the buffer is full the connection is not read, and the sender waits.
+//!
+//! At a stop, what waits in the sockets is taken before they are closed, for a second at most.
 //!
 //! Messages are one line each downstream; line ends inside of a message become spaces.
 
@@ -16,6 +18,7 @@ use memchr::memchr;
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use super::lines::{self, Pieces};
 use super::{SourceDeps, SourceError};
@@ -33,6 +36,10 @@ const PIECE_BYTES: usize = 64 << 10;
 const RECEIVE_BUFFER_BYTES: usize = 8 << 20;
 /// How often the kernel is asked what it dropped.
 const DROPS_EVERY: Duration = Duration::from_secs(1);
+/// After a socket failed.
+const RETRY: Duration = Duration::from_millis(100);
+/// A sender that sends nothing for so long has sent what it had when the stop came.
+const PAUSE: Duration = Duration::from_millis(50);
 /// Digits of the length before a counted message.
 const LENGTH_DIGITS_MAX: usize = 9;
 
@@ -44,9 +51,8 @@ pub(super) async fn run(
     shutdown: Shutdown,
 ) -> Result<(), SourceError> {
     let (pieces, queue) = lines::feed();
-    let recipe = Recipe::new(FormatSpec::Syslog, None, None, false);
-    let storing =
-        lines::run(spec.stream.clone(), name.clone(), recipe, deps.clone(), queue, shutdown.clone());
+    let recipe = Recipe::new(FormatSpec::Syslog, None, spec.timestamp(), false);
+    let storing = lines::run(spec.stream.clone(), name.clone(), recipe, deps.clone(), queue);
     let limit = usize::try_from(spec.message_bytes_max.0).unwrap_or(usize::MAX);
     let udp = match spec.udp {
         Some(address) => Some(bind_udp(address).await?),
@@ -67,10 +73,17 @@ pub(super) async fn run(
     let detail = format!("listens on {}", heard.into_iter().flatten().collect::<Vec<_>>().join(", "));
     deps.board.source(&name, |entry| entry.detail = detail.clone());
     tracing::info!(source = name, detail, "syslog source");
-    let datagrams = receive_udp(udp, pieces.clone(), deps.clone(), spec.stream.clone(), shutdown.clone());
+    let receiver = Receiver {
+        name,
+        stream: spec.stream.clone(),
+        deps: deps.clone(),
+        limit,
+        buffer: vec![0; DATAGRAM_BYTES_MAX],
+    };
+    let datagrams = receive_udp(udp, pieces.clone(), receiver, shutdown.clone());
     let connections = accept(tcp, pieces, limit, deps, spec.stream.clone(), shutdown);
-    let (stored, received, accepted) = tokio::join!(storing, datagrams, connections);
-    stored.and(received).and(accepted)
+    let (stored, (), accepted) = tokio::join!(storing, datagrams, connections);
+    stored.and(accepted)
 }
 
 async fn bind_udp(address: SocketAddr) -> Result<UdpSocket, SourceError> {
@@ -82,40 +95,94 @@ async fn bind_udp(address: SocketAddr) -> Result<UdpSocket, SourceError> {
     Ok(socket)
 }
 
-/// Takes datagrams, as many as wait, into pieces.
-async fn receive_udp(
-    socket: Option<UdpSocket>,
-    pieces: Pieces,
-    deps: SourceDeps,
-    stream: StreamName,
-    shutdown: Shutdown,
-) -> Result<(), SourceError> {
-    let Some(socket) = socket else { return Ok(()) };
+/// Takes datagrams while there are any and until a stop; then what still waits in the kernel's queue.
+async fn receive_udp(socket: Option<UdpSocket>, pieces: Pieces, mut receiver: Receiver, shutdown: Shutdown) {
+    let Some(socket) = socket else { return };
     let mut drops = KernelDrops::of(&socket);
     let mut look = tokio::time::interval(DROPS_EVERY);
-    let mut datagram = vec![0; DATAGRAM_BYTES_MAX];
-    let mut piece = Vec::with_capacity(PIECE_BYTES);
     loop {
-        tokio::select! {
-            received = socket.recv(&mut datagram) => {
-                let length = received.map_err(SourceError::io("receive a datagram"))?;
-                add_message(&mut piece, &datagram[..length]);
-                while piece.len() < PIECE_BYTES {
-                    match socket.try_recv(&mut datagram) {
-                        Ok(length) => add_message(&mut piece, &datagram[..length]),
-                        Err(_) => break,
-                    }
-                }
-                if !piece.is_empty() && pieces.send(std::mem::take(&mut piece)).await.is_err() {
-                    return Ok(());
-                }
+        let took = tokio::select! {
+            ready = socket.readable() => match ready {
+                Ok(()) => receiver.take(&socket, &pieces).await,
+                Err(error) => receiver.fail(&error).await,
+            },
+            _ = look.tick() => {
+                count_drops(&mut drops, &receiver.deps, &receiver.stream).await;
+                continue;
             }
-            _ = look.tick() => count_drops(&mut drops, &deps, &stream).await,
-            () = shutdown.requested() => {
-                count_drops(&mut drops, &deps, &stream).await;
-                return Ok(());
+            () = shutdown.requested() => break,
+        };
+        if took == Took::Gone {
+            return;
+        }
+    }
+    let deadline = Instant::now() + lines::DRAIN;
+    while Instant::now() < deadline && tokio::time::timeout(PAUSE, socket.readable()).await.is_ok() {
+        if receiver.take(&socket, &pieces).await == Took::Gone {
+            return;
+        }
+    }
+    count_drops(&mut drops, &receiver.deps, &receiver.stream).await;
+}
+
+/// What receiving datagrams needs beside the socket.
+struct Receiver {
+    name: String,
+    stream: StreamName,
+    deps: SourceDeps,
+    limit: usize,
+    buffer: Vec<u8>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Took {
+    GoOn,
+    /// Nobody stores any more.
+    Gone,
+}
+
+impl Receiver {
+    /// Takes what waits, as one piece.
+    async fn take(&mut self, socket: &UdpSocket, pieces: &Pieces) -> Took {
+        let (mut piece, mut cut) = (Vec::new(), 0);
+        let mut failure = None;
+        while piece.len() < PIECE_BYTES {
+            match socket.try_recv(&mut self.buffer) {
+                Ok(length) => {
+                    let kept = length.min(self.limit);
+                    cut += (length - kept) as u64;
+                    add_message(&mut piece, &self.buffer[..kept]);
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => break,
+                Err(error) => {
+                    failure = Some(error);
+                    break;
+                }
             }
         }
+        if cut > 0 {
+            self.deps.ingress.counters.count(&self.stream, |count| count.bytes_cut += cut);
+        }
+        if !piece.is_empty() {
+            self.deps.board.source_problem(&self.name, "receive", None);
+            if pieces.send(piece).await.is_err() {
+                return Took::Gone;
+            }
+        }
+        match failure {
+            Some(error) => self.fail(&error).await,
+            None => Took::GoOn,
+        }
+    }
+
+    /// An error of the socket is shown, and the socket tried again: what comes later must not be lost to it.
+    async fn fail(&self, error: &std::io::Error) -> Took {
+        let text = format!("receive a datagram: {error}");
+        if self.deps.board.source_problem(&self.name, "receive", Some(text)) {
+            tracing::warn!(source = self.name, %error, "receive a datagram");
+        }
+        tokio::time::sleep(RETRY).await;
+        Took::GoOn
     }
 }
 
@@ -202,6 +269,13 @@ async fn accept(
             () = shutdown.requested() => break,
         }
     }
+    // Who connected before the stop was told so by the kernel, and may have sent already.
+    let deadline = Instant::now() + lines::DRAIN;
+    while Instant::now() < deadline {
+        let Ok(Ok((connection, _))) = tokio::time::timeout(PAUSE, listener.accept()).await else { break };
+        let (pieces, deps, stream, stop) = (pieces.clone(), deps.clone(), stream.clone(), shutdown.clone());
+        connections.spawn(async move { receive_tcp(connection, pieces, limit, deps, stream, stop).await });
+    }
     // Each stops at the same request, after what it has read whole.
     while connections.join_next().await.is_some() {}
     Ok(())
@@ -217,11 +291,22 @@ async fn receive_tcp(
 ) {
     let mut framing = Framing::new(limit);
     let mut bytes = Vec::with_capacity(PIECE_BYTES);
+    let mut deadline = None;
     loop {
         bytes.clear();
-        let read = tokio::select! {
-            read = connection.read_buf(&mut bytes) => read.unwrap_or(0),
-            () = shutdown.requested() => 0,
+        let read = match deadline {
+            None => tokio::select! {
+                read = connection.read_buf(&mut bytes) => read.unwrap_or(0),
+                () = shutdown.requested() => {
+                    deadline = Some(Instant::now() + lines::DRAIN);
+                    continue;
+                }
+            },
+            Some(deadline) => {
+                let until = Instant::min(deadline, Instant::now() + PAUSE);
+                let reading = tokio::time::timeout_at(until, connection.read_buf(&mut bytes));
+                reading.await.map_or(0, |read| read.unwrap_or(0))
+            }
         };
         let mut piece = Vec::new();
         if read == 0 {
@@ -276,7 +361,10 @@ impl Framing {
     fn end(&mut self, out: &mut Vec<u8>) {
         let pending = std::mem::take(&mut self.pending);
         if self.skip == Skip::Nothing {
-            let begin = counted(&pending).map_or(0, |(_, begin)| begin);
+            let begin = match begins(&pending) {
+                Begins::Counted { begin, .. } => begin,
+                Begins::Line | Begins::Unclear => 0,
+            };
             add_message(out, &pending[begin..]);
         }
     }
@@ -304,11 +392,10 @@ impl Framing {
             }
             Skip::Nothing => {}
         }
-        match counted(bytes) {
-            Some((length, begin)) => self.counted_message(bytes, length, begin, out),
-            // Digits may become a length when more comes.
-            None if bytes.len() <= LENGTH_DIGITS_MAX && bytes.iter().all(u8::is_ascii_digit) => None,
-            None => self.line(bytes, out),
+        match begins(bytes) {
+            Begins::Counted { length, begin } => self.counted_message(bytes, length, begin, out),
+            Begins::Unclear => None,
+            Begins::Line => self.line(bytes, out),
         }
     }
 
@@ -344,13 +431,32 @@ impl Framing {
     }
 }
 
-/// The length that a counted message begins with, and where the message begins.
-fn counted(bytes: &[u8]) -> Option<(usize, usize)> {
+/// What a message in a TCP stream begins with.
+#[derive(Debug, PartialEq, Eq)]
+enum Begins {
+    /// Its length, and where it begins itself.
+    Counted { length: usize, begin: usize },
+    /// It ends with its line.
+    Line,
+    /// So far both are possible.
+    Unclear,
+}
+
+/// A length is digits and a space before a priority: a line may begin with a number too, such as a year.
+fn begins(bytes: &[u8]) -> Begins {
     let digits = bytes.iter().take(LENGTH_DIGITS_MAX + 1).take_while(|byte| byte.is_ascii_digit()).count();
-    let is_length =
-        (1..=LENGTH_DIGITS_MAX).contains(&digits) && bytes[0] != b'0' && bytes.get(digits) == Some(&b' ');
-    let text = std::str::from_utf8(&bytes[..digits]).ok().filter(|_| is_length)?;
-    Some((text.parse().ok()?, digits + 1))
+    if !(1..=LENGTH_DIGITS_MAX).contains(&digits) || bytes[0] == b'0' {
+        return Begins::Line;
+    }
+    match (bytes.get(digits), bytes.get(digits + 1)) {
+        (None, _) | (Some(b' '), None) => Begins::Unclear,
+        (Some(b' '), Some(b'<')) => {
+            // At most nine digits: they fit.
+            let length = bytes[..digits].iter().fold(0, |sum, digit| sum * 10 + usize::from(digit - b'0'));
+            Begins::Counted { length, begin: digits + 1 }
+        }
+        _ => Begins::Line,
+    }
 }
 
 #[cfg(test)]
@@ -377,6 +483,18 @@ mod tests {
     }
 
     #[test]
+    fn a_line_that_begins_with_a_number_is_a_line() {
+        let stream = b"2026 was the year\n<1>next\n7 <2>seven<3>last\n12";
+        for piece in 1..stream.len() {
+            let (mut framing, mut out) = (Framing::new(64), Vec::new());
+            stream.chunks(piece).for_each(|part| framing.push(part, &mut out));
+            framing.end(&mut out);
+            let text = String::from_utf8(out).unwrap();
+            assert_eq!(text, "2026 was the year\n<1>next\n<2>seve\nn<3>last\n12\n", "{piece}");
+        }
+    }
+
+    #[test]
     fn the_kernels_drops_are_found_by_inode() {
         let table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode ref pointer drops\n \
             12: 0100007F:158A 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 4711 2 0000000000000000 42\n";
@@ -387,8 +505,60 @@ mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn datagrams_and_connections_reach_the_stream() {
         let rig = Rig::new();
-        let free = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let text = format!("type: syslog\nudp: '{free}'\ntcp: '{free}'\n");
+        let ([udp, tcp], task, shutdown) = listen(&rig, "").await;
+        let sender = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        sender.send_to(b"<34>1 2026-11-23T22:00:00Z host app - - - by datagram", udp).await.unwrap();
+        rig.until("the datagram", |rig| rig.texts("syslog", "body").len() == 1).await;
+        let mut connection = TcpStream::connect(tcp).await.unwrap();
+        connection.write_all(b"<34>1 2026-11-23T22:00:01Z host app - - - by line\n").await.unwrap();
+        rig.until("the line", |rig| rig.texts("syslog", "body").len() == 2).await;
+        shutdown.request();
+        task.await.unwrap().unwrap();
+        assert_eq!(rig.texts("syslog", "body"), ["by datagram", "by line"]);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_was_sent_before_a_stop_is_stored() {
+        let rig = Rig::new();
+        let ([udp, tcp], task, shutdown) = listen(&rig, "").await;
+        let sender = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let mut connection = TcpStream::connect(tcp).await.unwrap();
+        let late = TcpStream::connect(tcp).await.unwrap();
+        late.try_write(b"late\n").unwrap();
+        for n in 0..500 {
+            sender.send_to(format!("<34>datagram {n}").as_bytes(), udp).unwrap();
+            connection.write_all(format!("<34>line {n}\n").as_bytes()).await.unwrap();
+        }
+        connection.write_all(b"<34>no end").await.unwrap();
+        shutdown.request();
+        task.await.unwrap().unwrap();
+        assert_eq!(rig.texts("syslog", "body").len(), 1002);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn messages_are_cut_at_the_limit_and_dated_in_the_zone_of_the_source() {
+        let rig = Rig::new();
+        let ([udp, _], task, shutdown) = listen(&rig, "message_bytes_max: 1KiB\nzone: '+02:00'\n").await;
+        let sender = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let message = format!("<34>Nov 23 22:00:00 host app: {}", "x".repeat(1100 - 30));
+        sender.send_to(message.as_bytes(), udp).unwrap();
+        rig.until("the datagram", |rig| rig.texts("syslog", "body").len() == 1).await;
+        assert_eq!(rig.texts("syslog", "body")[0].len(), 1024 - 30);
+        let ts = rig.batches("syslog")[0].column_by_name("ts").unwrap().to_data();
+        let of_day = ts.buffers()[0].typed_data::<i64>()[0] / 1_000_000 % 86_400;
+        assert_eq!(of_day, 20 * 3600, "22:00 two hours east of Greenwich");
+        let stream: StreamName = "syslog".parse().unwrap();
+        assert_eq!(rig.deps.ingress.counters.snapshot()[&stream].bytes_cut, 1100 - 1024);
+        shutdown.request();
+        task.await.unwrap().unwrap();
+    }
+
+    /// Starts a source on free ports, with more lines of its `spec`. Gives the UDP and the TCP address.
+    async fn listen(
+        rig: &Rig,
+        more: &str,
+    ) -> ([SocketAddr; 2], tokio::task::JoinHandle<Result<(), SourceError>>, Shutdown) {
+        let text = format!("type: syslog\nudp: '127.0.0.1:0'\ntcp: '127.0.0.1:0'\n{more}");
         let spec: SyslogSpec = serde_norway::from_str(&text).unwrap();
         let entry = SourceEntry {
             kind: "syslog",
@@ -403,14 +573,11 @@ mod tests {
         #[expect(clippy::disallowed_methods, reason = "the test waits for it")]
         let task = tokio::spawn(run("s".into(), spec, rig.deps.clone(), shutdown.clone()));
         rig.until("it listens", |rig| !rig.deps.board.sources()["s"].detail.is_empty()).await;
-        let sender = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-        sender.send_to(b"<34>1 2026-11-23T22:00:00Z host app - - - by datagram", free).await.unwrap();
-        rig.until("the datagram", |rig| rig.texts("syslog", "body").len() == 1).await;
-        let mut connection = TcpStream::connect(free).await.unwrap();
-        connection.write_all(b"<34>1 2026-11-23T22:00:01Z host app - - - by line\n").await.unwrap();
-        rig.until("the line", |rig| rig.texts("syslog", "body").len() == 2).await;
-        shutdown.request();
-        task.await.unwrap().unwrap();
-        assert_eq!(rig.texts("syslog", "body"), ["by datagram", "by line"]);
+        let detail = rig.deps.board.sources()["s"].detail.clone();
+        let address = |protocol: &str| {
+            let (_, rest) = detail.split_once(protocol).unwrap();
+            rest.split(',').next().unwrap().parse().unwrap()
+        };
+        ([address("udp "), address("tcp ")], task, shutdown)
     }
 }

@@ -114,6 +114,7 @@ impl Report {
             "rows": run.rows_added(),
             "rows_total": run.rows_total,
             "bad_rows": run.bad_rows,
+            "cut_bytes": run.cut_bytes,
             "batches": run.batches,
             "bytes": run.durable_offset,
             "already_complete": run.already_complete,
@@ -129,6 +130,12 @@ impl Report {
             if run.already_complete {
                 context.printer.note("nothing to do: all of it was taken before");
             }
+        }
+        if run.cut_bytes > 0 {
+            context.printer.note(&format!(
+                "{} bytes are beyond the longest record (8 MiB) and are stored nowhere",
+                text::count(run.cut_bytes)
+            ));
         }
         if run.bad_rows > 0 {
             let table = dead_letters(&run.stream);

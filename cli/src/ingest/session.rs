@@ -34,6 +34,8 @@ pub(crate) struct Run {
     pub(crate) rows_total: u64,
     pub(crate) bad_rows: u64,
     pub(crate) batches: u64,
+    /// Bytes of records longer than a record may be, which are stored nowhere.
+    pub(crate) cut_bytes: u64,
     pub(crate) already_complete: bool,
 }
 
@@ -51,6 +53,7 @@ impl Run {
             rows_total: 0,
             bad_rows: 0,
             batches: 0,
+            cut_bytes: 0,
             already_complete: false,
         }
     }
@@ -164,6 +167,9 @@ async fn send_rest(
             chunk = input.next(), if reading && outgoing.is_none() => {
                 let chunk = chunk?;
                 reading = chunk.is_some();
+                if !reading {
+                    check_whole(run, input)?;
+                }
                 outgoing = Some(message(chunk));
             }
             permit = sender.reserve(), if sending && outgoing.is_some() => match (permit, outgoing.take()) {
@@ -188,11 +194,23 @@ async fn send_rest(
                     run.rows_total = done.rows_total;
                     run.bad_rows = run.bad_rows.max(done.bad_rows);
                     run.batches += done.batches;
+                    run.cut_bytes = done.cut_bytes;
                     run.durable_offset = run.sent_offset;
                     return Ok(());
                 }
             },
         }
+    }
+}
+
+/// A file that became shorter while it was read must not count as complete. All that was read was handed over by now.
+fn check_whole(run: &Run, input: &Input) -> Result<(), Problem> {
+    match input.size().filter(|size| *size != run.sent_offset) {
+        Some(size) => Err(changed(&format!(
+            "it had {size} bytes when this run began, and only {} could be read",
+            run.sent_offset
+        ))),
+        None => Ok(()),
     }
 }
 

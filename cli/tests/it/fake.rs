@@ -32,6 +32,8 @@ pub(crate) struct State {
     pub(crate) runs: HashMap<(String, String), Taken>,
     /// The agent closes the connection after this many further bytes, once.
     pub(crate) cut_after: Option<usize>,
+    /// Every connection of `aap ingest` is cut before anything is taken.
+    pub(crate) takes_nothing: bool,
     pub(crate) opened: Vec<IngestOpen>,
     pub(crate) cancelled: Vec<String>,
     pub(crate) last_query: Option<QueryRequest>,
@@ -463,6 +465,10 @@ async fn take(
     loop {
         match requests.message().await.ok()??.kind? {
             IngestAsk::Data(bytes) => {
+                if state.lock().unwrap().takes_nothing {
+                    replies.send(Err(Status::unavailable("the rows could not be stored"))).await.ok()?;
+                    return None;
+                }
                 let cut = state.lock().unwrap().cut_after;
                 let takes = cut.map_or(bytes.len(), |cut| cut.min(bytes.len()));
                 durable.extend_from_slice(&bytes[..takes]);
@@ -481,7 +487,8 @@ async fn take(
                 let rows_total = now.rows();
                 let bad_rows = String::from_utf8_lossy(&durable).matches("BAD").count() as u64;
                 state.lock().unwrap().runs.insert(key.clone(), now);
-                let done = IngestDone { rows: rows_total - before, rows_total, bad_rows, batches: 1 };
+                let done =
+                    IngestDone { rows: rows_total - before, rows_total, bad_rows, batches: 1, cut_bytes: 0 };
                 replies.send(reply(IngestAnswer::Done(done))).await.ok()?;
                 return Some(());
             }

@@ -64,6 +64,17 @@ fn changed_content_is_a_conflict_until_it_is_asked_for_again() {
 }
 
 #[test]
+fn an_agent_that_answers_and_takes_nothing_is_given_up_as_one_that_is_silent() {
+    let home = Home::running();
+    let file = home.file("data.ndjson", &lines(1000));
+    home.fake.state.lock().unwrap().takes_nothing = true;
+    let ran = home.aap(&["ingest", "events", file.to_str().unwrap(), "--timeout", "1s"]);
+    assert_eq!(ran.code, 7, "{ran:?}");
+    assert!(ran.err.contains("ingest.agent_gone"), "{ran:?}");
+    assert!(home.fake.state.lock().unwrap().opened.len() > 2);
+}
+
+#[test]
 fn a_run_that_was_cut_off_goes_on_where_it_is_durable() {
     let home = Home::running();
     let content = lines(200_000);

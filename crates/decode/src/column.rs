@@ -60,6 +60,11 @@ impl Column {
         self.len > row
     }
 
+    /// Whether nothing was pushed since the batch began.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
     /// Whether a value of `kind` needs no widening.
     #[inline(always)]
     pub(crate) fn accepts(&self, kind: Kind) -> bool {

@@ -10,7 +10,7 @@ use crate::decoded::{BadRows, Context, DecodeError, Decoded, RowError};
 use crate::record::Records;
 use crate::scan;
 use crate::time::TimeReader;
-use crate::{COLUMNS_MAX, INPUT_BYTES_MAX};
+use crate::{COLUMNS_MAX, FIELD_NAME_BYTES_MAX, INPUT_BYTES_MAX};
 
 #[derive(Debug)]
 pub(crate) struct CsvDecoder {
@@ -84,13 +84,32 @@ impl CsvDecoder {
         at
     }
 
+    /// How many bytes at the beginning of `bytes` name the columns: up to the end of the first record that is not blank.
+    pub(crate) fn header_length(&self, bytes: &[u8]) -> usize {
+        let mut at = if bytes.starts_with(b"\xef\xbb\xbf") { 3 } else { 0 };
+        while at < bytes.len() {
+            let mut fields = 0;
+            let mut is_empty = true;
+            let end = split(bytes, at, self.delimiter, |piece| {
+                fields += 1;
+                is_empty &= piece.start == piece.end && !piece.is_quoted;
+            });
+            match end {
+                Ok(end) if fields == 1 && is_empty => at = end,
+                Ok(end) => return end,
+                Err(_) => at = line_end(bytes, at),
+            }
+        }
+        0
+    }
+
     pub(crate) fn decode(&mut self, bytes: &[u8], context: &Context<'_>) -> Result<Decoded, DecodeError> {
         debug_assert!(bytes.len() <= INPUT_BYTES_MAX);
         self.records.time.observed(context.observed_us);
         let all_utf8 = scan::is_utf8(bytes);
         let mut bad = BadRows::within(bytes);
         let mut at = if bytes.starts_with(b"\xef\xbb\xbf") { 3 } else { 0 };
-        while at < bytes.len() {
+        while at < bytes.len() && !self.records.is_full() {
             self.pieces.clear();
             let split = split(bytes, at, self.delimiter, |piece| self.pieces.push(piece));
             let end = split.unwrap_or_else(|_| line_end(bytes, at));
@@ -112,7 +131,7 @@ impl CsvDecoder {
             }
             at = end;
         }
-        self.records.finish(bytes.len(), bad.into_rows(), 0, context, &[])
+        self.records.finish(at, bad.into_rows(), 0, context, &[])
     }
 
     fn header(&mut self, bytes: &[u8]) -> Result<(), DecodeError> {
@@ -126,6 +145,9 @@ impl CsvDecoder {
             let text = unquote(bytes, *piece, &mut self.unquoted);
             let name = std::str::from_utf8(text)
                 .map_err(|_| DecodeError::Header { what: "not UTF-8".to_owned() })?;
+            if name.len() > FIELD_NAME_BYTES_MAX {
+                return Err(DecodeError::Header { what: RowError::NameTooLong.to_string() });
+            }
             names.push(name.trim().to_owned());
         }
         self.name_columns(names.iter().map(String::as_str));

@@ -6,14 +6,15 @@ use arrow_array::{ArrayRef, RecordBatch, StringArray, TimestampMicrosecondArray}
 use arrow_schema::{ArrowError, DataType, Field, Schema, TimeUnit};
 use bytes::Bytes;
 
-use crate::{BAD_TEXT_BYTES_MAX, COLUMNS_MAX, DEPTH_MAX, INPUT_BYTES_MAX};
+use crate::logs::{lines_of, without_line_end};
+use crate::{BAD_TEXT_BYTES_MAX, COLUMNS_MAX, DEPTH_MAX, FIELD_NAME_BYTES_MAX, INPUT_BYTES_MAX};
 
 /// What the caller knows of a chunk and its bytes do not say.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Context<'a> {
     /// When the bytes were observed, in microseconds since 1970.
     pub observed_us: i64,
-    /// Log formats: the JSON object that says where the lines come from, such as `{"log.file.path":"/var/log/x"}`.
+    /// Sources of logs: the JSON object that says where the lines come from, such as `{"log.file.path":"/var/log/x"}`.
     pub resource: Option<&'a str>,
     /// CRI: the path of the file, from which pod, namespace and container are read.
     pub path: Option<&'a str>,
@@ -24,7 +25,8 @@ pub struct Context<'a> {
 pub struct Decoded {
     /// The good rows; it may have none.
     pub batch: RecordBatch,
-    /// How many bytes of input were decoded, good and bad.
+    /// How many bytes of input were decoded, good and bad. Fewer than were given where the batch became full: the next call
+    /// goes on from here.
     pub raw_bytes: u64,
     /// The records that are not in the batch, in order.
     pub bad: Vec<BadRow>,
@@ -48,11 +50,15 @@ pub struct BadRow {
     pub reason: RowError,
     /// Its text, at most [`BAD_TEXT_BYTES_MAX`] bytes of it.
     pub text: Bytes,
+    /// Bytes of the record that are not in `text`.
+    pub cut: u64,
 }
 
 /// Bad records kept one by one in a call. Beyond it they are kept together, so that two-byte garbage cannot take fifty
 /// times its size in memory.
 const BAD_ROWS_MAX: usize = 1 << 16;
+/// Text of bad records that are kept together.
+const TOGETHER_BYTES_MAX: usize = 64 << 10;
 
 /// The bad records of a call, and the line they stand in.
 #[derive(Debug)]
@@ -82,21 +88,23 @@ impl<'a> BadRows<'a> {
     /// Adds a record whose number and text the caller knows.
     pub(crate) fn push_text(&mut self, line: u64, offset: usize, reason: RowError, text: &[u8]) {
         let kept = &text[..text.len().min(BAD_TEXT_BYTES_MAX)];
+        let cut = (text.len() - kept.len()) as u64;
         if self.rows.len() < BAD_ROWS_MAX {
             let text = Bytes::copy_from_slice(kept);
-            return self.rows.push(BadRow { line, offset: offset as u64, records: 1, reason, text });
+            return self.rows.push(BadRow { line, offset: offset as u64, records: 1, reason, text, cut });
         }
         if let Some(last) = self.rows.last_mut()
             && !self.together.is_empty()
-            && self.together.len() + kept.len() < BAD_TEXT_BYTES_MAX
+            && self.together.len() + kept.len() < TOGETHER_BYTES_MAX
         {
             last.records += 1;
+            last.cut += cut;
             self.together.push(b'\n');
             return self.together.extend_from_slice(kept);
         }
         self.seal();
         self.together.extend_from_slice(kept);
-        self.rows.push(BadRow { line, offset: offset as u64, records: 1, reason, text: Bytes::new() });
+        self.rows.push(BadRow { line, offset: offset as u64, records: 1, reason, text: Bytes::new(), cut });
     }
 
     fn seal(&mut self) {
@@ -131,6 +139,9 @@ pub enum RowError {
     /// Too many columns.
     #[error("more than {COLUMNS_MAX} columns in this stream's records")]
     TooManyColumns,
+    /// A field's name is not one.
+    #[error("a field name of more than {FIELD_NAME_BYTES_MAX} bytes")]
+    NameTooLong,
     /// Not UTF-8.
     #[error("not UTF-8 at byte {at} of the record")]
     NotUtf8 {
@@ -153,6 +164,9 @@ pub enum RowError {
         /// What is wrong.
         what: &'static str,
     },
+    /// Nothing is wrong with the record by itself: the bytes it came with could not be taken.
+    #[error("{0}")]
+    Refused(String),
 }
 
 /// Why a call decoded nothing.
@@ -170,9 +184,32 @@ pub enum DecodeError {
         /// What is wrong.
         what: String,
     },
+    /// The JSON document cannot be read on: where its records begin and end is not known any more.
+    #[error("{reason}")]
+    Document {
+        /// The line of the broken element, from 1.
+        line: u64,
+        /// What is wrong.
+        #[source]
+        reason: RowError,
+    },
     /// A bug of ours: the columns do not form a batch.
     #[error("build the batch")]
     Build(#[from] ArrowError),
+}
+
+/// Every line of `records` as a bad row: for bytes that could not be taken for a reason that lies not in one of them.
+pub fn refuse_lines(records: &[u8], why: &str) -> Vec<BadRow> {
+    let mut bad = BadRows::within(records);
+    let mut at = 0;
+    for line in lines_of(records) {
+        let text = without_line_end(line);
+        if !text.is_empty() {
+            bad.push(at, at + text.len(), RowError::Refused(why.to_owned()));
+        }
+        at += line.len();
+    }
+    bad.into_rows()
 }
 
 /// The type of `ts` and `observed_ts`.

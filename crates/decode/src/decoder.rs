@@ -1,8 +1,7 @@
 //! One front for all formats: where records end, and what they say.
 
-use memchr::memrchr;
+use memchr::{memchr, memchr_iter, memrchr};
 
-use crate::INPUT_BYTES_MAX;
 use crate::config::{ConfigError, DecoderConfig, Format};
 use crate::cri::{self, CriDecoder};
 use crate::csv::CsvDecoder;
@@ -11,6 +10,7 @@ use crate::json::JsonDecoder;
 use crate::lines::LineDecoder;
 use crate::logs::{LogDecoder, lines_of};
 use crate::time::TimeReader;
+use crate::{BATCH_BYTES_MAX, INPUT_BYTES_MAX, ROWS_MAX};
 
 /// Decodes the records of one source for as long as it lives; the types it has learned stay.
 #[derive(Debug)]
@@ -66,12 +66,24 @@ impl Decoder {
         }
     }
 
-    /// Decodes whole records into one batch. Bad records are part of the answer, not an error; after an error the decoder
-    /// can go on.
+    /// How many bytes at the beginning of an input give no rows but name the columns of those that follow: the CSV header with
+    /// the blank lines before it. `0` in other formats, and where it is not there yet. A decoder that continues in the middle
+    /// of an input must be given them first.
+    pub fn header_length(&self, input: &[u8]) -> usize {
+        match &self.inner {
+            Inner::Csv(csv) => csv.header_length(input),
+            _ => 0,
+        }
+    }
+
+    /// Decodes whole records into one batch: all of them, or as many as a batch takes ([`ROWS_MAX`],
+    /// [`CELLS_MAX`](crate::CELLS_MAX), [`BATCH_BYTES_MAX`]); then [`Decoded::raw_bytes`] says where the next call goes on. Bad
+    /// records are part of the answer, not an error; after an error the decoder can go on.
     pub fn decode(&mut self, records: &[u8], context: &Context<'_>) -> Result<Decoded, DecodeError> {
         if records.len() > INPUT_BYTES_MAX {
             return Err(DecodeError::InputTooLarge { bytes: records.len() });
         }
+        let records = &records[..self.part(records)];
         match &mut self.inner {
             Inner::Json(json) if self.format == Format::Json => json.document(records, context),
             Inner::Json(json) => json.lines(records, context),
@@ -82,24 +94,24 @@ impl Decoder {
         }
     }
 
-    /// Decodes records that their transport has already cut apart, such as datagrams, so that a line end within one is
-    /// part of it. `line` of a bad row counts records then. JSON and CSV records are joined by line ends first.
-    pub fn decode_each<'a>(
-        &mut self,
-        records: impl Iterator<Item = &'a [u8]>,
-        context: &Context<'_>,
-    ) -> Result<Decoded, DecodeError> {
-        match &mut self.inner {
-            Inner::Logs(logs) => logs.decode(records, context),
-            Inner::Cri(cri) => cri.decode(records, context),
-            Inner::Lines(lines) => lines.each(records, context),
-            Inner::Json(_) | Inner::Csv(_) => {
-                let joined = records.fold(Vec::new(), |mut joined, record| {
-                    joined.extend_from_slice(record);
-                    joined.push(b'\n');
-                    joined
-                });
-                self.decode(&joined, context)
+    /// How much of `records` one batch may look at, so that what is left of long input is not looked at again and again.
+    fn part(&self, records: &[u8]) -> usize {
+        let is_long = records.len() > BATCH_BYTES_MAX;
+        let whole = |end: usize| if end == 0 { records.len() } else { end };
+        match &self.inner {
+            // Ends where an element does.
+            Inner::Json(_) if self.format == Format::Json => records.len(),
+            Inner::Cri(_) => match memchr_iter(b'\n', records).nth(ROWS_MAX - 1) {
+                Some(last) => whole(cri::boundary(&records[..=last])),
+                None => records.len(),
+            },
+            _ if !is_long => records.len(),
+            Inner::Csv(csv) => whole(csv.boundary(&records[..BATCH_BYTES_MAX])),
+            Inner::Json(_) | Inner::Lines(_) | Inner::Logs(_) => {
+                let (first, rest) = records.split_at(BATCH_BYTES_MAX);
+                let last = memrchr(b'\n', first);
+                let end = last.or_else(|| memchr(b'\n', rest).map(|end| first.len() + end));
+                end.map_or(records.len(), |end| end + 1)
             }
         }
     }

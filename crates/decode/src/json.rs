@@ -24,8 +24,10 @@ use self::number::Number;
 use crate::column::{self, Kind};
 use crate::decoded::{BadRow, BadRows, Context, DecodeError, Decoded, RowError, ts_array};
 use crate::scan;
-use crate::table::{Role, Table};
+use crate::severity::{Severity, log_columns};
+use crate::table::{Role, Table, is_full};
 use crate::time::TimeReader;
+use crate::{BATCH_BYTES_MAX, FIELD_NAME_BYTES_MAX};
 
 /// A row of no rank has not stated its time yet.
 const UNRANKED: u8 = u8::MAX;
@@ -36,11 +38,16 @@ pub(crate) struct JsonDecoder {
     time: TimeReader,
     raw: Option<column::Column>,
     ts: Vec<i64>,
+    /// Of each row, as [`Severity`] numbers them.
+    severity: Vec<i8>,
+    was_severity_stated: bool,
     rows: usize,
     row: Row,
     /// Field names and strings with escapes, decoded.
     scratch: Vec<u8>,
     duplicates: u64,
+    /// The document that the next call is given is the rest of an array: it begins with an element.
+    is_inside: bool,
 }
 
 /// What is known of the record being read.
@@ -49,8 +56,16 @@ struct Row {
     start: usize,
     ts: i64,
     ts_rank: u8,
+    severity: Severity,
     /// Its grammar was checked to its end: it may change the schema.
     is_checked: bool,
+}
+
+impl Row {
+    #[inline(always)]
+    fn beginning_at(start: usize) -> Self {
+        Self { start, ts: 0, ts_rank: UNRANKED, severity: Severity::Unstated, is_checked: false }
+    }
 }
 
 impl JsonDecoder {
@@ -61,20 +76,23 @@ impl JsonDecoder {
             time,
             raw: keep_raw.then(column::Column::of_text),
             ts: Vec::new(),
+            severity: Vec::new(),
+            was_severity_stated: false,
             rows: 0,
-            row: Row { start: 0, ts: 0, ts_rank: UNRANKED, is_checked: false },
+            row: Row::beginning_at(0),
             scratch: Vec::new(),
             duplicates: 0,
+            is_inside: false,
         }
     }
 
-    /// Decodes one object a line.
+    /// Decodes one object a line, as many as a batch takes.
     pub(crate) fn lines(&mut self, bytes: &[u8], context: &Context<'_>) -> Result<Decoded, DecodeError> {
         self.time.observed(context.observed_us);
         let all_utf8 = scan::is_utf8(bytes);
         let mut bad = BadRows::within(bytes);
         let mut at = if bytes.starts_with(b"\xef\xbb\xbf") { 3 } else { 0 };
-        while at < bytes.len() {
+        while at < bytes.len() && !is_full(self.rows, self.table.entries.len()) {
             match self.line(bytes, at, all_utf8) {
                 Ok(end) => at = end,
                 Err(reason) => {
@@ -84,7 +102,7 @@ impl JsonDecoder {
                 }
             }
         }
-        self.finish(bytes, bad.into_rows())
+        self.finish(at.min(bytes.len()), bad.into_rows(), context)
     }
 
     /// Decodes the line at `start`; returns where the next one begins.
@@ -123,31 +141,55 @@ impl JsonDecoder {
         }
     }
 
-    /// Decodes one document: an array of objects, or one object.
+    /// Decodes one document: an array of objects, or one object. Of an array as much as a batch takes: the rest is the next call's.
+    /// After an error nothing of the document is kept.
     pub(crate) fn document(&mut self, bytes: &[u8], context: &Context<'_>) -> Result<Decoded, DecodeError> {
         self.time.observed(context.observed_us);
         let mut bad = BadRows::within(bytes);
-        let begin = if bytes.starts_with(b"\xef\xbb\xbf") { 3 } else { 0 };
-        if let Err(reason) = check_utf8(bytes) {
-            bad.push(0, bytes.len(), reason);
-        } else if let Err((at, fault)) = self.elements(bytes, begin, &mut bad) {
-            bad.push(at, bytes.len(), fault.into_error(at));
+        let is_inside = std::mem::take(&mut self.is_inside);
+        let broken = |at: usize, reason| {
+            let line = memchr::memchr_iter(b'\n', &bytes[..at]).count() as u64 + 1;
+            DecodeError::Document { line, reason }
+        };
+        if !scan::is_utf8(bytes)
+            && let Err(error) = std::str::from_utf8(bytes)
+        {
+            let at = error.valid_up_to();
+            return Err(broken(at, RowError::NotUtf8 { at: at as u64 }));
         }
-        self.finish(bytes, bad.into_rows())
+        match self.elements(bytes, is_inside, &mut bad) {
+            Ok(end) => self.finish(end, bad.into_rows(), context),
+            Err((at, fault)) => {
+                self.forget_rows();
+                Err(broken(at, fault.into_error(at)))
+            }
+        }
     }
 
-    /// Decodes the elements; on a syntax error, where the broken element began and what is wrong: nothing after it can be read.
-    fn elements(&mut self, bytes: &[u8], begin: usize, bad: &mut BadRows<'_>) -> Result<(), (usize, Fault)> {
+    /// Decodes the elements, as many as a batch takes, and returns where the next one begins; on a syntax error, where the broken
+    /// element began and what is wrong: nothing after it can be read.
+    fn elements(
+        &mut self,
+        bytes: &[u8],
+        is_inside: bool,
+        bad: &mut BadRows<'_>,
+    ) -> Result<usize, (usize, Fault)> {
+        let begin = if !is_inside && bytes.starts_with(b"\xef\xbb\xbf") { 3 } else { 0 };
         let mut at = skip::space::<true>(bytes, begin);
-        let is_array = bytes.get(at) == Some(&b'[');
-        if at == bytes.len() {
-            return Ok(());
+        if at == bytes.len() && !is_inside {
+            return Ok(at);
         }
-        if is_array {
+        let opens = !is_inside && bytes.get(at) == Some(&b'[');
+        if opens {
             at = skip::space::<true>(bytes, at + 1);
         }
-        let mut is_open = !(is_array && bytes.get(at) == Some(&b']'));
+        let is_array = is_inside || opens;
+        let mut is_open = !(opens && bytes.get(at) == Some(&b']'));
         while is_open {
+            if is_array && (at > BATCH_BYTES_MAX || is_full(self.rows, self.table.entries.len())) {
+                self.is_inside = true;
+                return Ok(at);
+            }
             let start = at;
             at = self.element(bytes, start, bad).map_err(|fault| (start, fault))?;
             at = skip::space::<true>(bytes, at);
@@ -165,7 +207,7 @@ impl JsonDecoder {
         if at < bytes.len() {
             return Err((at, Fault::syntax(at, "something after the document")));
         }
-        Ok(())
+        Ok(at)
     }
 
     /// Decodes one element; what is JSON but no record is a bad row of its own.
@@ -193,7 +235,7 @@ impl JsonDecoder {
             skip::value::<MULTILINE>(bytes, at)?;
             return Err(Fault { at, cause: Cause::NotAnObject });
         }
-        self.row = Row { start: at, ts: 0, ts_rank: UNRANKED, is_checked: false };
+        self.row = Row::beginning_at(at);
         let mut at = skip::space::<MULTILINE>(bytes, at + 1);
         if bytes.get(at) == Some(&b'}') {
             return Ok(at + 1);
@@ -233,6 +275,9 @@ impl JsonDecoder {
             return Ok((entry, end));
         }
         check_record::<MULTILINE>(&mut self.row, bytes)?;
+        if self.scratch.len() > FIELD_NAME_BYTES_MAX {
+            return Err(Fault { at, cause: Cause::NameTooLong });
+        }
         let name = std::str::from_utf8(&self.scratch)
             .map_err(|_| Fault::syntax(at, "field name that is not UTF-8"))?;
         let entry = self.table.add(previous, name).ok_or(Fault { at, cause: Cause::TooManyColumns })?;
@@ -253,7 +298,7 @@ impl JsonDecoder {
             *duplicates += 1;
         }
         if entry.role != Role::Plain
-            && let Some(end) = time_value(row, time, entry.role, bytes, at)?
+            && let Some(end) = meaning(row, time, entry.role, bytes, at)?
         {
             return Ok(end);
         }
@@ -326,32 +371,56 @@ impl JsonDecoder {
     #[inline(always)]
     fn commit(&mut self, text: &[u8]) {
         self.ts.push(if self.row.ts_rank == UNRANKED { self.time.observed_us() } else { self.row.ts });
+        self.severity.push(self.row.severity as i8);
         if let Some(raw) = &mut self.raw {
             raw.push_text(self.rows, text);
         }
         self.rows += 1;
     }
 
-    fn finish(&mut self, bytes: &[u8], bad: Vec<BadRow>) -> Result<Decoded, DecodeError> {
+    /// Forgets the rows of a document that turned out broken.
+    fn forget_rows(&mut self) {
+        self.table.roll_back(0, self.table.entries.len());
+        self.raw.iter_mut().for_each(|raw| raw.truncate(0));
+        self.ts.clear();
+        self.severity.clear();
+        self.rows = 0;
+    }
+
+    fn finish(
+        &mut self,
+        taken: usize,
+        bad: Vec<BadRow>,
+        context: &Context<'_>,
+    ) -> Result<Decoded, DecodeError> {
         let rows = std::mem::take(&mut self.rows);
-        let next = Vec::with_capacity(rows);
-        let mut leading = vec![("ts", ts_array(std::mem::replace(&mut self.ts, next)))];
+        let mut leading = vec![("ts", ts_array(std::mem::replace(&mut self.ts, Vec::with_capacity(rows))))];
+        let severity = std::mem::replace(&mut self.severity, Vec::with_capacity(rows));
+        let has_column = |name: &str| self.table.has_column(name);
+        leading.extend(log_columns(severity, &mut self.was_severity_stated, context, has_column));
         leading.extend(self.raw.as_mut().and_then(|raw| raw.finish(rows)).map(|raw| ("raw", raw)));
         let batch = self.table.finish(rows, leading)?;
         let duplicate_fields = std::mem::take(&mut self.duplicates);
-        Ok(Decoded { batch, raw_bytes: bytes.len() as u64, bad, replaced: 0, duplicate_fields })
+        Ok(Decoded { batch, raw_bytes: taken as u64, bad, replaced: 0, duplicate_fields })
     }
 }
 
-/// Takes the record's time from a field that may state it; the byte after the value if it is a column no more.
-fn time_value(
+/// Takes the record's time or severity from a field that may state it; the byte after the value if it is a column no more.
+fn meaning(
     row: &mut Row,
     time: &mut TimeReader,
     role: Role,
     bytes: &[u8],
     at: usize,
 ) -> Result<Option<usize>, Fault> {
-    let Role::Time { rank, column } = role else { return Ok(None) };
+    let (rank, column) = match role {
+        Role::Plain => return Ok(None),
+        Role::Severity => {
+            row.severity = severity_at(bytes, at);
+            return Ok(None);
+        }
+        Role::Time { rank, column } => (rank, column),
+    };
     let (read, end) = match bytes.get(at) {
         Some(b'"') => {
             let end = scan::string_end(bytes, at + 1);
@@ -372,6 +441,25 @@ fn time_value(
         (row.ts, row.ts_rank) = (us, rank);
     }
     Ok((!column).then_some(end))
+}
+
+/// The severity that the value at `at` states.
+fn severity_at(bytes: &[u8], at: usize) -> Severity {
+    match bytes.get(at) {
+        Some(b'"') => {
+            let end = scan::string_end(bytes, at + 1);
+            if bytes.get(end) == Some(&b'"') {
+                Severity::of_word(&bytes[at + 1..end])
+            } else {
+                Severity::Unstated
+            }
+        }
+        Some(b'1'..=b'6') => {
+            let digits = bytes[at..].iter().take(4).take_while(|byte| byte.is_ascii_digit()).count();
+            Severity::of_number(&bytes[at..at + digits])
+        }
+        _ => Severity::Unstated,
+    }
 }
 
 /// Checks the record's grammar to its end, once: before it may change the schema.

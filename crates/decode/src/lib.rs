@@ -7,7 +7,8 @@
 //!
 //! ```text
 //! chunk ──► boundary(chunk) = n ──► decode(&chunk[..n], context) ──► Decoded { batch, raw_bytes, bad, … }
-//!              └─ the rest waits for more bytes; at the end of the input it is decoded as it is
+//!              └─ the rest waits for more bytes        ▲                              │
+//!                                                      └── again from `raw_bytes` on ─┘  while it is short of n
 //! ```
 //!
 //! Every batch has `ts: Timestamp(us, "UTC")`, first: the time the record states, else the time it was observed. A
@@ -19,6 +20,9 @@
 //!   (`_node`, `_seq` …) and names that differ only in case get a suffix, because SQL could not tell them apart. A
 //!   column that has held nothing but nulls so far is left out. Text of few distinct values comes as `Dictionary(Int8, Utf8)`
 //!   in batches of 256 rows or more, else as `Utf8`: readers take both as the same type.
+//! - The same records from a source of logs, which says so by [`Context::resource`], have `observed_ts`, `resource` and, where a
+//!   field states it (`severity`, `level`, `lvl`, `loglevel`, `log_level`), `severity` beside their own fields, unless a field has
+//!   that name itself. Their message stays in the field that holds it: a second copy as `body` would cost as much as the first.
 //! - Log formats (text, logfmt, regex, combined, syslog, CRI): the OpenTelemetry log columns `ts, observed_ts, severity, body, attributes,
 //!   resource`, then typed columns. `severity` and `resource` are `Dictionary(Int8, Utf8)`.
 //!
@@ -61,14 +65,22 @@ mod time;
 mod words;
 
 pub use config::{ConfigError, DecoderConfig, Format, TimestampRule};
-pub use decoded::{BadRow, Context, DecodeError, Decoded, RowError, dead_letters};
+pub use decoded::{BadRow, Context, DecodeError, Decoded, RowError, dead_letters, refuse_lines};
 pub use decoder::Decoder;
 
 /// Most columns a decoder learns: beyond it a record is refused. A source of more is almost surely using data as keys.
 pub const COLUMNS_MAX: usize = 4096;
 /// Deepest nesting of a JSON value. The scanner keeps one bit a level in a word.
 pub const DEPTH_MAX: u32 = 64;
-/// Most bytes one `decode` call takes: text grows at most sixfold on the way, and a column's offsets are 32 bit.
+/// Longest name of a field. With [`COLUMNS_MAX`] it bounds what a schema can grow to, which every batch carries.
+pub const FIELD_NAME_BYTES_MAX: usize = 512;
+/// Most bytes one `decode` call is given: text grows at most sixfold on the way, and a column's offsets are 32 bit.
 pub const INPUT_BYTES_MAX: usize = 256 << 20;
-/// How much of a bad record's text is kept.
-pub const BAD_TEXT_BYTES_MAX: usize = 64 << 10;
+/// Most rows of a batch. Records of a byte or two must not make batches of millions.
+pub const ROWS_MAX: usize = 1 << 16;
+/// Most values of a batch, nulls included: rows times columns, 32 MiB of numbers. A batch of sparse records ends earlier.
+pub const CELLS_MAX: usize = 1 << 22;
+/// A batch takes no further record after this much input.
+pub const BATCH_BYTES_MAX: usize = 4 << 20;
+/// How much of a bad record's text is kept: as long as a line of a log may be. The rest is counted in [`BadRow::cut`].
+pub const BAD_TEXT_BYTES_MAX: usize = 1 << 20;

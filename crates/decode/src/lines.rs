@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use arrow_array::{Array, ArrayRef, RecordBatch, StringArray};
 use arrow_schema::{Field, Schema, SchemaRef};
-use memchr::memchr;
+use memchr::{memchr, memchr_iter};
 
+use crate::ROWS_MAX;
 use crate::decoded::{Context, DecodeError, Decoded, ts_array};
-use crate::logs::{clean, without_line_end};
 use crate::scan;
 use crate::severity::{Severity, constant_array, severity_array};
 use crate::time::TimeReader;
@@ -52,49 +52,37 @@ impl LineDecoder {
         Self { time, schema: None, rows_before: 0 }
     }
 
-    /// Decodes lines that end with LF or CRLF; the last may have no end.
+    /// Decodes lines that end with LF or CRLF, as many as a batch takes; the last may have no end.
     pub(crate) fn lines(&mut self, bytes: &[u8], context: &Context<'_>) -> Result<Decoded, DecodeError> {
         self.time.observed(context.observed_us);
-        let (clean, replaced) = match scan::is_utf8(bytes) {
-            true => (None, 0),
-            false => replace_invalid(bytes),
+        let (bytes, clean, replaced) = match scan::is_utf8(bytes) {
+            true => (bytes, None, 0),
+            false => {
+                let taken = first_lines(bytes);
+                let (clean, replaced) = replace_invalid(taken);
+                (taken, Some(clean), replaced)
+            }
         };
-        let rows = self.split(clean.as_deref().unwrap_or(bytes));
+        let (rows, end) = self.split(clean.as_deref().unwrap_or(bytes));
+        let raw_bytes = if clean.is_some() { bytes.len() } else { end } as u64;
         self.rows_before = rows.ts.len();
-        let batch = self.batch(rows, context)?;
-        Ok(Decoded { batch, raw_bytes: bytes.len() as u64, bad: Vec::new(), replaced, duplicate_fields: 0 })
-    }
-
-    /// Decodes records that are already cut apart.
-    pub(crate) fn each<'a>(
-        &mut self,
-        records: impl Iterator<Item = &'a [u8]>,
-        context: &Context<'_>,
-    ) -> Result<Decoded, DecodeError> {
-        self.time.observed(context.observed_us);
-        let (mut rows, mut raw_bytes, mut replaced) = (Rows::with_capacity(0, 0), 0, 0);
-        for record in records {
-            let (clean, invalid) = clean(without_line_end(record));
-            rows.push(clean.as_bytes(), &self.time);
-            raw_bytes += record.len() as u64;
-            replaced += invalid;
-        }
         let batch = self.batch(rows, context)?;
         Ok(Decoded { batch, raw_bytes, bad: Vec::new(), replaced, duplicate_fields: 0 })
     }
 
-    fn split(&self, bytes: &[u8]) -> Rows {
-        let expected = self.rows_before + self.rows_before / 8 + 1;
+    /// The rows of the first lines, and where the next line begins.
+    fn split(&self, bytes: &[u8]) -> (Rows, usize) {
+        let expected = (self.rows_before + self.rows_before / 8 + 1).min(ROWS_MAX);
         let mut rows = Rows::with_capacity(expected, bytes.len());
         let mut at = 0;
-        while at < bytes.len() {
+        while at < bytes.len() && rows.ts.len() < ROWS_MAX {
             let end = memchr(b'\n', &bytes[at..]).map_or(bytes.len(), |length| at + length);
             let line = &bytes[at..end];
             let line = line.strip_suffix(b"\r").unwrap_or(line);
             rows.push(line, &self.time);
             at = end + 1;
         }
-        rows
+        (rows, at.min(bytes.len()))
     }
 
     fn batch(&mut self, rows: Rows, context: &Context<'_>) -> Result<RecordBatch, DecodeError> {
@@ -116,9 +104,14 @@ impl LineDecoder {
     }
 }
 
+/// As many lines as a batch takes.
+fn first_lines(bytes: &[u8]) -> &[u8] {
+    memchr_iter(b'\n', bytes).nth(ROWS_MAX - 1).map_or(bytes, |end| &bytes[..=end])
+}
+
 /// The same text with U+FFFD for each invalid sequence, and how many there were. Line ends stay where they are: no
 /// invalid sequence contains one.
-fn replace_invalid(bytes: &[u8]) -> (Option<Vec<u8>>, u64) {
+fn replace_invalid(bytes: &[u8]) -> (Vec<u8>, u64) {
     let mut clean = Vec::with_capacity(bytes.len() + bytes.len() / 8);
     let mut replaced = 0;
     for chunk in bytes.utf8_chunks() {
@@ -128,5 +121,5 @@ fn replace_invalid(bytes: &[u8]) -> (Option<Vec<u8>>, u64) {
             replaced += 1;
         }
     }
-    (Some(clean), replaced)
+    (clean, replaced)
 }

@@ -53,6 +53,9 @@ impl LogDecoder {
         self.records.time.observed(context.observed_us);
         let (mut bad, mut replaced, mut offset, mut number) = (BadRows::within(b""), 0, 0, 0);
         for line in records {
+            if self.records.is_full() {
+                break;
+            }
             number += 1;
             let text = without_line_end(line);
             let (clean, invalid) = clean(text);

@@ -6,11 +6,12 @@ use std::sync::Arc;
 
 use arrow_array::StringArray;
 
+use crate::FIELD_NAME_BYTES_MAX;
 use crate::column::{self, Column, Kind};
 use crate::decoded::{BadRow, Context, DecodeError, Decoded, RowError, ts_array};
 use crate::json::number::{Number, number};
-use crate::severity::{Severity, constant_array, severity_array};
-use crate::table::{Role, Table};
+use crate::severity::{Severity, constant_array, log_columns, severity_array};
+use crate::table::{Role, Table, is_full};
 use crate::time::TimeReader;
 
 /// The rows of the batch in the making.
@@ -19,8 +20,12 @@ pub(crate) struct Records {
     pub(crate) time: TimeReader,
     pub(crate) table: Table,
     ts: Vec<i64>,
+    /// Of each row, as [`Severity`] numbers them.
+    severity: Vec<i8>,
+    was_severity_stated: bool,
     rows: usize,
     row_ts: Option<(u8, i64)>,
+    row_severity: Severity,
     previous: Option<usize>,
     log: Option<LogColumns>,
     raw: Option<Column>,
@@ -29,10 +34,8 @@ pub(crate) struct Records {
 /// The columns of the log model beside the times and the resource.
 #[derive(Debug)]
 struct LogColumns {
-    severity: Vec<i8>,
     body: Column,
     attributes: Column,
-    row_severity: Severity,
 }
 
 impl Records {
@@ -44,22 +47,37 @@ impl Records {
 
     /// Rows of a log format: the columns of the log model, then one column a field.
     pub(crate) fn logs(time_field: Option<String>, time: TimeReader) -> Self {
-        let log = LogColumns {
-            severity: Vec::new(),
-            body: Column::of_text(),
-            attributes: Column::of_text(),
-            row_severity: Severity::Unstated,
-        };
+        let log = LogColumns { body: Column::of_text(), attributes: Column::of_text() };
         Self::new(Table::new(time_field, &crate::lines::LOG_COLUMNS), time, Some(log), None)
     }
 
     fn new(table: Table, time: TimeReader, log: Option<LogColumns>, raw: Option<Column>) -> Self {
-        Self { time, table, ts: Vec::new(), rows: 0, row_ts: None, previous: None, log, raw }
+        Self {
+            time,
+            table,
+            ts: Vec::new(),
+            severity: Vec::new(),
+            was_severity_stated: false,
+            rows: 0,
+            row_ts: None,
+            row_severity: Severity::Unstated,
+            previous: None,
+            log,
+            raw,
+        }
+    }
+
+    /// Whether the batch takes no further row.
+    pub(crate) fn is_full(&self) -> bool {
+        is_full(self.rows, self.table.entries.len())
     }
 
     /// Finds or adds the column of a field.
     pub(crate) fn entry(&mut self, field: &str) -> Result<usize, RowError> {
         let found = self.table.find(self.previous, field.as_bytes());
+        if found.is_none() && field.len() > FIELD_NAME_BYTES_MAX {
+            return Err(RowError::NameTooLong);
+        }
         let entry = found.or_else(|| self.table.add(self.previous, field)).ok_or(RowError::TooManyColumns)?;
         self.previous = Some(entry);
         Ok(entry)
@@ -86,6 +104,12 @@ impl Records {
     /// Gives the row the value of a known column, its type learned from the text.
     pub(crate) fn inferred(&mut self, entry: usize, value: &[u8]) {
         let entry = &mut self.table.entries[entry];
+        if entry.role == Role::Severity && self.log.is_none() {
+            self.row_severity = match Severity::of_word(value) {
+                Severity::Unstated => Severity::of_number(value),
+                severity => severity,
+            };
+        }
         if let Role::Time { rank, column } = entry.role
             && let Some(us) = self.time.text(value)
         {
@@ -107,9 +131,7 @@ impl Records {
     }
 
     pub(crate) fn severity(&mut self, severity: Severity) {
-        if let Some(log) = &mut self.log {
-            log.row_severity = severity;
-        }
+        self.row_severity = severity;
     }
 
     pub(crate) fn body(&mut self, text: &[u8]) {
@@ -134,9 +156,7 @@ impl Records {
     /// Makes what was given since the last commit a row.
     pub(crate) fn commit(&mut self) {
         self.ts.push(self.row_ts.take().map_or(self.time.observed_us(), |(_, us)| us));
-        if let Some(log) = &mut self.log {
-            log.severity.push(std::mem::replace(&mut log.row_severity, Severity::Unstated) as i8);
-        }
+        self.severity.push(std::mem::replace(&mut self.row_severity, Severity::Unstated) as i8);
         self.previous = None;
         self.rows += 1;
     }
@@ -150,8 +170,8 @@ impl Records {
         if let Some(log) = &mut self.log {
             log.body.truncate(self.rows);
             log.attributes.truncate(self.rows);
-            log.row_severity = Severity::Unstated;
         }
+        self.row_severity = Severity::Unstated;
         (self.row_ts, self.previous) = (None, None);
     }
 
@@ -167,8 +187,8 @@ impl Records {
         let rows = std::mem::take(&mut self.rows);
         let next = Vec::with_capacity(rows);
         let mut leading = vec![("ts", ts_array(std::mem::replace(&mut self.ts, next)))];
+        let severity = std::mem::replace(&mut self.severity, Vec::with_capacity(rows));
         if let Some(log) = &mut self.log {
-            let severity = std::mem::take(&mut log.severity);
             leading.push(("observed_ts", ts_array(vec![context.observed_us; rows])));
             leading.push(("severity", severity_array(severity)));
             for (name, column) in [("body", &mut log.body), ("attributes", &mut log.attributes)] {
@@ -176,6 +196,9 @@ impl Records {
                 leading.push((name, array));
             }
             leading.push(("resource", constant_array(context.resource, rows)));
+        } else {
+            let has_column = |name: &str| self.table.has_column(name);
+            leading.extend(log_columns(severity, &mut self.was_severity_stated, context, has_column));
         }
         leading.extend(constants.iter().map(|(name, text)| (*name, constant_array(*text, rows))));
         leading.extend(self.raw.as_mut().and_then(|raw| raw.finish(rows)).map(|raw| ("raw", raw)));

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use arrow_array::types::Int8Type;
 use arrow_array::{ArrayRef, DictionaryArray, Int8Array, StringArray};
 
+use crate::decoded::{Context, ts_array};
+
 /// A severity, or none stated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(i8)]
@@ -38,6 +40,19 @@ impl Severity {
             b"WARN" | b"WARNING" | b"WRN" => Self::Warn,
             b"ERROR" | b"ERR" | b"CRIT" | b"CRITICAL" | b"ALERT" | b"SEVERE" => Self::Error,
             b"FATAL" | b"PANIC" | b"EMERG" | b"EMERGENCY" => Self::Fatal,
+            _ => Self::Unstated,
+        }
+    }
+
+    /// The severity of a number as the loggers of JavaScript write it: tens from 10 for trace to 60 for fatal.
+    pub(crate) fn of_number(number: &[u8]) -> Self {
+        match number {
+            b"10" => Self::Trace,
+            b"20" => Self::Debug,
+            b"30" => Self::Info,
+            b"40" => Self::Warn,
+            b"50" => Self::Error,
+            b"60" => Self::Fatal,
             _ => Self::Unstated,
         }
     }
@@ -116,6 +131,29 @@ pub(crate) fn severity_array(keys: Vec<i8>) -> ArrayRef {
         keys.contains(&-1).then(|| keys.iter().map(|key| *key >= 0).collect::<arrow_buffer::NullBuffer>());
     let keys = if nulls.is_some() { keys.into_iter().map(|key| key.max(0)).collect() } else { keys };
     dictionary(Int8Array::new(keys.into(), nulls), &NAMES)
+}
+
+/// The columns that records of an event format have beside their fields when they come from a source of logs, which says
+/// so by its `resource`: when they were observed, what is known of their severity, and where they come from. A field of the
+/// same name takes the place of its column. `was_stated` remembers that some record stated its severity.
+pub(crate) fn log_columns(
+    severity: Vec<i8>,
+    was_stated: &mut bool,
+    context: &Context<'_>,
+    has_column: impl Fn(&str) -> bool,
+) -> Vec<(&'static str, ArrayRef)> {
+    if context.resource.is_none() {
+        return vec![];
+    }
+    let rows = severity.len();
+    *was_stated |= severity.iter().any(|key| *key >= 0);
+    let mut columns = vec![("observed_ts", ts_array(vec![context.observed_us; rows]))];
+    if *was_stated {
+        columns.push(("severity", severity_array(severity)));
+    }
+    columns.push(("resource", constant_array(context.resource, rows)));
+    columns.retain(|(name, _)| !has_column(name));
+    columns
 }
 
 /// One text for every row, or null for every row.

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use arrow_array::{ArrayRef, RecordBatch};
 use arrow_schema::{ArrowError, Field, Schema, SchemaRef};
 
-use crate::COLUMNS_MAX;
 use crate::column::Column;
+use crate::{CELLS_MAX, COLUMNS_MAX, ROWS_MAX};
 
 /// What a field means beside being a column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,15 +18,18 @@ pub(crate) enum Role {
         rank: u8,
         column: bool,
     },
+    /// It states the record's severity, and is a column too.
+    Severity,
 }
 
 #[derive(Debug)]
 pub(crate) struct Entry {
     /// The column's name in the batch.
     name: String,
-    /// `"field"` as it stands in JSON without escapes; a zero byte, which JSON never has, where it needs escapes.
+    /// `"field"` as it stands in JSON without escapes; empty where it needs escapes, which matches nothing.
     pattern: Box<[u8]>,
-    /// The first sixteen bytes of `pattern` as a number, and which of its bits count: one comparison for most names.
+    /// The first sixteen bytes of `pattern` as a number, and which of its bits count: one comparison for most names. Without a
+    /// pattern no bit counts and the number is not zero.
     head: u128,
     head_mask: u128,
     /// The entry that followed this one in the last record.
@@ -34,6 +37,10 @@ pub(crate) struct Entry {
     pub(crate) role: Role,
     pub(crate) column: Column,
 }
+
+/// In a stream of more columns, a batch leaves out those in which it has no value: records that use data as field names
+/// would store mostly nulls.
+const COLUMNS_KEPT_MAX: usize = 256;
 
 /// No entry: the end of a chain of predictions.
 const NOBODY: u32 = u32::MAX;
@@ -53,6 +60,9 @@ pub(crate) struct Table {
 /// The fields that state a record's time unless the configuration names one, best first.
 const TIME_FIELDS: [&str; 4] = ["ts", "timestamp", "time", "@timestamp"];
 
+/// The fields that state a record's severity.
+const SEVERITY_FIELDS: [&str; 5] = ["severity", "level", "lvl", "loglevel", "log_level"];
+
 impl Entry {
     fn new(name: String, pattern: Vec<u8>, role: Role) -> Self {
         let mut head = [0; 16];
@@ -61,6 +71,7 @@ impl Entry {
             (head[index], mask[index]) = (*byte, u8::MAX);
         }
         let (head, head_mask) = (u128::from_le_bytes(head), u128::from_le_bytes(mask));
+        let head = if pattern.is_empty() { 1 } else { head };
         let column = Column::new();
         Self { name, pattern: pattern.into(), head, head_mask, next: NOBODY, role, column }
     }
@@ -74,9 +85,15 @@ impl Entry {
                 u128::from_le_bytes(*block) & self.head_mask == self.head
                     && (self.pattern.len() <= 16 || rest.starts_with(&self.pattern))
             }
-            None => rest.starts_with(&self.pattern),
+            None => !self.pattern.is_empty() && rest.starts_with(&self.pattern),
         }
     }
+}
+
+/// Whether a batch of `rows` rows and as many columns takes no further row.
+#[inline(always)]
+pub(crate) fn is_full(rows: usize, columns: usize) -> bool {
+    rows >= ROWS_MAX || rows * columns >= CELLS_MAX
 }
 
 impl Table {
@@ -133,7 +150,7 @@ impl Table {
         let name = self.free_name(if field == "ts" { "ts_raw" } else { field });
         self.names.insert(name.to_lowercase());
         let plain = !field.bytes().any(|byte| byte == b'"' || byte == b'\\' || byte < 0x20);
-        let pattern = if plain { format!("\"{field}\"").into_bytes() } else { vec![0] };
+        let pattern = if plain { format!("\"{field}\"").into_bytes() } else { Vec::new() };
         self.entries.push(Entry::new(name, pattern, role));
         self.by_field.insert(field.as_bytes().into(), index);
         self.expect(previous, index);
@@ -145,7 +162,11 @@ impl Table {
             Some(named) => (named == field).then_some(0),
             None => TIME_FIELDS.iter().position(|name| *name == field),
         };
-        rank.map_or(Role::Plain, |rank| Role::Time { rank: rank as u8, column: field != "ts" })
+        match rank {
+            Some(rank) => Role::Time { rank: rank as u8, column: field != "ts" },
+            None if SEVERITY_FIELDS.contains(&field) => Role::Severity,
+            None => Role::Plain,
+        }
     }
 
     /// A column name that SQL can tell from the others, which compares without case.
@@ -182,6 +203,11 @@ impl Table {
         }
     }
 
+    /// Whether a field has the column of this lower-case name.
+    pub(crate) fn has_column(&self, name: &str) -> bool {
+        self.names.contains(name)
+    }
+
     /// The batch of `rows` rows: `leading` columns, then those of the table that ever held a value.
     pub(crate) fn finish(
         &mut self,
@@ -194,7 +220,8 @@ impl Table {
             fields.push(Field::new(name, array.data_type().clone(), true));
             arrays.push(array);
         }
-        for entry in &mut self.entries {
+        let is_wide = self.entries.len() > COLUMNS_KEPT_MAX;
+        for entry in self.entries.iter_mut().filter(|entry| !(is_wide && entry.column.is_empty())) {
             if let Some(array) = entry.column.finish(rows) {
                 fields.push(Field::new(&entry.name, array.data_type().clone(), true));
                 arrays.push(array);

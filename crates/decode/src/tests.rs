@@ -3,6 +3,7 @@
 mod config;
 mod csv;
 mod json;
+mod limits;
 mod lines;
 mod logs;
 mod time;

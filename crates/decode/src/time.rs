@@ -9,12 +9,16 @@
 
 pub(crate) mod civil;
 
+use jiff::fmt::strtime::BrokenDownTime;
 use jiff::tz::TimeZone;
 
 use crate::config::{ConfigError, TimestampRule};
 
 /// 1973-03-03: a number below it is a count or a duration, not a time in any unit.
 const EPOCH_MIN: u64 = 100_000_000;
+
+/// Where the time at the beginning of a line ends at the latest.
+const LEADING_BYTES_MAX: usize = 128;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Unit {
@@ -89,21 +93,56 @@ impl TimeReader {
         self.place(stamp)
     }
 
-    /// The time at the beginning of a line, in one of the usual spellings or the configured one.
+    /// The time at the beginning of a line, in brackets or not: in the configured spelling, else in one of the usual ones.
     #[inline]
     pub(crate) fn leading(&self, line: &[u8]) -> Option<i64> {
-        Some(self.leading_with_length(line.strip_prefix(b"[").unwrap_or(line))?.0)
+        match line.strip_prefix(b"[") {
+            None => Some(self.leading_with_length(line)?.0),
+            // A pattern may begin with the bracket.
+            Some(inner) => {
+                Some(self.leading_with_length(inner).or_else(|| self.leading_with_length(line))?.0)
+            }
+        }
     }
 
     /// The same, and how many bytes state it.
     #[inline]
     pub(crate) fn leading_with_length(&self, line: &[u8]) -> Option<(i64, usize)> {
+        if self.spelling != Spelling::Auto {
+            return self.leading_as_configured(line);
+        }
         let stamp = match line.first()? {
             b'0'..=b'9' => civil::rfc3339(line).or_else(|| civil::common_log(line))?,
             b'A'..=b'Z' => civil::syslog(line, self.observed_us)?,
             _ => return None,
         };
         Some((self.place(stamp)?, stamp.length))
+    }
+
+    #[inline(never)]
+    fn leading_as_configured(&self, line: &[u8]) -> Option<(i64, usize)> {
+        let stamp = match &self.spelling {
+            Spelling::Auto | Spelling::Rfc3339 => civil::rfc3339(line)?,
+            Spelling::CommonLog => civil::common_log(line)?,
+            Spelling::Syslog => civil::syslog(line, self.observed_us)?,
+            Spelling::Epoch(unit) => {
+                let is_digit = |byte: &&u8| byte.is_ascii_digit() || **byte == b'.';
+                let length = line.iter().take_while(is_digit).count();
+                let number = &line[..length];
+                let number = number.strip_suffix(b".").unwrap_or(number);
+                return Some((epoch_text(number, Some(*unit))?, number.len()));
+            }
+            Spelling::Pattern(pattern) => return self.leading_pattern(pattern, line),
+        };
+        Some((self.place(stamp)?, stamp.length))
+    }
+
+    /// A time of a pattern is text of at most [`LEADING_BYTES_MAX`] bytes; a character that this cuts is not part of it.
+    fn leading_pattern(&self, pattern: &str, line: &[u8]) -> Option<(i64, usize)> {
+        let head = line.get(..LEADING_BYTES_MAX).unwrap_or(line);
+        let head = head.utf8_chunks().next()?.valid();
+        let (parsed, length) = BrokenDownTime::parse_prefix(pattern, head).ok()?;
+        Some((self.broken_down(&parsed)?, length))
     }
 
     #[inline]
@@ -117,7 +156,10 @@ impl TimeReader {
 
     fn pattern(&self, pattern: &str, text: &[u8]) -> Option<i64> {
         let text = std::str::from_utf8(text).ok()?;
-        let parsed = jiff::fmt::strtime::parse(pattern, text).ok()?;
+        self.broken_down(&BrokenDownTime::parse(pattern, text).ok()?)
+    }
+
+    fn broken_down(&self, parsed: &BrokenDownTime) -> Option<i64> {
         if let Ok(timestamp) = parsed.to_timestamp() {
             return Some(timestamp.as_microsecond());
         }

@@ -1978,6 +1978,9 @@ pub struct IngestDone {
     pub bad_rows: u64,
     #[prost(uint64, tag = "4")]
     pub batches: u64,
+    /// beyond the longest record, stored nowhere
+    #[prost(uint64, tag = "5")]
+    pub cut_bytes: u64,
 }
 /// Generated client implementations.
 pub mod node_client {

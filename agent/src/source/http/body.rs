@@ -65,7 +65,7 @@ fn broken(error: &std::io::Error) -> Refused {
     )
 }
 
-fn too_large(limit: usize) -> Refused {
+pub(super) fn too_large(limit: usize) -> Refused {
     let message = format!("the body has more than {limit} bytes after decompression; send it in parts");
     Refused::new(StatusCode::PAYLOAD_TOO_LARGE, "http.too_large", message)
 }

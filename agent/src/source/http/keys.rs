@@ -29,13 +29,17 @@ struct Kept {
     answer: String,
 }
 
+/// The requests under way, by position key. Shared by all lives of the HTTP source: a request outlives the reload that
+/// replaces its source, and its repetition must find it.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Open(Arc<Mutex<HashMap<String, watch::Receiver<()>>>>);
+
 /// All keys of a source. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(super) struct Keys {
     ingress: Ingress,
     keep: Duration,
-    /// Requests under way, by position key.
-    open: Arc<Mutex<HashMap<String, watch::Receiver<()>>>>,
+    open: Open,
 }
 
 /// Whether a request is to be taken.
@@ -44,6 +48,15 @@ pub(super) enum Begun {
     Answered(String),
     /// It is this caller's to take.
     Mine(Claim),
+    /// Another request has the key: see [`Keys::outcome`].
+    Busy(Waiting),
+}
+
+/// What a repetition needs to wait for the first request; not its body.
+pub(super) struct Waiting {
+    key: String,
+    request: String,
+    first: watch::Receiver<()>,
 }
 
 impl Begun {
@@ -66,39 +79,35 @@ struct Held {
 }
 
 impl Keys {
-    pub(super) fn new(ingress: Ingress, keep: Duration) -> Self {
-        Self { ingress, keep, open: Arc::default() }
+    pub(super) fn new(ingress: Ingress, keep: Duration, open: Open) -> Self {
+        Self { ingress, keep, open }
     }
 
-    /// Looks the key up, after whoever has it now.
-    pub(super) async fn begin(
-        &self,
-        stream: &StreamName,
-        key: &str,
-        request: String,
-    ) -> Result<Begun, Refused> {
+    /// Looks the key up, and takes it if nobody has it.
+    pub(super) fn begin(&self, stream: &StreamName, key: &str, request: String) -> Result<Begun, Refused> {
         let key = format!("{stream}/{key}");
-        loop {
-            let mut waiting = {
-                let mut open = self.lock();
-                match open.get(&key) {
-                    Some(first) => first.clone(),
-                    None => {
-                        if let Some(kept) = self.kept(&key) {
-                            return answered(kept, &request);
-                        }
-                        let (done, first) = watch::channel(());
-                        open.insert(key.clone(), first);
-                        let held = Held { keys: self.clone(), key, request, _done: done };
-                        return Ok(Begun::Mine(Claim { held: Some(held) }));
-                    }
-                }
-            };
-            // The sender never sends: this ends when the first request does.
-            if tokio::time::timeout(WAIT, waiting.changed()).await.is_err() {
-                let message = "the first request with this key is still under way";
-                return Err(Refused::new(StatusCode::CONFLICT, "http.key_in_use", message).later());
-            }
+        let mut open = self.open.lock();
+        if let Some(first) = open.get(&key) {
+            return Ok(Begun::Busy(Waiting { first: first.clone(), key, request }));
+        }
+        if let Some(kept) = self.kept(&key) {
+            return answered(kept, &request).map(Begun::Answered);
+        }
+        let (done, first) = watch::channel(());
+        open.insert(key.clone(), first);
+        let held = Held { keys: self.clone(), key, request, _done: done };
+        Ok(Begun::Mine(Claim { held: Some(held) }))
+    }
+
+    /// Waits for the first request with a key, and gives its answer.
+    pub(super) async fn outcome(&self, mut waiting: Waiting) -> Result<String, Refused> {
+        // The sender never sends: this ends when the first request does.
+        if tokio::time::timeout(WAIT, waiting.first.changed()).await.is_err() {
+            return Err(in_use("the first request with this key is still under way"));
+        }
+        match self.kept(&waiting.key) {
+            Some(kept) => answered(kept, &waiting.request),
+            None => Err(in_use("the first request with this key was not taken; send this one again")),
         }
     }
 
@@ -108,15 +117,21 @@ impl Keys {
         let age = Duration::from_micros(now_us.saturating_sub(position.offset));
         (age < self.keep).then(|| serde_json::from_str(&position.detail).ok()).flatten()
     }
+}
 
+impl Open {
     fn lock(&self) -> MutexGuard<'_, HashMap<String, watch::Receiver<()>>> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn answered(kept: Kept, request: &str) -> Result<Begun, Refused> {
+fn in_use(message: &str) -> Refused {
+    Refused::new(StatusCode::CONFLICT, "http.key_in_use", message).later()
+}
+
+fn answered(kept: Kept, request: &str) -> Result<String, Refused> {
     if kept.request == request {
-        return Ok(Begun::Answered(kept.answer));
+        return Ok(kept.answer);
     }
     let message = "this Idempotency-Key was used with another request; use a new one";
     Err(Refused::new(StatusCode::UNPROCESSABLE_ENTITY, "http.key_reused", message))
@@ -140,7 +155,7 @@ impl Claim {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.keys.lock().remove(&self.key);
+        self.keys.open.lock().remove(&self.key);
     }
 }
 

@@ -9,13 +9,19 @@ use axum::response::{IntoResponse, Response};
 use super::Api;
 
 /// Every figure with its kind and meaning; what can fill up has a gauge of used and of capacity.
-const FAMILIES: [(&str, &str, &str); 13] = [
+const FAMILIES: [(&str, &str, &str); 15] = [
     ("aap_agent_rows_read_total", "counter", "rows that sources read"),
     ("aap_agent_bytes_read_total", "counter", "bytes that sources read"),
     ("aap_agent_rows_durable_total", "counter", "rows that are durable"),
     ("aap_agent_rows_dropped_total", "counter", "rows not in their stream, by reason"),
     ("aap_agent_bytes_cut_total", "counter", "bytes beyond the record limit"),
     ("aap_agent_bytes_lost_total", "counter", "bytes that rotated away unread"),
+    ("aap_agent_utf8_replaced_total", "counter", "invalid UTF-8 sequences that became U+FFFD"),
+    (
+        "aap_agent_buffer_rows_dropped_total",
+        "counter",
+        "rows that the buffer gave up before they were delivered",
+    ),
     ("aap_agent_buffer_stored_bytes", "gauge", "bytes in the buffer"),
     ("aap_agent_buffer_waiting_bytes", "gauge", "bytes not delivered yet"),
     ("aap_agent_buffer_waiting_batches", "gauge", "batches not delivered yet"),
@@ -52,6 +58,12 @@ fn render(api: &Api) -> String {
             line(&mut out, format_args!("{name} {value}"));
             continue;
         }
+        if name == "aap_agent_buffer_rows_dropped_total" {
+            for (stream, stored) in &stats.streams {
+                line(&mut out, format_args!("{name}{{stream=\"{stream}\"}} {}", stored.dropped_rows));
+            }
+            continue;
+        }
         for (stream, count) in &counts {
             let value = match name {
                 "aap_agent_rows_read_total" => count.rows_read,
@@ -59,6 +71,7 @@ fn render(api: &Api) -> String {
                 "aap_agent_rows_durable_total" => count.rows_durable,
                 "aap_agent_bytes_cut_total" => count.bytes_cut,
                 "aap_agent_bytes_lost_total" => count.bytes_lost,
+                "aap_agent_utf8_replaced_total" => count.replaced,
                 _ => {
                     for (reason, rows) in &count.rows_dropped {
                         let reason = reason.label();

@@ -1,18 +1,19 @@
 //! The rows of one request: decompress, decode, refuse or keep bad ones, append, answer.
 
 use aap_buffer::Entry;
-use aap_decode::Context;
+use aap_decode::{Context, DecodeError};
 use aap_types::StreamName;
 use arrow_ipc::reader::StreamReader;
 use axum::http::{HeaderMap, StatusCode, header};
 use bytes::Bytes;
 
 use super::Refused;
-use super::body::Codec;
+use super::body::{Codec, too_large};
 use super::keys::Claim;
 use crate::config::FormatSpec;
 use crate::formats::Recipe;
 use crate::ingest::columnar::normalise;
+use crate::ingest::{Allowance, ClaimError, check_stream};
 use crate::ingress::{IngressError, Packer, Parcel, Sealer, Tally, positions_only};
 use crate::source::SourceDeps;
 
@@ -121,7 +122,7 @@ fn pack(request: Request, observed_us: i64) -> Result<Parcel, Refused> {
     let Request { stream, source, kind, codec, on_error, raw, limit } = request;
     let content = codec.decode(raw, limit)?;
     if kind == Kind::Arrow {
-        return pack_arrow(stream, content, observed_us);
+        return pack_arrow(stream, content, observed_us, limit);
     }
     if content.is_empty() {
         return Ok(Parcel::default());
@@ -138,19 +139,24 @@ fn pack(request: Request, observed_us: i64) -> Result<Parcel, Refused> {
     let mut packer = Packer::new(stream, source, decoder);
     let context = Context { observed_us, resource: None, path: None };
     let packed = packer.pack(&content, &context, vec![]).map_err(|error| match error {
+        // Where the records of a broken document are is not known: it has no bad rows that could be kept apart.
+        IngressError::Decode { source: DecodeError::Document { line, reason }, .. } => {
+            let message = format!("row {line}: {reason}; the document cannot be read on; nothing was taken");
+            Refused { row: Some(line), ..failed(message) }
+        }
         IngressError::Decode { source, .. } => failed(source.to_string()),
         other => Refused::new(StatusCode::INTERNAL_SERVER_ERROR, "http.failed", other.to_string()),
     })?;
-    if let (OnError::Reject, Some(bad)) = (on_error, packed.bad.first()) {
-        let message =
-            format!("row {}: {}; {} bad rows; nothing was taken", bad.line, bad.reason, packed.bad.len());
+    if let (OnError::Reject, Some(bad)) = (on_error, &packed.first_bad) {
+        let count = packed.parcel.bad();
+        let message = format!("row {}: {}; {count} bad rows; nothing was taken", bad.line, bad.reason);
         return Err(Refused { row: Some(bad.line), ..failed(message) });
     }
     Ok(packed.parcel)
 }
 
 /// Checks an Arrow stream and seals each of its batches.
-fn pack_arrow(stream: StreamName, content: Bytes, observed_us: i64) -> Result<Parcel, Refused> {
+fn pack_arrow(stream: StreamName, content: Bytes, observed_us: i64, limit: usize) -> Result<Parcel, Refused> {
     let failed = |error: &dyn std::error::Error| {
         Refused::new(
             StatusCode::BAD_REQUEST,
@@ -158,6 +164,11 @@ fn pack_arrow(stream: StreamName, content: Bytes, observed_us: i64) -> Result<Pa
             format!("not an Arrow stream: {error}; nothing was taken"),
         )
     };
+    let allowance = Allowance { message: limit as u64, total: limit as u64 };
+    match check_stream(&mut std::io::Cursor::new(&content), allowance) {
+        Err(ClaimError::TooLarge(_)) => return Err(too_large(limit)),
+        checked => checked.map_err(|error| failed(&error))?,
+    }
     let mut parcel = Parcel::default();
     let mut sealer = Sealer::default();
     let reader = StreamReader::try_new(&content[..], None).map_err(|error| failed(&error))?;
@@ -171,7 +182,7 @@ fn pack_arrow(stream: StreamName, content: Bytes, observed_us: i64) -> Result<Pa
         let sealed = sealer.seal(&batch, bytes).map_err(|error| failed(&error))?;
         parcel.entries.push(Entry::Own { stream: stream.clone(), batch: sealed, positions: vec![] });
         let rows = batch.num_rows() as u64;
-        parcel.tallies.push(Tally { stream: stream.clone(), rows, bad: 0, bytes, replaced: 0 });
+        parcel.tallies.push(Tally { rows, bytes, ..Tally::new(&stream) });
     }
     Ok(parcel)
 }

@@ -13,7 +13,7 @@ fn api(rig: &Rig) -> Api {
     std::fs::write(rig.path("token"), "secret\n").unwrap();
     Api {
         name: "http".into(),
-        keys: Keys::new(rig.deps.ingress.clone(), Duration::from_secs(3600)),
+        keys: Keys::new(rig.deps.ingress.clone(), Duration::from_secs(3600), rig.deps.listening.open.clone()),
         token_file: rig.deps.home.root().join("token"),
         deps: rig.deps.clone(),
         body_bytes_max: 1 << 20,
@@ -180,6 +180,8 @@ async fn metrics_and_readiness_speak() {
     post(&api, "/v1/streams/events", &[("content-type", TYPE)], "{\"a\":1}\n").await;
     for (path, word) in [
         ("/metrics", "aap_agent_rows_durable_total{stream=\"events\"} 1"),
+        ("/metrics", "aap_agent_utf8_replaced_total{stream=\"events\"} 0"),
+        ("/metrics", "aap_agent_buffer_rows_dropped_total{stream=\"events\"} 0"),
         ("/healthz", "ok"),
         ("/readyz", "ready"),
     ] {
@@ -188,4 +190,140 @@ async fn metrics_and_readiness_speak() {
         let text = response.into_body().collect().await.unwrap().to_bytes();
         assert!(String::from_utf8_lossy(&text).contains(word), "{path}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repetition_after_a_reload_waits_for_the_request_of_the_former_source() {
+    let rig = Rig::new();
+    let (before, after) = (api(&rig), api(&rig));
+    let stream: StreamName = "events".parse().unwrap();
+    let Ok(Begun::Mine(claim)) = before.keys.begin(&stream, "k-1", "request".into()) else { panic!() };
+    let Ok(Begun::Busy(waiting)) = after.keys.begin(&stream, "k-1", "request".into()) else {
+        panic!("taken a second time")
+    };
+    drop(claim);
+    assert_eq!(after.keys.outcome(waiting).await.unwrap_err().code, "http.key_in_use");
+    assert!(matches!(after.keys.begin(&stream, "k-1", "request".into()), Ok(Begun::Mine(_))));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_for_a_key_takes_nobodys_room() {
+    let rig = Rig::new();
+    let api = api(&rig);
+    let stream: StreamName = "events".parse().unwrap();
+    let Ok(Begun::Mine(claim)) = api.keys.begin(&stream, "k-1", "request".into()) else { panic!() };
+    let headers = [("content-type", TYPE), ("idempotency-key", "k-1")];
+    let waiting = futures::future::join_all(
+        (0..2 * REQUESTS_MAX).map(|_| post(&api, "/v1/streams/events", &headers, "{\"a\":1}\n")),
+    );
+    let other = async {
+        let (status, answer) =
+            post(&api, "/v1/streams/events", &[("content-type", TYPE)], "{\"a\":2}\n").await;
+        assert_eq!(status, 200, "{answer}");
+        drop(claim);
+    };
+    let (answers, ()) = tokio::join!(waiting, other);
+    assert!(answers.iter().all(|(status, _)| *status == 409), "{answers:?}");
+    assert_eq!(rig.texts("events", "a"), ["2"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_document_that_cannot_be_read_on_is_refused_whatever_is_wished() {
+    let rig = Rig::new();
+    let api = api(&rig);
+    let headers = [("content-type", "application/json")];
+    for body in ["[{\"a\":1},\n{\"a\":,\n{\"a\":2}]", "[{\"a\":1},\n{\"a\":2}", "{\"a\":1}\n\n}"] {
+        let (status, answer) = post(&api, "/v1/streams/events?on_error=dead-letter", &headers, body).await;
+        assert_eq!(status, 400, "{answer}");
+        assert!(answer["error"]["row"].as_u64().unwrap() >= 2, "{answer}");
+    }
+    assert!(rig.batches("events").is_empty() && rig.batches("events.dead").is_empty());
+    let body = "[{\"a\":1},\n5,\n{\"a\":2}]";
+    let (status, answer) = post(&api, "/v1/streams/events?on_error=dead-letter", &headers, body).await;
+    assert_eq!((status, answer["bad_rows"].as_u64()), (200, Some(1)));
+    assert_eq!(rig.texts("events", "a"), ["1", "2"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_of_short_rows_is_many_batches_and_a_bad_one_has_its_own_number() {
+    let rig = Rig::new();
+    let api = Api { body_bytes_max: 16 << 20, ..api(&rig) };
+    let text = [("content-type", "text/plain")];
+    let (status, answer) = post(&api, "/v1/streams/lines", &text, "\n".repeat(1 << 20)).await;
+    assert_eq!((status, answer["rows"].as_u64(), answer["batches"].as_u64()), (200, Some(1 << 20), Some(16)));
+    assert!(rig.batches("lines").iter().all(|batch| batch.num_rows() <= aap_decode::ROWS_MAX));
+    let body = "{\"a\":1}\n".repeat(200_000) + "nope\n";
+    let (status, answer) = post(&api, "/v1/streams/events", &[("content-type", TYPE)], body).await;
+    assert_eq!((status, answer["error"]["row"].as_u64()), (400, Some(200_001)), "{answer}");
+    let headers = [("content-type", "application/json")];
+    let body = format!("[{},\n5]", vec!["{\"a\":1}"; 200_000].join(",\n"));
+    let (status, answer) = post(&api, "/v1/streams/events", &headers, body).await;
+    assert_eq!((status, answer["error"]["row"].as_u64()), (400, Some(200_001)), "{answer}");
+    let body = format!("[{},\n{{]", vec!["{\"a\":1}"; 200_000].join(",\n"));
+    let (status, answer) = post(&api, "/v1/streams/events", &headers, body).await;
+    assert_eq!((status, answer["error"]["row"].as_u64()), (400, Some(200_001)), "{answer}");
+    assert!(rig.batches("events").is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_arrow_body_has_the_limit_of_all_bodies() {
+    use arrow_array::{ArrayRef, Int64Array, NullArray, RecordBatch};
+    let rig = Rig::new();
+    let api = api(&rig);
+    let stream = |columns: Vec<(String, ArrayRef)>| {
+        let batch = RecordBatch::try_from_iter(columns).unwrap();
+        let options = arrow_ipc::writer::IpcWriteOptions::default()
+            .try_with_compression(Some(arrow_ipc::CompressionType::ZSTD))
+            .unwrap();
+        let mut body = Vec::new();
+        let mut writer =
+            arrow_ipc::writer::StreamWriter::try_new_with_options(&mut body, &batch.schema(), options)
+                .unwrap();
+        writer.write(&batch).unwrap();
+        writer.finish().unwrap();
+        body
+    };
+    let zeros = |rows: usize| Arc::new(Int64Array::from(vec![0; rows])) as ArrayRef;
+    let headers = [("content-type", "application/vnd.apache.arrow.stream")];
+    for (columns, expected) in [
+        (vec![("a".to_owned(), zeros(1000))], 200),
+        (vec![("a".to_owned(), zeros(1 << 20))], 413),
+        (vec![("a".to_owned(), Arc::new(NullArray::new(1 << 30)) as ArrayRef)], 413),
+        ((0..5000).map(|n| (format!("c{n}"), zeros(1))).collect(), 400),
+    ] {
+        let body = stream(columns);
+        assert!(body.len() < 1 << 20);
+        let (status, answer) = post(&api, "/v1/streams/events", &headers, body).await;
+        assert_eq!(status, expected, "{answer}");
+    }
+    assert_eq!(rig.texts("events", "a").len(), 1000);
+}
+
+#[tokio::test]
+async fn a_token_that_others_can_read_is_refused() {
+    use std::os::unix::fs::PermissionsExt;
+    let rig = Rig::new();
+    let path = rig.deps.home.root().join("token");
+    assert!(check_token_file(&path).await.is_ok(), "it may come later");
+    std::fs::write(&path, "secret").unwrap();
+    for (mode, good) in [(0o644, false), (0o640, false), (0o600, true), (0o400, true)] {
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        assert_eq!(check_token_file(&path).await.is_ok(), good, "{mode:o}");
+    }
+}
+
+#[tokio::test]
+async fn a_source_that_is_about_to_start_has_no_address_yet() {
+    let listening = Listening::default();
+    let (old, new) = (SocketAddr::from(([127, 0, 0, 1], 1)), SocketAddr::from(([127, 0, 0, 1], 2)));
+    listening.set(old);
+    listening.expect();
+    assert_eq!(listening.address(), None);
+    // The former one ends after its successor was announced.
+    listening.clear(old);
+    let settled = async {
+        listening.settled(Duration::from_secs(5)).await;
+        assert_eq!(listening.address(), Some(new));
+    };
+    tokio::join!(settled, async { listening.set(new) });
 }

@@ -8,6 +8,7 @@ pub(crate) enum Cause {
     NotAnObject,
     TooDeep,
     TooManyColumns,
+    NameTooLong,
 }
 
 /// A cause and the byte of the input it was met at.
@@ -30,6 +31,7 @@ impl Fault {
             Cause::NotAnObject => RowError::NotAnObject,
             Cause::TooDeep => RowError::TooDeep,
             Cause::TooManyColumns => RowError::TooManyColumns,
+            Cause::NameTooLong => RowError::NameTooLong,
         }
     }
 }

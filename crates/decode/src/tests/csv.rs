@@ -78,6 +78,19 @@ fn a_header_that_cannot_name_columns_is_an_error() {
 }
 
 #[test]
+fn the_header_ends_where_its_record_does() {
+    let length =
+        |input: &str| Decoder::new(DecoderConfig::of(Format::Csv)).unwrap().header_length(input.as_bytes());
+    assert_eq!(length("a,b\n1,2\n"), 4);
+    assert_eq!(length("\n\r\na,b\n1,2\n"), 7);
+    assert_eq!(length("a,\"b\nc\"\n1,2\n"), 8);
+    assert_eq!(length("\n\n"), 0);
+    assert_eq!(length(""), 0);
+    let decoder = Decoder::new(DecoderConfig::of(Format::Ndjson)).unwrap();
+    assert_eq!(decoder.header_length(b"{}\n"), 0);
+}
+
+#[test]
 fn a_boundary_never_lies_within_quotes() {
     let decoder = Decoder::new(DecoderConfig::of(Format::Csv)).unwrap();
     for (chunk, expected) in

@@ -160,7 +160,11 @@ fn a_record_of_too_many_fields_is_refused_and_leaves_no_trace() {
 #[test]
 fn documents_are_arrays_or_one_object() {
     let rows = |input: &[u8]| {
-        let decoded = decode(Format::Json, input);
+        let decoded = match Decoder::new(DecoderConfig::of(Format::Json)).unwrap().decode(input, &context()) {
+            Ok(decoded) => decoded,
+            Err(crate::DecodeError::Document { line, .. }) => return ("broken".to_owned(), vec![line]),
+            Err(error) => panic!("{error}"),
+        };
         let values =
             if decoded.batch.column_by_name("a").is_some() { column(&decoded.batch, "a") } else { vec![] };
         (values.join(","), reasons(&decoded).into_iter().map(|(line, _)| line).collect::<Vec<_>>())
@@ -170,10 +174,12 @@ fn documents_are_arrays_or_one_object() {
     assert_eq!(rows(b"[]"), (String::new(), vec![]));
     assert_eq!(rows(b""), (String::new(), vec![]));
     assert_eq!(rows(b"[{\"a\":1},\n5,\n{\"a\":2}]"), ("1,2".to_owned(), vec![2]));
-    assert_eq!(rows(b"[{\"a\":1},\n{\"a\":,\n{\"a\":2}]"), ("1".to_owned(), vec![2]));
-    assert_eq!(rows(b"[{\"a\":1}"), ("1".to_owned(), vec![1]));
-    assert_eq!(rows(b"[{\"a\":1}] x"), ("1".to_owned(), vec![1]));
-    assert_eq!(rows(b"[{\"a\":1},]"), ("1".to_owned(), vec![1]));
+    // What cannot be read on is no document: no row of it is kept.
+    assert_eq!(rows(b"[{\"a\":1},\n{\"a\":,\n{\"a\":2}]"), ("broken".to_owned(), vec![2]));
+    assert_eq!(rows(b"[{\"a\":1}"), ("broken".to_owned(), vec![1]));
+    assert_eq!(rows(b"[{\"a\":1}] x"), ("broken".to_owned(), vec![1]));
+    assert_eq!(rows(b"[{\"a\":1},]"), ("broken".to_owned(), vec![1]));
+    assert_eq!(rows(b"[{\"a\":\"\xff\"}]"), ("broken".to_owned(), vec![1]));
 }
 
 #[test]
@@ -185,6 +191,14 @@ fn raw_text_is_kept_on_request() {
 }
 
 /// What a column shows for a value of a record, where the column is text.
+/// A document gives rows, or says that it is broken.
+fn document(input: &[u8]) {
+    match Decoder::new(DecoderConfig::of(Format::Json)).unwrap().decode(input, &context()) {
+        Ok(decoded) => assert_eq!(decoded.raw_bytes, input.len() as u64),
+        Err(error) => assert!(matches!(error, crate::DecodeError::Document { .. }), "{error}"),
+    }
+}
+
 fn as_text(value: &Value) -> String {
     match value {
         Value::Null => "NULL".to_owned(),
@@ -255,7 +269,7 @@ proptest! {
 
     #[test]
     fn any_bytes_are_rows_or_bad_rows(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
-        decode(Format::Json, &bytes);
+        document(&bytes);
         decode(Format::Ndjson, &bytes);
     }
 }
@@ -266,12 +280,12 @@ proptest! {
     fn no_truncation_and_no_flipped_byte_panics(records in any_records(), at in any::<prop::sample::Index>(), byte in any::<u8>()) {
         let mut text = serde_json::to_vec(&records).unwrap();
         for end in 0..text.len() {
-            decode(Format::Json, &text[..end]);
+            document(&text[..end]);
             decode(Format::Ndjson, &text[..end]);
         }
         let at = at.index(text.len());
         text[at] = byte;
-        decode(Format::Json, &text);
+        document(&text);
         decode(Format::Ndjson, &text);
     }
 }

@@ -181,20 +181,6 @@ fn syslog_of_rfc_3164_and_of_log_files() {
 }
 
 #[test]
-fn a_record_cut_by_its_transport_keeps_its_line_ends() {
-    let mut decoder = Decoder::new(DecoderConfig::of(Format::Syslog)).unwrap();
-    let records: [&[u8]; 3] = [b"<34>1 - - - - - - a\nb\n", b"", b"<34>1 -"];
-    let decoded = decoder.decode_each(records.into_iter(), &context()).unwrap();
-    assert_eq!(column(&decoded.batch, "body"), ["a\nb"]);
-    assert_eq!((decoded.bad[0].line, decoded.bad[0].offset), (3, records[0].len() as u64));
-    let lines = Decoder::new(DecoderConfig::of(Format::Text))
-        .unwrap()
-        .decode_each(records.into_iter(), &context())
-        .unwrap();
-    assert_eq!(column(&lines.batch, "body"), ["<34>1 - - - - - - a\nb", "", "<34>1 -"]);
-}
-
-#[test]
 fn logfmt_pairs_become_columns() {
     check(
         Format::Logfmt,
@@ -324,4 +310,37 @@ proptest! {
             decode(format, &[&line.as_bytes()[..at], with.as_bytes(), &line.as_bytes()[end..]].concat());
         }
     }
+}
+
+#[test]
+fn records_of_a_log_source_have_the_columns_of_the_log_model_beside_their_own() {
+    let context = Context { resource: Some("{\"log.file.path\":\"/x\"}"), ..context() };
+    let input = b"{\"ts\":\"2026-11-23T22:44:29Z\",\"level\":\"error\",\"msg\":\"gone\"}\n{\"level\":30}\n{\"a\":1}\n";
+    let mut decoder = Decoder::new(DecoderConfig::of(Format::Ndjson)).unwrap();
+    let batch = decoder.decode(input, &context).unwrap().batch;
+    assert_eq!(column(&batch, "severity"), ["ERROR", "INFO", "NULL"]);
+    assert_eq!(column(&batch, "level"), ["error", "30", "NULL"]);
+    assert_eq!(column(&batch, "msg"), ["gone", "NULL", "NULL"]);
+    assert_eq!(cell(&batch, "resource", 2), "{\"log.file.path\":\"/x\"}");
+    let observed = batch.column_by_name("observed_ts").unwrap();
+    assert_eq!(observed.as_primitive::<TimestampMicrosecondType>().values()[..], [OBSERVED_US; 3]);
+    // Once stated, the column stays; a field of the same name takes its place.
+    let batch = decoder.decode(b"{\"a\":2}\n", &context).unwrap().batch;
+    assert_eq!(column(&batch, "severity"), ["NULL"]);
+    let batch = decoder.decode(b"{\"Severity\":\"Odd\",\"resource\":7}\n", &context).unwrap().batch;
+    assert_eq!(
+        (column(&batch, "Severity"), column(&batch, "resource")),
+        (vec!["Odd".to_owned()], vec!["7".to_owned()])
+    );
+    assert!(batch.column_by_name("severity").is_none());
+
+    let mut decoder = Decoder::new(DecoderConfig::of(Format::Csv)).unwrap();
+    let batch = decoder.decode(b"level,n\nWARN,1\n,2\n", &context).unwrap().batch;
+    assert_eq!(
+        (column(&batch, "severity"), column(&batch, "n")),
+        (vec!["WARN".to_owned(), "NULL".to_owned()], vec!["1".to_owned(), "2".to_owned()])
+    );
+    // Who does not say where records come from gets their fields only.
+    let batch = decode(Format::Ndjson, input).batch;
+    assert!(batch.column_by_name("severity").is_none() && batch.column_by_name("resource").is_none());
 }

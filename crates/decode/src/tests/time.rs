@@ -85,6 +85,23 @@ fn a_configured_spelling_is_the_only_one() {
 }
 
 #[test]
+fn a_configured_spelling_is_read_at_the_beginning_of_a_line() {
+    let leading = |format: &str, zone: Option<&str>, line: &str| {
+        reader(format, zone).leading(line.as_bytes()).map(|us| (us - OBSERVED_US) as f64 / 1e6)
+    };
+    let german = "%d.%m.%Y %H:%M:%S";
+    assert_eq!(leading(german, None, "23.11.2026 22:44:30 ERROR gone"), Some(0.0));
+    assert_eq!(leading(german, Some("Europe/Berlin"), "[23.11.2026 23:44:30] gone"), Some(0.0));
+    assert_eq!(leading("[%d.%m.%Y %H:%M:%S]", None, "[23.11.2026 22:44:31] gone"), Some(1.0));
+    assert_eq!(leading("%m/%d/%Y %I:%M:%S %p", None, "11/23/2026 10:44:30 PM x"), Some(0.0));
+    assert_eq!(leading("epoch_ms", None, "1795473870500 x"), Some(0.5));
+    assert_eq!(leading("epoch_s", None, "1795473870.25: x"), Some(0.25));
+    assert_eq!(leading("rfc3339", None, "Nov 23 22:44:30 x"), None);
+    assert_eq!(leading(german, None, "2026-11-23T22:44:30Z x"), None);
+    assert_eq!(leading(german, None, &format!("\u{e9}{}", "\u{e9}".repeat(80))), None);
+}
+
+#[test]
 fn a_time_without_a_year_is_the_nearest_one() {
     let mut reader = reader("syslog", None);
     let newyear = 1_798_761_610_000_000; // 2027-01-01T00:00:10Z
