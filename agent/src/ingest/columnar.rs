@@ -124,15 +124,23 @@ impl Columnar {
         let step = normal.num_rows().div_ceil(pieces);
         for from in (0..normal.num_rows()).step_by(step) {
             let piece = normal.slice(from, step.min(normal.num_rows() - from));
-            let rows = piece.num_rows() as u64;
             let bytes = (normal.get_array_memory_size() as u64).div_ceil(pieces as u64);
-            self.run.offset += rows;
-            self.run.detail.rows += rows;
-            let sealed = self.sealer.seal(&piece, bytes).map_err(|error| unreadable(&self.run, &error))?;
-            let stream = self.run.stream.clone();
-            let positions = vec![self.run.position()];
-            parcel.entries.push(aap_buffer::Entry::Own { stream: stream.clone(), batch: sealed, positions });
-            parcel.tallies.push(Tally { stream, rows, bad: 0, bytes, replaced: 0 });
+            // Rows are not all of a size, so a piece may have to be cut again.
+            let sealed = self.sealer.seal_parts(&piece, bytes).map_err(|error| match error {
+                aap_buffer::Error::Oversize { .. } => {
+                    unreadable_text(&self.run, &format!("one row of it is too large: {error}"))
+                }
+                error => unreadable(&self.run, &error),
+            })?;
+            for batch in sealed {
+                let (rows, bytes) = (u64::from(batch.rows), batch.raw_bytes);
+                self.run.offset += rows;
+                self.run.detail.rows += rows;
+                let stream = self.run.stream.clone();
+                let positions = vec![self.run.position()];
+                parcel.entries.push(aap_buffer::Entry::Own { stream: stream.clone(), batch, positions });
+                parcel.tallies.push(Tally { stream, rows, bad: 0, bytes, replaced: 0 });
+            }
         }
         Ok(parcel)
     }
