@@ -192,6 +192,25 @@ impl Sealer {
         self.encoder.encode(batch, &schema, raw_bytes)
     }
 
+    /// Seals a batch of any size: as one, or, if that is more than can be sent, cut by rows into parts that are not. Only a
+    /// single row can be too large.
+    pub fn seal_parts(
+        &mut self,
+        batch: &RecordBatch,
+        raw_bytes: u64,
+    ) -> Result<Vec<EncodedBatch>, aap_buffer::Error> {
+        match self.seal(batch, raw_bytes) {
+            Err(aap_buffer::Error::Oversize { .. }) if batch.num_rows() > 1 => {
+                let (half, half_bytes) = (batch.num_rows() / 2, raw_bytes / 2);
+                let mut parts = self.seal_parts(&batch.slice(0, half), half_bytes)?;
+                let rest = batch.slice(half, batch.num_rows() - half);
+                parts.extend(self.seal_parts(&rest, raw_bytes - half_bytes)?);
+                Ok(parts)
+            }
+            sealed => Ok(vec![sealed?]),
+        }
+    }
+
     fn schema(&mut self, wanted: &SchemaRef) -> Arc<FrameSchema> {
         match &self.known {
             Some((known, schema)) if Arc::ptr_eq(known, wanted) || known == wanted => schema.clone(),
@@ -311,11 +330,12 @@ impl Packer {
         }
         if tally.rows > 0 {
             let batch = finish(decoded.batch);
-            let batch = self
+            let parts = self
                 .sealer
-                .seal(&batch, decoded.raw_bytes)
+                .seal_parts(&batch, decoded.raw_bytes)
                 .map_err(|source| IngressError::Seal { stream: self.stream.clone(), source })?;
-            parcel.entries.push(Entry::Own { stream: self.stream.clone(), batch, positions: vec![] });
+            let entry = |batch| Entry::Own { stream: self.stream.clone(), batch, positions: vec![] };
+            parcel.entries.extend(parts.into_iter().map(entry));
         }
         if tally.rows + tally.bad > 0 {
             parcel.tallies.push(tally);
@@ -361,4 +381,49 @@ pub fn positions_only(stream: &StreamName, positions: Vec<SourcePosition>) -> Re
         .map_err(|source| IngressError::Seal { stream: stream.clone(), source })?;
     let entries = vec![Entry::Own { stream: stream.clone(), batch, positions }];
     Ok(Parcel { entries, tallies: vec![] })
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow_array::{ArrayRef, BinaryArray};
+
+    use super::*;
+
+    /// Rows of bytes that do not compress.
+    fn noise(rows: usize, row_bytes: usize) -> RecordBatch {
+        let mut state = 1u64;
+        let mut row = || {
+            let words = (0..row_bytes.div_ceil(8)).flat_map(|_| {
+                state ^= state << 13;
+                state ^= state >> 7;
+                state ^= state << 17;
+                state.to_le_bytes()
+            });
+            words.collect::<Vec<u8>>()
+        };
+        let column: ArrayRef = Arc::new(BinaryArray::from_iter_values((0..rows).map(|_| row())));
+        RecordBatch::try_from_iter([("body", column)]).unwrap()
+    }
+
+    #[test]
+    fn a_batch_that_is_too_large_to_send_is_cut_by_rows_and_keeps_all_of_them() {
+        let batch = noise(40, 1 << 20);
+        let parts = Sealer::default().seal_parts(&batch, 1000).unwrap();
+        assert!(parts.len() > 2, "{}", parts.len());
+        assert!(parts.iter().all(|part| part.payload.len() as u64 <= aap_buffer::PAYLOAD_BYTES_MAX));
+        assert_eq!(parts.iter().map(|part| part.raw_bytes).sum::<u64>(), 1000);
+        let mut row = 0;
+        for part in parts {
+            let rows = aap_buffer::decode(&part.schema, &part.payload, None).unwrap();
+            assert_eq!(rows.column(0).as_ref(), batch.slice(row, rows.num_rows()).column(0).as_ref());
+            row += rows.num_rows();
+        }
+        assert_eq!(row, 40);
+    }
+
+    #[test]
+    fn a_single_row_that_is_too_large_to_send_is_refused() {
+        let refused = Sealer::default().seal_parts(&noise(3, 18 << 20), 1);
+        assert!(matches!(refused, Err(aap_buffer::Error::Oversize { .. })));
+    }
 }

@@ -5,5 +5,6 @@ use std::process::ExitCode;
 use aap_agent::cli;
 
 fn main() -> ExitCode {
+    aap_runtime::raise_open_file_limit();
     cli::main()
 }

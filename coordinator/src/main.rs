@@ -44,6 +44,7 @@ enum Command {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     init_logging(if arguments.log_json { LogFormat::Json } else { LogFormat::Text });
+    aap_runtime::raise_open_file_limit();
     match run(arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {

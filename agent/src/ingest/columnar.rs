@@ -149,18 +149,27 @@ impl Columnar {
 
     /// One piece and the position behind it.
     fn parcel(&mut self, piece: &RecordBatch) -> Result<Parcel, Problem> {
-        let rows = piece.num_rows() as u64;
         // Slices share their memory: each is told its part of it.
         let bytes = piece.columns().iter().filter_map(|column| column.to_data().get_slice_memory_size().ok());
         let bytes = bytes.sum::<usize>() as u64;
-        self.run.offset += rows;
-        self.run.detail.rows += rows;
-        let sealed = self.sealer.seal(piece, bytes).map_err(|error| unreadable(&self.run, &error))?;
+        // Rows are not all of a size, so a piece may have to be cut again.
+        let sealed = self.sealer.seal_parts(piece, bytes).map_err(|error| match error {
+            aap_buffer::Error::Oversize { .. } => {
+                unreadable_text(&self.run, &format!("one row of it is too large: {error}"))
+            }
+            error => unreadable(&self.run, &error),
+        })?;
         let stream = self.run.stream.clone();
-        let positions = vec![self.run.position()];
-        let tally = Tally { rows, bytes, ..Tally::new(&stream) };
-        let entries = vec![aap_buffer::Entry::Own { stream, batch: sealed, positions }];
-        Ok(Parcel { entries, tallies: vec![tally] })
+        let mut parcel = Parcel::default();
+        for batch in sealed {
+            let (rows, bytes) = (u64::from(batch.rows), batch.raw_bytes);
+            self.run.offset += rows;
+            self.run.detail.rows += rows;
+            let positions = vec![self.run.position()];
+            parcel.entries.push(aap_buffer::Entry::Own { stream: stream.clone(), batch, positions });
+            parcel.tallies.push(Tally { rows, bytes, ..Tally::new(&stream) });
+        }
+        Ok(parcel)
     }
 }
 

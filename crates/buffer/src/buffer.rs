@@ -14,6 +14,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::format::SEGMENT_HEADER;
 use crate::identity::Identity;
+use crate::index::Channel;
 use crate::log::{GROUP_BYTES_MAX, Shared};
 use crate::read::Scrubbed;
 use crate::recovery::RecoveryReport;
@@ -223,19 +224,25 @@ impl Buffer {
         (channel.tail > Sequence::ZERO).then_some(Tail { sequence: channel.tail, digest })
     }
 
-    /// The first sequence still stored of every key that has any.
+    /// The first sequence of every key that [`Self::read`] gives without a gap up to the tail: stored, or given up for a
+    /// reason that is known and comes as a skip.
     pub fn heads(&self) -> Vec<(StreamKey, Sequence)> {
         let index = self.inner.shared.index();
-        let mut heads: BTreeMap<u32, Sequence> = BTreeMap::new();
+        let mut stored: BTreeMap<u32, Sequence> = BTreeMap::new();
         for segment in index.segments.values() {
             for (number, span) in &segment.index.spans {
-                heads.entry(*number).or_insert(span.first);
+                stored.entry(*number).or_insert(span.first);
             }
         }
-        let named = |(number, head): (u32, Sequence)| {
-            index.named_channel(number).map(|channel| (channel.key.clone(), head))
+        let head = |(number, channel): (u32, &Channel)| {
+            let behind = stored.get(&number).copied().unwrap_or(channel.tail.next());
+            let mut head = behind;
+            while let Some(hole) = head.0.checked_sub(1).and_then(|last| channel.hole_at(Sequence(last))) {
+                head = hole.from;
+            }
+            (stored.contains_key(&number) || head < behind).then(|| (channel.key.clone(), head))
         };
-        heads.into_iter().filter_map(named).collect()
+        index.named_channels().filter_map(head).collect()
     }
 
     /// The digest of a stored batch, from memory or (blocking) from its frame. `None` if it is no longer known.
@@ -281,8 +288,7 @@ impl Buffer {
     /// The last durable position of a source of this node.
     pub fn position(&self, kind: SourceKind, key: &str) -> Option<SourcePosition> {
         let index = self.inner.shared.index();
-        let of_this = (index.identity.node.clone(), kind, key.to_owned());
-        index.positions.get(&of_this).map(|(_, position)| position.clone())
+        index.positions.get(&index.identity.node, kind, key).cloned()
     }
 
     /// All of this node's.
@@ -294,8 +300,7 @@ impl Buffer {
     /// All positions that came with the batches of `node`: what a ledger gives back in the hello.
     pub fn positions_of(&self, node: &NodeId) -> Vec<SourcePosition> {
         let index = self.inner.shared.index();
-        let of_node = index.positions.iter().filter(|((of, ..), _)| of == node);
-        of_node.map(|(_, (_, position))| position.clone()).collect()
+        index.positions.of_node(node).cloned().collect()
     }
 
     /// Who this store is.
@@ -336,6 +341,12 @@ impl Buffer {
 
 fn check_size(entries: &[Entry]) -> Result<u64, Error> {
     const LIMIT: u64 = GROUP_BYTES_MAX - GROUP_SLACK;
+    for entry in entries {
+        // What landed came over the wire, so it fits.
+        if let Entry::Own { batch, .. } = entry {
+            batch.check_size()?;
+        }
+    }
     let bytes = entries.iter().map(Entry::bytes).sum();
     if bytes > LIMIT { Err(Error::Oversize { bytes, limit: LIMIT }) } else { Ok(bytes) }
 }

@@ -21,10 +21,14 @@ use arrow_ipc::{CompressionType, Message, MessageHeader, MetadataVersion, root_a
 use arrow_schema::{DataType, Field, Schema, TimeUnit};
 use bytes::Bytes;
 
-use crate::{Error, FrameSchema};
+use crate::{Error, FrameSchema, SCHEMA_BYTES_MAX};
 
 /// Most bytes that one payload may decompress to. Batches are a few megabytes; this stops a compression bomb.
 pub const DECODED_BYTES_MAX: u64 = 256 << 20;
+
+/// Largest payload. It must fit into one message of the transport (20 MiB) beside its schema (at most 4 MiB), its
+/// positions and the envelope: what is accepted can be sent.
+pub const PAYLOAD_BYTES_MAX: u64 = 15 << 20;
 
 /// The level at which zstd costs least for what it saves.
 const ZSTD_LEVEL: i32 = 1;
@@ -80,7 +84,9 @@ impl Encoder {
     /// Encodes `batch`, whose schema must be that of `schema`. `raw_bytes` is its size as the source gave it.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if the schemas differ or there are more than `u32::MAX` rows; [`Error::Arrow`].
+    /// [`Error::Invalid`] if the schemas differ or there are more than `u32::MAX` rows; [`Error::Oversize`] if the schema,
+    /// the payload or what it decodes to is larger than can be sent and decoded again: then cut the batch by rows;
+    /// [`Error::Arrow`].
     pub fn encode(
         &mut self,
         batch: &RecordBatch,
@@ -90,6 +96,7 @@ impl Encoder {
         if !same_columns(batch.schema_ref(), schema.arrow()) {
             return Err(Error::Invalid("the batch has other columns than its schema".into()));
         }
+        within(schema.ipc().len() as u64, SCHEMA_BYTES_MAX as u64)?;
         let rows = u32::try_from(batch.num_rows())
             .map_err(|_| Error::Invalid("more rows than a batch can have".into()))?;
         let (ts_min_us, ts_max_us) = time_range(batch);
@@ -105,15 +112,38 @@ impl Encoder {
         for message in dictionaries.into_iter().chain([body]) {
             write_message(&mut payload, message, &self.options).map_err(Error::arrow("encode batch"))?;
         }
-        Ok(EncodedBatch {
-            schema: schema.clone(),
-            payload: payload.into(),
-            rows,
-            ts_min_us,
-            ts_max_us,
-            raw_bytes,
-        })
+        let payload = Bytes::from(payload);
+        within(payload.len() as u64, PAYLOAD_BYTES_MAX)?;
+        within(decoded_bytes(&payload)?, DECODED_BYTES_MAX)?;
+        Ok(EncodedBatch { schema: schema.clone(), payload, rows, ts_min_us, ts_max_us, raw_bytes })
     }
+}
+
+impl EncodedBatch {
+    /// Whether it can be sent and decoded again.
+    pub(crate) fn check_size(&self) -> Result<(), Error> {
+        within(self.schema.ipc().len() as u64, SCHEMA_BYTES_MAX as u64)?;
+        within(self.payload.len() as u64, PAYLOAD_BYTES_MAX)
+    }
+}
+
+fn within(bytes: u64, limit: u64) -> Result<(), Error> {
+    if bytes > limit { Err(Error::Oversize { bytes, limit }) } else { Ok(()) }
+}
+
+/// What a payload of ours decompresses to, by what its buffers say.
+fn decoded_bytes(payload: &[u8]) -> Result<u64, Error> {
+    let (mut bytes, mut at) = (0, 0);
+    while at < payload.len() {
+        let part = MessagePart::read(payload, at)?;
+        let body = &payload[part.body_start..part.body_start + part.body_length];
+        at = part.body_start + part.body_length;
+        let dictionary = part.message.header_as_dictionary_batch().and_then(|batch| batch.data());
+        if let Some(batch) = dictionary.or_else(|| part.message.header_as_record_batch()) {
+            bytes += claimed_bytes(&batch, body)?;
+        }
+    }
+    Ok(bytes)
 }
 
 /// Whether columns agree in number, names and types; ids and metadata do not matter.
@@ -292,6 +322,13 @@ impl<'a> MessagePart<'a> {
 
 /// Arrow slices without looking, and trusts the claimed sizes: look here.
 fn check_buffers(batch: &arrow_ipc::RecordBatch<'_>, body: &[u8], budget: &mut u64) -> Result<(), Error> {
+    let left = budget.checked_sub(claimed_bytes(batch, body)?);
+    *budget = left.ok_or_else(|| Error::Invalid("more data than a batch may hold".into()))?;
+    Ok(())
+}
+
+/// What the buffers of a batch say that they become. They lie in the body, and nothing about them is impossible.
+fn claimed_bytes(batch: &arrow_ipc::RecordBatch<'_>, body: &[u8]) -> Result<u64, Error> {
     let invalid = |what: &str| Error::Invalid(what.to_owned());
     let rows = u64::try_from(batch.length()).map_err(|_| invalid("a negative number of rows"))?;
     if rows > u64::from(u32::MAX) {
@@ -304,6 +341,7 @@ fn check_buffers(batch: &arrow_ipc::RecordBatch<'_>, body: &[u8], budget: &mut u
         }
     }
     let compressed = batch.compression().is_some();
+    let mut total = 0u64;
     for buffer in batch.buffers().into_iter().flatten() {
         let range = usize::try_from(buffer.offset()).ok().zip(usize::try_from(buffer.length()).ok());
         let bytes = range
@@ -316,7 +354,7 @@ fn check_buffers(batch: &arrow_ipc::RecordBatch<'_>, body: &[u8], budget: &mut u
             },
             _ => bytes.len() as u64,
         };
-        *budget = budget.checked_sub(claimed).ok_or_else(|| invalid("more data than a batch may hold"))?;
+        total = total.saturating_add(claimed);
     }
-    Ok(())
+    Ok(total)
 }

@@ -4,15 +4,14 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
-use aap_types::{Digest, Epoch, NodeId, Sequence, SourceKind, SourcePosition, StreamKey};
+use aap_types::{Digest, Epoch, NodeId, Sequence, SourcePosition, StreamKey};
 use camino::Utf8PathBuf;
 
 use crate::FrameSchema;
-use crate::format::{
-    ChannelState, Counters, Footer, Hole, Kind, PositionState, RecordHeader, Seed, Span, State,
-};
+use crate::format::{ChannelState, Counters, Footer, Hole, Kind, RecordHeader, Seed, Span, State};
 use crate::frame::parse_skip;
 use crate::identity::Identity;
+use crate::positions::{Positions, ReadAt};
 
 /// Digests kept in memory and in checkpoints per channel, for repeats whose frames are gone.
 const DIGESTS_KEPT: usize = 8;
@@ -20,10 +19,6 @@ const DIGESTS_KEPT: usize = 8;
 const SCHEMAS_KEPT: usize = 4096;
 /// A few consumers read one channel at different places.
 const HINTS_KEPT: usize = 4;
-/// Most keys of HTTP requests that are remembered: they stand in memory and in every checkpoint. The oldest go first.
-const HTTP_KEYS_KEPT: usize = 100_000;
-/// Keys of HTTP requests are promised for a day.
-const HTTP_KEY_KEPT_US: i64 = 24 * 3600 * 1_000_000;
 /// Distinct problems shown; repetitions count only once.
 const PROBLEMS_KEPT: usize = 32;
 /// Bounds the list of holes of one channel; beyond it the oldest two become one.
@@ -155,7 +150,6 @@ impl Segment {
 }
 
 pub(crate) type CursorKey = (String, u32);
-pub(crate) type PositionKey = (NodeId, SourceKind, String);
 
 #[derive(Debug)]
 pub(crate) struct Index {
@@ -166,7 +160,7 @@ pub(crate) struct Index {
     /// What would be left of them after a crash; reclaim goes by these.
     pub(crate) durable_cursors: BTreeMap<CursorKey, Sequence>,
     pub(crate) moved_cursors: BTreeSet<CursorKey>,
-    pub(crate) positions: HashMap<PositionKey, (i64, SourcePosition)>,
+    pub(crate) positions: Positions,
     pub(crate) segments: BTreeMap<u64, Segment>,
     pub(crate) schemas: HashMap<u64, Arc<FrameSchema>>,
     pub(crate) problems: Vec<String>,
@@ -184,7 +178,7 @@ impl Index {
             cursors: BTreeMap::new(),
             durable_cursors: BTreeMap::new(),
             moved_cursors: BTreeSet::new(),
-            positions: HashMap::new(),
+            positions: Positions::default(),
             segments: BTreeMap::new(),
             schemas: HashMap::new(),
             problems: Vec::new(),
@@ -241,14 +235,34 @@ impl Index {
         self.schemas.insert(schema.fingerprint(), schema);
     }
 
-    pub(crate) fn set_position(&mut self, node: &NodeId, at_us: i64, position: SourcePosition) {
-        self.positions.insert((node.clone(), position.kind, position.key.clone()), (at_us, position));
+    /// Takes the positions that came with a batch of `node`.
+    fn apply_positions(&mut self, node: &NodeId, at_us: i64, read_at: ReadAt, encoded: &[u8]) {
+        let Some(positions) = SourcePosition::decode_all(encoded) else {
+            self.add_problem(format!("unreadable source positions from node `{node}`"));
+            return;
+        };
+        for position in positions {
+            if *node == self.identity.node {
+                self.positions.set_own(node, at_us, read_at, position);
+            } else {
+                self.positions.set_landed(node, at_us, read_at, position);
+            }
+        }
     }
 
-    pub(crate) fn apply_positions(&mut self, node: &NodeId, at_us: i64, encoded: &[u8]) {
+    /// Takes positions of this node that came without a batch.
+    pub(crate) fn set_own_positions(&mut self, at_us: i64, positions: Vec<SourcePosition>) {
+        let read_at = ReadAt { epoch: self.identity.epoch, sealed_us: at_us };
+        for position in positions {
+            self.positions.set_own(&self.identity.node, at_us, read_at, position);
+        }
+    }
+
+    /// The same, as they stand on disk.
+    pub(crate) fn apply_own_positions(&mut self, at_us: i64, encoded: &[u8]) {
         match SourcePosition::decode_all(encoded) {
-            Some(positions) => positions.into_iter().for_each(|p| self.set_position(node, at_us, p)),
-            None => self.add_problem(format!("unreadable source positions from node `{node}`")),
+            Some(positions) => self.set_own_positions(at_us, positions),
+            None => self.add_problem("unreadable source positions".to_owned()),
         }
     }
 
@@ -294,7 +308,8 @@ impl Index {
         }
         let node = channel.key.node.clone();
         if !positions.is_empty() {
-            self.apply_positions(&node, at_us, positions);
+            let read_at = ReadAt { epoch: header.epoch, sealed_us: header.sealed_us };
+            self.apply_positions(&node, at_us, read_at, positions);
         }
     }
 
@@ -323,22 +338,6 @@ impl Index {
         }
     }
 
-    /// Forgets keys of HTTP requests that are over a day old or too many.
-    pub(crate) fn prune_positions(&mut self, now_us: i64) {
-        let is_old = |at_us: i64| now_us.saturating_sub(at_us) >= HTTP_KEY_KEPT_US;
-        self.positions.retain(|(_, kind, _), (at_us, _)| *kind != SourceKind::HttpKey || !is_old(*at_us));
-        let of_http = |(key, (at_us, _)): (&PositionKey, &(i64, SourcePosition))| {
-            (key.1 == SourceKind::HttpKey).then_some(*at_us)
-        };
-        let mut times: Vec<i64> = self.positions.iter().filter_map(of_http).collect();
-        if let Some(excess) = times.len().checked_sub(HTTP_KEYS_KEPT).filter(|excess| *excess > 0) {
-            let (_, oldest_kept, _) = times.select_nth_unstable(excess);
-            let oldest_kept = *oldest_kept;
-            self.positions
-                .retain(|(_, kind, _), (at_us, _)| *kind != SourceKind::HttpKey || *at_us >= oldest_kept);
-        }
-    }
-
     /// The checkpoint that a new segment begins with.
     pub(crate) fn state(&self, next_group: u64) -> State {
         let channels = self.channels.iter().map(|channel| ChannelState {
@@ -348,18 +347,6 @@ impl Index {
             counters: channel.counters,
             holes: channel.holes.clone(),
         });
-        let mut positions: Vec<PositionState> = self
-            .positions
-            .iter()
-            .map(|((node, _, _), (updated_us, position))| PositionState {
-                node: node.clone(),
-                updated_us: *updated_us,
-                position: position.clone(),
-            })
-            .collect();
-        positions.sort_by(|a, b| {
-            (&a.node, a.position.kind, &a.position.key).cmp(&(&b.node, b.position.kind, &b.position.key))
-        });
         State {
             node: self.identity.node.clone(),
             epoch: self.identity.epoch,
@@ -367,7 +354,7 @@ impl Index {
             next_group,
             channels: channels.collect(),
             cursors: self.cursors.clone(),
-            positions,
+            positions: self.positions.state(),
             segment_ends: self.segments.iter().map(|(id, segment)| (*id, segment.index.end)).collect(),
         }
     }
@@ -391,7 +378,7 @@ impl Index {
         self.durable_cursors.clone_from(&state.cursors);
         self.cursors = state.cursors;
         for p in state.positions {
-            self.set_position(&p.node.clone(), p.updated_us, p.position);
+            self.positions.set_own(&p.node, p.updated_us, p.read_at, p.position);
         }
     }
 

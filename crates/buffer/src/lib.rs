@@ -37,17 +37,20 @@
 //! - A skip that was read once reads the same again, digest included.
 //!
 //! # Limits
-//! One append: 56 MiB. Queue: 16 MiB. Keys of HTTP requests: a day, at most 100,000. Decoded payload:
-//! [`DECODED_BYTES_MAX`]. Rows and bytes *waiting* are by share where a segment is delivered in part.
+//! One append: 56 MiB, and what the budget admits. One batch: [`PAYLOAD_BYTES_MAX`], decoded [`DECODED_BYTES_MAX`], its
+//! schema [`SCHEMA_BYTES_MAX`]. Queue: 16 MiB. Positions: 100,000 a kind; keys of HTTP requests a day; files 30 days where a
+//! node has over a thousand. Rows and bytes *waiting* are by share where a segment is delivered in part.
 //!
 //! | file | owns |
 //! |---|---|
 //! | `buffer.rs` | [`Buffer`]: the handle, [`Snapshot`], [`SegmentRef`] |
 //! | `writer.rs` | the writer thread: queue, when to commit, waiting for room |
-//! | `log.rs` | groups to disk, rolling, reclaim, what happens when the disk fails |
+//! | `log.rs` | groups to disk, what happens when the disk fails |
+//! | `log/` | `segment.rs` the next segment; `space.rs` room: rolling, reclaim, full disks; `prepare.rs` its file |
 //! | `group.rs` | entries to a plan, a plan to bytes |
 //! | `index.rs` | what is known in memory: channels, cursors, positions, segments |
-//! | `recovery.rs` | files to index |
+//! | `positions.rs` | how far sources were read |
+//! | `recovery.rs`, `recovery/` | files to index: listing, replaying, finding the end |
 //! | `read.rs` | frames in order, over whatever is missing; the scrubber |
 //! | `walk.rs` | the bytes of a segment, record by record |
 //! | `format.rs`, `format/` | the form on disk |
@@ -70,6 +73,7 @@ mod index;
 mod log;
 mod mutant;
 pub mod offline;
+mod positions;
 mod read;
 mod recovery;
 pub mod scan;
@@ -82,7 +86,7 @@ mod writer;
 mod tests;
 
 pub use buffer::{AppendTicket, Buffer, Opened, SegmentRef, Snapshot, Tail};
-pub use codec::{DECODED_BYTES_MAX, EncodedBatch, Encoder, decode};
+pub use codec::{DECODED_BYTES_MAX, EncodedBatch, Encoder, PAYLOAD_BYTES_MAX, decode};
 pub use config::{BufferConfig, Durability, WhenFull};
 pub use error::{Error, Retry};
 pub use format::FORMAT_VERSION;

@@ -195,8 +195,8 @@ impl Log {
             let node = index.identity.node.clone();
             plan.positions = positions;
             plan.positions.retain(|new| {
-                let known = index.positions.get(&(node.clone(), new.kind, new.key.clone()));
-                known.is_none_or(|(_, known)| known.offset < new.offset)
+                let known = index.positions.get(&node, new.kind, &new.key);
+                known.is_none_or(|known| known.offset < new.offset)
             });
         }
         self.commit_plan(&mut plan, true)
@@ -303,10 +303,7 @@ impl Log {
             segment.index.last_group = number;
             segment.index.schemas.extend_from_slice(schemas_at);
         }
-        let node = index.identity.node.clone();
-        for position in std::mem::take(&mut plan.positions) {
-            index.set_position(&node, now_us, position);
-        }
+        index.set_own_positions(now_us, std::mem::take(&mut plan.positions));
         for (key, sequence) in &plan.cursors {
             index.durable_cursors.insert(key.clone(), *sequence);
         }

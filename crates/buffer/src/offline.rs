@@ -197,7 +197,7 @@ impl OfflineStore {
 
     /// How far its sources were read.
     pub fn positions(&self) -> Vec<SourcePosition> {
-        self.shared.index().positions.values().map(|(_, position)| position.clone()).collect()
+        self.shared.index().positions.all().cloned().collect()
     }
 
     /// Frames of a key after a sequence, as [`crate::Buffer::read`] gives them.

@@ -10,6 +10,10 @@
 //! Nothing here continues an old segment: the first append begins a new one, whose header and checkpoint say where the
 //! old one ends.
 
+mod files;
+mod replay;
+mod tail;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -18,24 +22,14 @@ use aap_types::{Epoch, NodeId, Sequence};
 use camino::{Utf8Path, Utf8PathBuf};
 use serde::{Deserialize, Serialize};
 
-use crate::format::{
-    FORMAT_VERSION, GROUP_HEADER, GroupHeader, Kind, RECORD_HEADER, RecordHeader, SEGMENT_HEADER, Seed,
-    SegmentHeader, State, TRAILER, Trailer, aligned, footer_bytes, read_footer,
-};
-use crate::frame::parse_skip;
-use crate::fs::{FileHandle, FileSystem, Open, read_full_at, write_all_at};
-use crate::group::{parse_channel, parse_cursors};
+use self::files::SegmentFile;
+use crate::format::{FORMAT_VERSION, Kind, SEGMENT_HEADER, Seed, State};
+use crate::fs::{FileHandle, FileSystem, Open};
 use crate::identity::{self, Found as StoreFound, Identity};
-use crate::index::{Channel, Index, Segment};
-use crate::log::{Log, Shared, segment_path};
+use crate::index::Index;
+use crate::log::{Log, Shared};
 use crate::walk::{Item, Walker};
-use crate::{BufferConfig, Durability, Error, FrameSchema, mutant};
-
-/// Damaged bytes are kept for inspection up to this much.
-const LOST_BYTES_MAX: u64 = 64 << 20;
-
-/// More channels than any store has; a number beyond is nonsense that a checksum let through.
-const RESERVED_CHANNELS_MAX: usize = 1 << 20;
+use crate::{BufferConfig, Durability, Error};
 
 /// What recovery found and did.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -138,15 +132,6 @@ pub(crate) fn examine(
     }
 }
 
-/// One segment file on disk.
-struct SegmentFile {
-    id: u64,
-    path: Utf8PathBuf,
-    file: Box<dyn FileHandle>,
-    length: u64,
-    header: Option<SegmentHeader>,
-}
-
 struct Recovery {
     fs: Arc<dyn FileSystem>,
     directory: Utf8PathBuf,
@@ -190,87 +175,6 @@ impl Recovery {
     fn problem(&mut self, text: String) {
         self.report.problems.push(text.clone());
         self.index.add_problem(text);
-    }
-
-    /// The segment files, oldest first. Leftovers of unfinished work are removed.
-    fn list_segments(&mut self, store: &StoreFound) -> Result<Vec<SegmentFile>, Error> {
-        let directory = self.directory.join("segments");
-        let mut names = self.fs.list(&directory).map_err(|error| Error::io("list", &directory, error))?;
-        names.sort();
-        let mut files: BTreeMap<u64, SegmentFile> = BTreeMap::new();
-        for name in names {
-            let path = directory.join(&name);
-            let Some(named) = name.strip_suffix(".seg").and_then(|id| u64::from_str_radix(id, 16).ok())
-            else {
-                if !self.read_only && name.ends_with(".tmp") && name != "spare.tmp" {
-                    drop(self.fs.remove(&path));
-                }
-                continue;
-            };
-            let file = match self.fs.open(&path, Open::Read) {
-                Ok(file) => file,
-                Err(error) => {
-                    self.problem(format!("segment `{path}` cannot be opened: {error}"));
-                    self.next_segment = self.next_segment.max(named + 1);
-                    continue;
-                }
-            };
-            let mut bytes = [0; SEGMENT_HEADER];
-            let read = read_full_at(file.as_ref(), &mut bytes, 0).unwrap_or(0);
-            let header = SegmentHeader::parse(&bytes[..read]);
-            if let Some(found) = header.map(|h| h.version).filter(|version| *version > FORMAT_VERSION) {
-                return Err(Error::NewerFormat {
-                    path: self.directory.clone(),
-                    found,
-                    supported: FORMAT_VERSION,
-                });
-            }
-            if let (Some(header), StoreFound::Known(identity)) = (header, store)
-                && header.store_id != identity.store_id
-            {
-                self.next_segment = self.next_segment.max(named + 1);
-                self.problem(format!("`{path}` belongs to another store and is not read"));
-                continue;
-            }
-            let id = header.map_or(named, |header| header.segment);
-            if header.is_none() {
-                self.problem(format!("segment `{name}` has a damaged header"));
-            }
-            self.next_segment = self.next_segment.max(id.max(named) + 1);
-            let length = file.length().map_err(|error| Error::io("measure", &path, error))?;
-            let found = SegmentFile { id, path, file, length, header };
-            match files.get(&id) {
-                // Two files claim a number: the one that is called so wins.
-                Some(other) if other.path == segment_path(&self.directory, id) => self.set_aside(&found),
-                Some(_) => {
-                    if let Some(other) = files.insert(id, found) {
-                        self.set_aside(&other);
-                    }
-                }
-                None => drop(files.insert(id, found)),
-            }
-        }
-        self.report.segments = files.len() as u64;
-        Ok(files.into_values().collect())
-    }
-
-    fn set_aside(&mut self, file: &SegmentFile) {
-        self.problem(format!("`{}` is a copy of segment {:016x} and is not read", file.path, file.id));
-        if self.read_only {
-            return;
-        }
-        let target = self.lost_and_found().join(file.path.file_name().unwrap_or("copy"));
-        if let Err(error) = self.fs.rename(&file.path, &target) {
-            tracing::warn!(%error, path = %file.path, "cannot set a copied segment aside");
-        }
-    }
-
-    fn lost_and_found(&self) -> Utf8PathBuf {
-        let path = self.directory.join("lost+found");
-        if let Err(error) = self.fs.create_directory(&path) {
-            tracing::warn!(%error, %path, "cannot make the directory for damaged bytes");
-        }
-        path
     }
 
     /// Who this store is: by `STORE`, or, if that is lost, by its segments.
@@ -322,7 +226,7 @@ impl Recovery {
                 self.ends.insert(header.previous.0, header.previous.1);
             }
         }
-        if let Some((base, state)) = self.find_base(&files) {
+        if let Some((base, state)) = self.find_base(&files)? {
             if state.node != self.index.identity.node {
                 return Err(Error::ForeignNode {
                     path: self.directory.clone(),
@@ -351,15 +255,16 @@ impl Recovery {
         Ok(())
     }
 
-    fn find_base(&mut self, files: &[&SegmentFile]) -> Option<(u64, State)> {
+    fn find_base(&mut self, files: &[&SegmentFile]) -> Result<Option<(u64, State)>, Error> {
         for file in files.iter().rev() {
             let seed = Seed::new(&self.index.identity.store_id, file.id);
-            if let Some(state) = read_checkpoint(file.file.as_ref(), seed, file.length) {
-                return Some((file.id, state));
+            let handle = file.open(self.fs.as_ref())?;
+            if let Some(state) = read_checkpoint(handle.as_ref(), seed, file.length) {
+                return Ok(Some((file.id, state)));
             }
             self.problem(format!("segment {:016x} has a damaged checkpoint", file.id));
         }
-        None
+        Ok(None)
     }
 
     fn start_from(&mut self, base: u64, state: State) {
@@ -380,266 +285,6 @@ impl Recovery {
         self.index.load(state);
     }
 
-    /// A segment from before the base: its footer, or its headers.
-    fn read_old(&mut self, file: &SegmentFile, seed: Seed) -> Result<(), Error> {
-        let end = self.ends.get(&file.id).copied();
-        let mut segment = Segment::new(file.path.clone(), seed, file.length);
-        segment.sealed = true;
-        match read_footer(seed, file.file.as_ref()).filter(|footer| end.is_none_or(|end| footer.end == end)) {
-            Some(footer) => segment.index = footer,
-            None => {
-                let end = end.unwrap_or(file.length).min(file.length);
-                segment.index.end = end;
-                let mut walker = Walker::new(file.file.as_ref(), seed, SEGMENT_HEADER as u64, end);
-                let failed = |error| Error::io("read", &file.path, error);
-                while let Some(found) = walker.next().map_err(failed)? {
-                    if let Item::Record(header) = found.item
-                        && self.index.is_of_its_channel(&header)
-                    {
-                        let last = match header.kind {
-                            Kind::Skip => {
-                                let body = walker.body(&header, found.start).map_err(failed)?;
-                                body.and_then(parse_skip).map_or(header.sequence, |(to, ..)| to)
-                            }
-                            _ => header.sequence,
-                        };
-                        note(&mut segment, &header, last, found.start);
-                    }
-                }
-                self.report.bytes_read += walker.bytes_read;
-            }
-        }
-        self.index.segments.insert(file.id, segment);
-        Ok(())
-    }
-
-    /// The base or a later segment: everything in it counts.
-    fn replay(&mut self, file: &SegmentFile, seed: Seed, is_newest: bool) -> Result<(), Error> {
-        let start = SEGMENT_HEADER as u64;
-        let end = match self.ends.get(&file.id) {
-            Some(end) => *end,
-            None => self.find_end(file, seed)?,
-        };
-        if end > file.length {
-            self.problem(format!("segment {:016x} is shorter than it was", file.id));
-            self.doubt = Some(format!("segment {:016x} is shorter than it was", file.id));
-        }
-        let end = end.min(file.length).max(start.min(file.length));
-        let mut segment = Segment::new(file.path.clone(), seed, file.length);
-        segment.sealed = true;
-        segment.index.end = end;
-        let mut walker = Walker::new(file.file.as_ref(), seed, start, end);
-        let failed = |error| Error::io("read", &file.path, error);
-        let (mut committed_us, mut synced_mark) = (0, false);
-        while let Some(found) = walker.next().map_err(failed)? {
-            match found.item {
-                Item::Group(header) => {
-                    self.next_group = self.next_group.max(header.number + 1);
-                    segment.index.last_group = header.number;
-                    committed_us = header.committed_us;
-                    synced_mark = header.synced_below == header.offset;
-                }
-                Item::Trailer => {}
-                Item::Record(header) => {
-                    let body = walker.body(&header, found.start).map_err(failed)?.map(<[u8]>::to_vec);
-                    match body {
-                        Some(body) => {
-                            synced_mark &= !matches!(header.kind, Kind::Data | Kind::Skip);
-                            if self.is_known(seed.segment, &header) {
-                                self.apply(&mut segment, &header, &body, found.start, committed_us);
-                            } else {
-                                self.quarantine(file, found.start, found.end);
-                            }
-                        }
-                        None => self.damaged(file, seed.segment, found.start, found.end),
-                    }
-                }
-                Item::Damage => self.damaged(file, seed.segment, found.start, found.end),
-            }
-        }
-        self.report.bytes_read += walker.bytes_read;
-        if is_newest {
-            self.previous = (file.id, end);
-            // A close ends with a group that has no frames and says that all before it was synced.
-            self.clean = synced_mark;
-            self.trim(&mut segment, file);
-        }
-        self.index.segments.insert(file.id, segment);
-        Ok(())
-    }
-
-    fn apply(&mut self, segment: &mut Segment, header: &RecordHeader, body: &[u8], offset: u64, at_us: i64) {
-        let (positions, rest) = body.split_at(aligned(header.positions_bytes as usize).min(body.len()));
-        let positions = &positions[..header.positions_bytes as usize];
-        let payload = &rest[..header.payload_bytes as usize];
-        match header.kind {
-            Kind::Data | Kind::Skip | Kind::Hole => {
-                let last = match header.kind {
-                    Kind::Skip => parse_skip(payload).map_or(header.sequence, |(to, ..)| to),
-                    _ => header.sequence,
-                };
-                note(segment, header, last, offset);
-                self.index.apply_frame(header, positions, payload, at_us);
-            }
-            Kind::Schema => {
-                note(segment, header, Sequence::ZERO, offset);
-                if let Ok(schema) = FrameSchema::from_ipc(bytes::Bytes::copy_from_slice(payload)) {
-                    self.index.keep_schema(schema);
-                }
-            }
-            Kind::Channel => {
-                if let Some(key) = parse_channel(header, payload) {
-                    self.add_channel(header.channel, key);
-                }
-            }
-            Kind::Cursors => {
-                let moves = parse_cursors(payload);
-                let end = moves.iter().map(|((_, number), _)| number.saturating_add(1)).max().unwrap_or(0);
-                self.reserve_channels_below(end);
-                self.index.apply_cursors(moves);
-            }
-            Kind::Positions => {
-                let node = self.index.identity.node.clone();
-                self.index.apply_positions(&node, at_us, payload);
-            }
-            Kind::State => {}
-        }
-    }
-
-    /// Whether the channel of a frame is the one that its number names. A number whose declaration was damaged is
-    /// taken all the same: a stream that is new later must not get it, or it would read these frames as its own.
-    fn is_known(&mut self, segment: u64, header: &RecordHeader) -> bool {
-        if !matches!(header.kind, Kind::Data | Kind::Skip | Kind::Hole) {
-            return true;
-        }
-        self.reserve_channels_below(header.channel.saturating_add(1));
-        let Some(channel) = self.index.channels.get_mut(header.channel as usize) else { return false };
-        if channel.is_reserved() {
-            channel.counters.dropped_batches += 1;
-            channel.counters.dropped_rows += u64::from(header.rows);
-        } else if channel.key.epoch == header.epoch {
-            return true;
-        }
-        let text = format!("segment {segment:016x} holds batches whose stream is no longer known");
-        self.doubt.get_or_insert_with(|| text.clone());
-        self.problem(text);
-        false
-    }
-
-    /// Channel numbers are given in order, so a missing one was lost with a damaged record: a place is kept for it,
-    /// until another segment declares it.
-    fn add_channel(&mut self, number: u32, key: aap_types::StreamKey) {
-        self.reserve_channels_below(number);
-        self.index.add_channel(number, key);
-    }
-
-    fn reserve_channels_below(&mut self, number: u32) {
-        let known = self.index.channels.len();
-        if (number as usize).saturating_sub(known) > RESERVED_CHANNELS_MAX {
-            self.problem(format!("channel number {number} makes no sense"));
-            return;
-        }
-        for missing in known as u32..number {
-            self.index.channels.push(Channel::reserved(missing, &self.index.identity.node));
-        }
-    }
-
-    /// Where a segment ends that nothing speaks for: behind its last whole group, or before what is damaged at or above
-    /// the largest synced mark.
-    fn find_end(&mut self, file: &SegmentFile, seed: Seed) -> Result<u64, Error> {
-        let start = SEGMENT_HEADER as u64;
-        let mut tail = Tail { walker: Walker::new(file.file.as_ref(), seed, start, file.length), seed };
-        let failed = |error| Error::io("read", &file.path, error);
-        let mut groups: Vec<(u64, u64)> = Vec::new();
-        let mut synced = 0;
-        while let Some((header, end)) = tail.next_group().map_err(failed)? {
-            synced = synced.max(header.synced_below);
-            groups.push((header.offset, end));
-        }
-        let mut end = start;
-        for (group_start, group_end) in groups {
-            let torn = group_start > end && end >= synced;
-            if torn && !mutant::is("notail") {
-                break;
-            }
-            end = group_end;
-        }
-        self.harden(file, synced.max(start), end);
-        let rest = tail.describe_rest(end).map_err(failed)?;
-        self.report.bytes_read += tail.walker.bytes_read;
-        self.report.torn_bytes += rest.torn_bytes;
-        if rest.looks_committed {
-            let text = format!("the last group of segment {:016x} is damaged and was cut", file.id);
-            self.doubt = Some(text.clone());
-            self.quarantine(file, end, (end + rest.torn_bytes).min(file.length));
-            self.problem(text);
-        }
-        Ok(end)
-    }
-
-    /// Nothing is appended to the newest segment any more: most of a segment that was only begun is given back.
-    fn trim(&mut self, segment: &mut Segment, file: &SegmentFile) {
-        let end = segment.index.end;
-        if self.read_only || end > file.length / 2 {
-            return;
-        }
-        let (body, pointer) = footer_bytes(segment.seed, &segment.index);
-        let trimmed = self.fs.open(&file.path, Open::Write).and_then(|target| {
-            target.set_length(end)?;
-            segment.file_bytes = end;
-            write_all_at(target.as_ref(), &body, end)?;
-            write_all_at(target.as_ref(), &pointer, end + body.len() as u64)
-        });
-        match trimmed {
-            Ok(()) => segment.file_bytes = end + (body.len() + pointer.len()) as u64,
-            Err(error) => tracing::debug!(%error, segment = file.id, "not trimmed"),
-        }
-    }
-
-    /// The last groups may stand in the page cache only: their process died before the sync, or the sync failed and the
-    /// kernel calls the pages clean. They are about to be shown to readers, so they are written and synced again.
-    fn harden(&mut self, file: &SegmentFile, start: u64, end: u64) {
-        if self.read_only || end <= start || mutant::is("noharden") {
-            return;
-        }
-        let again = || {
-            let mut bytes = vec![0; usize::try_from(end - start).map_err(std::io::Error::other)?];
-            let read = read_full_at(file.file.as_ref(), &mut bytes, start)?;
-            let target = self.fs.open(&file.path, Open::Write)?;
-            write_all_at(target.as_ref(), &bytes[..read], start)?;
-            target.sync_data()
-        };
-        if let Err(error) = again() {
-            let text = format!("the end of segment {:016x} cannot be synced: {error}", file.id);
-            self.doubt = Some(text.clone());
-            self.problem(text);
-        }
-    }
-
-    fn damaged(&mut self, file: &SegmentFile, segment: u64, start: u64, end: u64) {
-        self.report.damaged_regions += 1;
-        self.report.damaged_bytes += end - start;
-        self.quarantine(file, start, end);
-        let text = format!("segment {segment:016x} is damaged at offset {start} ({} bytes)", end - start);
-        self.doubt.get_or_insert_with(|| text.clone());
-        self.problem(text);
-    }
-
-    fn quarantine(&mut self, file: &SegmentFile, start: u64, end: u64) {
-        if self.read_only || end <= start || self.report.damaged_bytes > LOST_BYTES_MAX {
-            return;
-        }
-        let path = self.lost_and_found().join(format!("{:016x}-{start}.bin", file.id));
-        let mut bytes = vec![0; usize::try_from(end - start).unwrap_or(0)];
-        let kept = read_full_at(file.file.as_ref(), &mut bytes, start).and_then(|read| {
-            let target = self.fs.open(&path, Open::Create)?;
-            write_all_at(target.as_ref(), &bytes[..read], 0)
-        });
-        if let Err(error) = kept {
-            tracing::warn!(%error, %path, "damaged bytes cannot be kept");
-        }
-    }
-
     /// Undelivered sequences that no file holds any more must be seen.
     fn check_delivery(&mut self, landing: &str) {
         let mut lost = Vec::new();
@@ -650,12 +295,20 @@ impl Recovery {
             let number = number as u32;
             let cursor = self.index.cursors.get(&(landing.to_owned(), number)).copied().unwrap_or_default();
             let head = self.index.segments.values().find_map(|s| s.index.spans.get(&number)).map(|s| s.first);
-            let (from, to) = (cursor.next(), head.map_or(channel.tail, |head| Sequence(head.0 - 1)));
-            if from > to || channel.hole_at(from).is_some_and(|hole| hole.to >= to) {
-                continue;
+            let end = head.unwrap_or(channel.tail.next());
+            let mut from = cursor.next();
+            while from < end {
+                if let Some(hole) = channel.hole_at(from) {
+                    from = hole.to.next();
+                    continue;
+                }
+                let next = channel.holes.iter().map(|hole| hole.from).filter(|next| *next > from).min();
+                let to = Sequence(next.map_or(end, |next| next.min(end)).0 - 1);
+                lost.push(format!("{}: sequences {from} to {to} are lost", channel.key));
+                let reason = crate::index::DAMAGED.into();
+                channel.add_hole(crate::format::Hole { from, to, rows: 0, reason });
+                from = to.next();
             }
-            lost.push(format!("{}: sequences {from} to {to} are lost", channel.key));
-            channel.add_hole(crate::format::Hole { from, to, rows: 0, reason: crate::index::DAMAGED.into() });
         }
         lost.into_iter().for_each(|text| self.problem(text));
     }
@@ -697,15 +350,6 @@ impl Recovery {
     }
 }
 
-/// Books what a footer would know.
-fn note(segment: &mut Segment, header: &RecordHeader, last: Sequence, offset: u64) {
-    match header.kind {
-        Kind::Data | Kind::Skip => segment.note_frame(header, last, offset),
-        Kind::Schema => segment.index.schemas.push((header.schema, offset)),
-        _ => {}
-    }
-}
-
 /// The checkpoint at the start of a segment.
 pub(crate) fn read_checkpoint(file: &(dyn FileHandle + 'static), seed: Seed, length: u64) -> Option<State> {
     let start = SEGMENT_HEADER as u64;
@@ -721,77 +365,4 @@ pub(crate) fn read_checkpoint(file: &(dyn FileHandle + 'static), seed: Seed, len
         }
     }
     None
-}
-
-/// Finds whole groups in a segment whose end nobody knows.
-struct Tail<'a> {
-    walker: Walker<&'a (dyn FileHandle + 'static)>,
-    seed: Seed,
-}
-
-struct Rest {
-    torn_bytes: u64,
-    looks_committed: bool,
-}
-
-impl Tail<'_> {
-    /// The next whole group, and where it ends.
-    fn next_group(&mut self) -> std::io::Result<Option<(GroupHeader, u64)>> {
-        while let Some(found) = self.walker.next()? {
-            if let Item::Group(header) = found.item {
-                let end = header.offset + u64::from(header.length);
-                if self.is_whole(&header)? {
-                    self.walker.seek(end);
-                    return Ok(Some((header, end)));
-                }
-                // What follows the header of a group that is not whole may hold the next one.
-            }
-        }
-        Ok(None)
-    }
-
-    /// By its trailer and checksum, or, if only the trailer is damaged, by its records.
-    fn is_whole(&mut self, header: &GroupHeader) -> std::io::Result<bool> {
-        if mutant::is("nocrc") {
-            return Ok(true);
-        }
-        let seed = self.seed;
-        let bytes = self.walker.bytes(header.offset, header.length as usize)?;
-        if bytes.len() != header.length as usize {
-            return Ok(false);
-        }
-        let (records, trailer) = bytes.split_at(bytes.len() - TRAILER);
-        let trailer_at = header.offset + records.len() as u64;
-        if let Some(trailer) = Trailer::parse(seed, trailer_at, trailer) {
-            return Ok(trailer.length == header.length
-                && trailer.number == header.number
-                && seed.checksum(header.offset, records) == trailer.group_crc);
-        }
-        let mut at = GROUP_HEADER;
-        for _ in 0..header.records {
-            let offset = header.offset + at as u64;
-            let Some(record) = RecordHeader::parse(seed, offset, &records[at..]) else { return Ok(false) };
-            let Some(body) = records.get(at + RECORD_HEADER..at + record.total_bytes()) else {
-                return Ok(false);
-            };
-            if seed.checksum(offset, body) != record.body_crc {
-                return Ok(false);
-            }
-            at += record.total_bytes();
-        }
-        Ok(at == records.len() && header.records > 0)
-    }
-
-    /// What stands behind the end: how much of an unfinished group, and whether it may have been a finished one.
-    fn describe_rest(&mut self, end: u64) -> std::io::Result<Rest> {
-        self.walker.seek(end);
-        let mut rest = Rest { torn_bytes: 0, looks_committed: false };
-        while let Some(found) = self.walker.next()? {
-            if !matches!(found.item, Item::Damage) {
-                rest.torn_bytes = found.end - end;
-                rest.looks_committed |= matches!(found.item, Item::Trailer);
-            }
-        }
-        Ok(rest)
-    }
 }

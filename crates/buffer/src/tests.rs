@@ -4,6 +4,7 @@
 
 mod crash_points;
 mod damage;
+mod disk;
 mod model;
 mod room;
 mod world;

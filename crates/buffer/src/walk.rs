@@ -159,6 +159,21 @@ impl<F: Deref<Target = dyn FileHandle>> Walker<F> {
     }
 }
 
+/// Whether an error of reading speaks of the medium, and stays: then the bytes are damaged, and what follows them is not.
+/// What speaks of this process or passes by is none of that, nor is an error that no system gave.
 fn is_bad_sector(error: &io::Error) -> bool {
-    error.raw_os_error() == Some(5)
+    use rustix::io::Errno;
+    const OURS: [Errno; 10] = [
+        Errno::AGAIN,
+        Errno::ACCESS,
+        Errno::BADF,
+        Errno::FAULT,
+        Errno::INTR,
+        Errno::INVAL,
+        Errno::MFILE,
+        Errno::NFILE,
+        Errno::NOMEM,
+        Errno::PERM,
+    ];
+    error.raw_os_error().is_some_and(|number| OURS.iter().all(|ours| ours.raw_os_error() != number))
 }

@@ -118,6 +118,39 @@ fn other_columns_than_the_schema_are_refused() {
 }
 
 #[test]
+fn a_batch_that_could_not_be_sent_or_decoded_is_refused_before_it_is_stored() {
+    let mut noise = 1u64;
+    let mut random = || {
+        noise = noise.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        i64::from_ne_bytes(noise.rotate_left(21).to_ne_bytes())
+    };
+    let rows = 1 + (aap_buffer::PAYLOAD_BYTES_MAX / 8) as usize;
+    let numbers = Int64Array::from_iter_values((0..rows).map(|_| random()));
+    let batch = RecordBatch::try_from_iter([("n", Arc::new(numbers) as ArrayRef)]).unwrap();
+    let schema = FrameSchema::of(batch.schema());
+    let refused = Encoder::new().encode(&batch, &schema, 0);
+    assert!(matches!(refused, Err(Error::Oversize { limit: aap_buffer::PAYLOAD_BYTES_MAX, .. })), "payload");
+    let half = Encoder::new().encode(&batch.slice(0, rows / 2), &schema, 0).unwrap();
+    assert!(decode(&schema, &half.payload, None).is_ok());
+
+    let zeros: ArrayRef = Arc::new(Int64Array::from(vec![0; 9_000_000]));
+    let columns = (0..4).map(|i| (format!("c{i}"), zeros.clone()));
+    let batch = RecordBatch::try_from_iter(columns).unwrap();
+    let schema = FrameSchema::of(batch.schema());
+    let refused = Encoder::new().encode(&batch, &schema, 0);
+    assert!(matches!(refused, Err(Error::Oversize { limit: aap_buffer::DECODED_BYTES_MAX, .. })), "decoded");
+    let part = Encoder::new().encode(&batch.slice(5, 8_000_000), &schema, 0).unwrap();
+    assert_eq!(decode(&schema, &part.payload, None).unwrap().num_rows(), 8_000_000);
+
+    let long = "x".repeat(1 << 20);
+    let column: ArrayRef = Arc::new(Int64Array::from(vec![1]));
+    let columns = (0..5).map(|i| (format!("{long}{i}"), column.clone()));
+    let batch = RecordBatch::try_from_iter(columns).unwrap();
+    let refused = Encoder::new().encode(&batch, &FrameSchema::of(batch.schema()), 0);
+    assert!(matches!(refused, Err(Error::Oversize { .. })), "schema");
+}
+
+#[test]
 fn a_compression_bomb_is_refused() {
     // Claims of sizes are believed only within a limit: a column that says it is 1 TiB.
     let zeros = RecordBatch::try_from_iter([("n", Arc::new(Int64Array::from(vec![0; 100_000])) as ArrayRef)])

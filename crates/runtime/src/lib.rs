@@ -8,6 +8,7 @@
 //! | `home.rs` | [`Home`]: where state, run files and configuration lie |
 //! | `logging.rs` | [`init_logging`] |
 //! | `durable_file.rs` | [`write_durably`]: the one way to replace a small file |
+//! | `limits.rs` | [`raise_open_file_limit`] |
 //! | `notify.rs` | sd_notify |
 //! | `memory.rs` | heaps that do not multiply, start-up code let go |
 //! | `failpoint.rs` | [`failpoint::hit`]: numbered places where tests kill a process |
@@ -16,6 +17,7 @@ mod clock;
 mod durable_file;
 pub mod failpoint;
 mod home;
+mod limits;
 mod logging;
 pub mod memory;
 mod notify;
@@ -25,6 +27,7 @@ mod supervisor;
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use durable_file::write_durably;
 pub use home::Home;
+pub use limits::raise_open_file_limit;
 pub use logging::{LogFormat, init_logging};
 pub use notify::notify_ready;
 pub use shutdown::Shutdown;

@@ -145,6 +145,7 @@ fn pack(request: Request, observed_us: i64) -> Result<Parcel, Refused> {
             Refused { row: Some(line), ..failed(message) }
         }
         IngressError::Decode { source, .. } => failed(source.to_string()),
+        IngressError::Seal { source, .. } if is_oversize(&source) => row_too_large(&source),
         other => Refused::new(StatusCode::INTERNAL_SERVER_ERROR, "http.failed", other.to_string()),
     })?;
     if let (OnError::Reject, Some(bad)) = (on_error, &packed.first_bad) {
@@ -179,10 +180,24 @@ fn pack_arrow(stream: StreamName, content: Bytes, observed_us: i64, limit: usize
             continue;
         }
         let bytes = batch.get_array_memory_size() as u64;
-        let sealed = sealer.seal(&batch, bytes).map_err(|error| failed(&error))?;
-        parcel.entries.push(Entry::Own { stream: stream.clone(), batch: sealed, positions: vec![] });
-        let rows = batch.num_rows() as u64;
-        parcel.tallies.push(Tally { rows, bytes, ..Tally::new(&stream) });
+        let sealed = sealer.seal_parts(&batch, bytes).map_err(|error| match is_oversize(&error) {
+            true => row_too_large(&error),
+            false => failed(&error),
+        })?;
+        for batch in sealed {
+            let (rows, bytes) = (u64::from(batch.rows), batch.raw_bytes);
+            parcel.entries.push(Entry::Own { stream: stream.clone(), batch, positions: vec![] });
+            parcel.tallies.push(Tally { rows, bytes, ..Tally::new(&stream) });
+        }
     }
     Ok(parcel)
+}
+
+fn is_oversize(error: &aap_buffer::Error) -> bool {
+    matches!(error, aap_buffer::Error::Oversize { .. })
+}
+
+fn row_too_large(error: &aap_buffer::Error) -> Refused {
+    let message = format!("one row is too large: {error}; nothing was taken");
+    Refused::new(StatusCode::PAYLOAD_TOO_LARGE, "http.too_large", message)
 }

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use aap_types::{Digest, Epoch, NodeId, Sequence, SourcePosition, StreamKey, StreamName};
 
 use super::Fields;
+use crate::positions::ReadAt;
 
 /// What was ever stored of a stream key, in this store.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -41,6 +42,7 @@ pub(crate) struct ChannelState {
 pub(crate) struct PositionState {
     pub(crate) node: NodeId,
     pub(crate) updated_us: i64,
+    pub(crate) read_at: ReadAt,
     pub(crate) position: SourcePosition,
 }
 
@@ -57,6 +59,9 @@ pub(crate) struct State {
     /// Where the data of each older segment ends.
     pub(crate) segment_ends: Vec<(u64, u64)>,
 }
+
+/// Of positions in checkpoints that do not tell: whatever comes is newer.
+const LONG_AGO: ReadAt = ReadAt { epoch: Epoch(0), sealed_us: i64::MIN };
 
 fn put_text(out: &mut Vec<u8>, text: &str) {
     let mut end = text.len().min(usize::from(u16::MAX));
@@ -118,6 +123,10 @@ impl State {
         for (segment, end) in &self.segment_ends {
             put_all(&mut out, &[*segment, *end]);
         }
+        // Appended later, in the order of the positions: a reader that does not know it stops before.
+        for PositionState { read_at, .. } in &self.positions {
+            put_all(&mut out, &[read_at.epoch.0, read_at.sealed_us.cast_unsigned()]);
+        }
         out
     }
 
@@ -145,11 +154,16 @@ impl State {
             let updated_us = fields.i64()?;
             let length = usize::try_from(fields.u64()?).ok()?;
             let position = SourcePosition::decode_all(fields.bytes(length)?)?.pop()?;
-            positions.push(PositionState { node, updated_us, position });
+            positions.push(PositionState { node, updated_us, read_at: LONG_AGO, position });
         }
         let mut segment_ends = Vec::new();
         for _ in 0..fields.u64()? {
             segment_ends.push((fields.u64()?, fields.u64()?));
+        }
+        for position in &mut positions {
+            // A checkpoint of an earlier version ends here.
+            let Some(epoch) = fields.u64() else { break };
+            position.read_at = ReadAt { epoch: Epoch(epoch), sealed_us: fields.i64()? };
         }
         Some(Self { node, epoch, generation, next_group, channels, cursors, positions, segment_ends })
     }
@@ -178,4 +192,38 @@ fn channel(fields: &mut Fields<'_>) -> Option<ChannelState> {
         holes.push(Hole { from, to, rows: fields.u64()?, reason: text(fields)? });
     }
     Some(ChannelState { key, tail, digests, counters, holes })
+}
+
+#[cfg(test)]
+mod tests {
+    use aap_types::SourceKind;
+
+    use super::*;
+
+    #[test]
+    fn a_checkpoint_of_the_version_before_is_read() {
+        let position =
+            SourcePosition { kind: SourceKind::File, key: "f".into(), offset: 7, detail: String::new() };
+        let known = PositionState {
+            node: "far".parse().unwrap(),
+            updated_us: 3,
+            read_at: ReadAt { epoch: Epoch(8), sealed_us: 9 },
+            position,
+        };
+        let state = State {
+            node: "node-1".parse().unwrap(),
+            epoch: Epoch(1),
+            generation: 2,
+            next_group: 3,
+            channels: vec![],
+            cursors: BTreeMap::new(),
+            positions: vec![known.clone()],
+            segment_ends: vec![(1, 2)],
+        };
+        let bytes = state.encode();
+        assert_eq!(State::decode(&bytes).as_ref(), Some(&state));
+        let before = State::decode(&bytes[..bytes.len() - 16]).unwrap();
+        assert_eq!(before.positions, [PositionState { read_at: LONG_AGO, ..known }]);
+        assert_eq!(before.segment_ends, state.segment_ends);
+    }
 }

@@ -59,6 +59,12 @@ struct Disk {
     dead: bool,
     failing_syncs: u64,
     capacity: Option<u64>,
+    open_files: u64,
+    open_files_max: Option<u64>,
+    /// Files that cannot be opened, and the error.
+    closed_files: BTreeMap<Utf8PathBuf, i32>,
+    /// Bytes that cannot be read, and the error.
+    bad_bytes: Option<(u64, std::ops::Range<u64>, i32)>,
 }
 
 #[derive(Debug, Default)]
@@ -234,6 +240,27 @@ impl SimFileSystem {
         self.disk().capacity = bytes;
     }
 
+    /// More open files than this are refused with `EMFILE`; `None` for no limit.
+    pub fn set_open_files_max(&self, files: Option<u64>) {
+        self.disk().open_files_max = files;
+    }
+
+    /// Opening `path` fails with this error; `None` heals.
+    pub fn fail_opening(&self, path: &Utf8Path, errno: Option<i32>) {
+        let mut disk = self.disk();
+        match errno {
+            Some(errno) => disk.closed_files.insert(path.to_owned(), errno),
+            None => disk.closed_files.remove(path),
+        };
+    }
+
+    /// Reading any of these bytes fails; `None` heals.
+    pub fn fail_reading(&self, bytes: Option<(&Utf8Path, std::ops::Range<u64>, i32)>) {
+        let mut disk = self.disk();
+        let bad = bytes.and_then(|(path, range, errno)| Some((*disk.names.get(path)?, range, errno)));
+        disk.bad_bytes = bad;
+    }
+
     /// Bytes in files that have a name.
     pub fn used(&self) -> u64 {
         self.disk().used()
@@ -279,6 +306,13 @@ impl FileSystem for SimFileSystem {
         if disk.dead {
             return Err(power_is_off());
         }
+        if let Some(errno) = disk.closed_files.get(path) {
+            return Err(io::Error::from_raw_os_error(*errno));
+        }
+        if disk.open_files_max.is_some_and(|max| disk.open_files >= max) {
+            const EMFILE: i32 = 24;
+            return Err(io::Error::from_raw_os_error(EMFILE));
+        }
         let id = match (disk.names.get(path).copied(), how) {
             (Some(id), Open::Create) => {
                 let tears = disk.step()?;
@@ -302,6 +336,7 @@ impl FileSystem for SimFileSystem {
             }
             (None, _) => return Err(io::ErrorKind::NotFound.into()),
         };
+        disk.open_files += 1;
         Ok(Box::new(SimFile { disk: self.disk.clone(), life: disk.life, id, writable: how != Open::Read }))
     }
 
@@ -365,6 +400,13 @@ struct SimFile {
     writable: bool,
 }
 
+impl Drop for SimFile {
+    fn drop(&mut self) {
+        let mut disk = self.disk.lock().unwrap_or_else(PoisonError::into_inner);
+        disk.open_files = disk.open_files.saturating_sub(1);
+    }
+}
+
 impl SimFile {
     fn disk(&self) -> io::Result<MutexGuard<'_, Disk>> {
         let disk = self.disk.lock().unwrap_or_else(PoisonError::into_inner);
@@ -392,6 +434,13 @@ fn grows_too_far(disk: &Disk, id: u64, end: u64) -> bool {
 impl FileHandle for SimFile {
     fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
         let disk = self.disk()?;
+        let wanted = offset..offset + bytes.len() as u64;
+        let is_hit = |bad: &std::ops::Range<u64>| bad.start < wanted.end && wanted.start < bad.end;
+        if let Some((_, _, errno)) =
+            disk.bad_bytes.as_ref().filter(|(id, bad, _)| *id == self.id && is_hit(bad))
+        {
+            return Err(io::Error::from_raw_os_error(*errno));
+        }
         let seen = &disk.files[&self.id].seen;
         let start = usize::try_from(offset).unwrap_or(usize::MAX).min(seen.len());
         let count = bytes.len().min(seen.len() - start);

@@ -86,7 +86,7 @@ impl Log {
     ) -> Result<Checkpoint, Error> {
         let (store_id, state) = {
             let mut index = self.shared.index();
-            index.prune_positions(self.clock.unix_us());
+            index.positions.prune(self.clock.unix_us());
             (index.identity.store_id, index.state(self.next_group + 1))
         };
         let seed = Seed::new(&store_id, id);

@@ -402,9 +402,8 @@ impl World {
                 .any(|k| k.stream == key.stream && k.node == key.node && k.epoch > key.epoch);
             let last = frames.iter().rev().find(|(_, e)| e.payload.is_some()).map(|(sequence, _)| *sequence);
             if let (Some(last), true) = (last, is_latest) {
-                let found =
-                    index.positions.get(&(key.node.clone(), SourceKind::File, key.stream.to_string()));
-                assert_eq!(found.map(|(_, p)| p.offset), Some(last.0), "position of {key}");
+                let found = index.positions.get(&key.node, SourceKind::File, key.stream.as_str());
+                assert_eq!(found.map(|p| p.offset), Some(last.0), "position of {key}");
             }
         }
     }
