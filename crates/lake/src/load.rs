@@ -22,7 +22,7 @@ use crate::{Error, Lake};
 
 /// Decoded frames of one load, as they are in memory. Together with what sorting and writing need it stays well below
 /// 256 MiB.
-const HELD_BYTES: u64 = 64 << 20;
+const HELD_BYTES: u64 = 48 << 20;
 /// What they may expand to on their way through: dictionaries stand for long texts.
 const EXPANDED_BYTES: u64 = 256 << 20;
 /// Rows of one load: each takes 32 bytes while it is sorted.

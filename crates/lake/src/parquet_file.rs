@@ -18,7 +18,7 @@ use crate::storage::ObjectWriter;
 /// Small enough that a query of a short time skips most of a day's file; large enough for good compression.
 const ROW_GROUP_ROWS: usize = 256 << 10;
 /// What a row group may take before it goes to disk: rows can be long.
-const ROW_GROUP_BYTES: usize = 32 << 20;
+const ROW_GROUP_BYTES: usize = 16 << 20;
 /// Pages are what a reader holds of each column, and compaction reads many files at once.
 const PAGE_BYTES: usize = 256 << 10;
 /// Three times the effort of level 1 for a tenth less space: files are written once and read for months.
