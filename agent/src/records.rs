@@ -1,12 +1,23 @@
 //! Where records end in the bytes of a followed file: lines, long lines, records of several lines.
 
-use memchr::{memchr, memchr_iter};
+use memchr::{memchr, memchr_iter, memrchr};
 use regex::bytes::Regex;
 
 use crate::config::MultilineSpec;
 
-/// Stands for a line end inside a record of several lines until the record is decoded.
+/// Stands for a line end inside a record of several lines until the record is decoded, where the format keeps them.
 pub const INNER_LINE_END: u8 = 0x1e;
+
+/// What is known of what follows the bytes at hand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// More may come at any moment: take whole records only.
+    Open,
+    /// The record has been open for too long while more came: take what are whole lines at least.
+    Lines,
+    /// Nothing follows for now: take what is there as it is.
+    Last,
+}
 
 /// How lines make records.
 #[derive(Debug)]
@@ -61,19 +72,37 @@ impl Rules {
         Ok(Self { multiline, record_bytes_max })
     }
 
+    /// Whether a record may have several lines.
+    pub fn joins_lines(&self) -> bool {
+        self.multiline.is_some()
+    }
+
     /// Longest record.
     pub fn record_bytes_max(&self) -> usize {
         self.record_bytes_max
     }
 
-    /// Cuts the next records off `bytes`, which begin with a record, or inside of a line that is `skipping`.
-    /// `boundary` finds the end of the last whole record by the rules of the format. `last`: nothing follows for
-    /// now, take what is there as it is.
+    /// [`Self::cut_with`] for what is read in one go: `last` says that nothing follows.
     pub fn cut<'a>(
         &self,
         bytes: &'a [u8],
         skipping: bool,
         last: bool,
+        boundary: impl Fn(&[u8]) -> usize,
+    ) -> Cut<'a> {
+        let ending = if last { Ending::Last } else { Ending::Open };
+        self.cut_with(bytes, skipping, ending, INNER_LINE_END, boundary)
+    }
+
+    /// Cuts the next records off `bytes`, which begin with a record, or inside of a line that is `skipping`.
+    /// `boundary` finds the end of the last whole record by the rules of the format; `join` stands between the lines
+    /// of one record.
+    pub fn cut_with<'a>(
+        &self,
+        bytes: &'a [u8],
+        skipping: bool,
+        ending: Ending,
+        join: u8,
         boundary: impl Fn(&[u8]) -> usize,
     ) -> Cut<'a> {
         if bytes.is_empty() {
@@ -83,23 +112,33 @@ impl Rules {
             return skip(bytes);
         }
         match &self.multiline {
-            Some(rule) => self.cut_multiline(rule, bytes, last),
-            None => self.cut_lines(bytes, last, boundary),
+            Some(rule) => self.cut_multiline(rule, bytes, ending == Ending::Last, join),
+            None => self.cut_lines(bytes, ending, boundary),
         }
     }
 
-    fn cut_lines<'a>(&self, bytes: &'a [u8], last: bool, boundary: impl Fn(&[u8]) -> usize) -> Cut<'a> {
-        let end = match boundary(bytes) {
-            0 if last && bytes.len() <= self.record_bytes_max => return Cut::Whole(bytes),
-            0 if bytes.len() < self.record_bytes_max => return Cut::More,
-            end => end,
-        };
-        let whole = &bytes[..end];
+    fn cut_lines<'a>(&self, bytes: &'a [u8], ending: Ending, boundary: impl Fn(&[u8]) -> usize) -> Cut<'a> {
+        let max = self.record_bytes_max;
+        let mut end = boundary(bytes);
+        if end == 0 {
+            let is_full = bytes.len() >= max;
+            if ending == Ending::Last && bytes.len() <= max {
+                return Cut::Whole(bytes);
+            }
+            if ending == Ending::Open && !is_full {
+                return Cut::More;
+            }
+            // The records of the format do not end; lines do.
+            end = memrchr(b'\n', &bytes[..bytes.len().min(max + 1)]).map_or(0, |last| last + 1);
+            if end == 0 && !is_full {
+                return Cut::More;
+            }
+        }
         // Only where a chunk is larger than the limit can one of its lines be.
-        if end > self.record_bytes_max || end == 0 {
+        if end > max || end == 0 {
             return self.cut_long(bytes, end);
         }
-        Cut::Whole(whole)
+        Cut::Whole(&bytes[..end])
     }
 
     /// Takes the lines before the first one that is too long; then that one, cut.
@@ -125,7 +164,7 @@ impl Rules {
         Cut::Rewritten { records, consumed: kept, cut: 0, skipping: true }
     }
 
-    fn cut_multiline<'a>(&self, rule: &Multiline, bytes: &'a [u8], last: bool) -> Cut<'a> {
+    fn cut_multiline<'a>(&self, rule: &Multiline, bytes: &'a [u8], last: bool, join: u8) -> Cut<'a> {
         let mut records = Vec::with_capacity(bytes.len() + 1);
         // The record that is still open: where it begins in `bytes` and in `records`.
         let (mut open_at, mut open_from) = (0, 0);
@@ -146,7 +185,7 @@ impl Rules {
                 records.push(b'\n');
                 (open_at, open_from) = (at, records.len());
             } else if begun {
-                records.push(INNER_LINE_END);
+                records.push(join);
             }
             begun = true;
             let room = self.record_bytes_max.saturating_sub(records.len() - open_from);
@@ -249,5 +288,20 @@ mod tests {
         let next =
             Rules::new(Some(&MultilineSpec { start: None, r#continue: Some("^\\s".into()) }), 1000).unwrap();
         check(&next, b"a\n b\nc\nd\n e\n", &["a| b", "c", "d| e"], 0);
+    }
+
+    #[test]
+    fn a_record_that_does_not_end_gives_way_to_its_lines() {
+        let rules = Rules::new(None, 12).unwrap();
+        let never = |_: &[u8]| 0;
+        let check = |bytes: &'static [u8], ending, expected| {
+            assert_eq!(rules.cut_with(bytes, false, ending, b' ', never), expected, "{ending:?}");
+        };
+        check(b"ab\ncd\ne", Ending::Open, Cut::More);
+        check(b"ab\ncd\ne", Ending::Lines, Cut::Whole(b"ab\ncd\n"));
+        check(b"ab", Ending::Lines, Cut::More);
+        check(b"ab\ncd\ne", Ending::Last, Cut::Whole(b"ab\ncd\ne"));
+        // At the limit it ends with a line, not in the midst of one.
+        check(b"ab\ncd\n12345678", Ending::Open, Cut::Whole(b"ab\ncd\n"));
     }
 }

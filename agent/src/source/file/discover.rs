@@ -10,6 +10,7 @@ use std::time::UNIX_EPOCH;
 
 use globset::{Glob, GlobBuilder, GlobSet, GlobSetBuilder};
 
+use super::identity::{FileId, Stamp};
 use crate::config::FileSpec;
 
 /// Directories entered in one scan: a glob such as `/**` must not walk a whole machine for ever.
@@ -37,11 +38,9 @@ pub(super) struct Found {
     /// Where.
     pub(super) path: PathBuf,
     /// Device and inode.
-    pub(super) id: (u64, u64),
-    /// Last change, microseconds since 1970.
-    pub(super) modified_us: i64,
-    /// Size now.
-    pub(super) size: u64,
+    pub(super) id: FileId,
+    /// Size and last change now.
+    pub(super) stamp: Stamp,
 }
 
 /// What one scan found.
@@ -51,6 +50,8 @@ pub(super) struct Scan {
     pub(super) files: Vec<Found>,
     /// The directories in which more may appear.
     pub(super) directories: Vec<PathBuf>,
+    /// What symbolic links lead to, hop by hop: they may be replaced where no glob looks.
+    pub(super) linked: HashSet<PathBuf>,
     /// What could not be looked at, and why.
     pub(super) problems: Vec<(PathBuf, String)>,
 }
@@ -108,7 +109,7 @@ impl Root {
 struct Walk<'a> {
     globs: &'a Globs,
     scan: Scan,
-    files: HashSet<(u64, u64)>,
+    files: HashSet<FileId>,
     entered: HashSet<(PathBuf, Option<usize>)>,
 }
 
@@ -124,7 +125,13 @@ impl Walk<'_> {
         let entries = match std::fs::read_dir(path) {
             Ok(entries) => entries,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound && !root => return,
-            Err(error) => return self.scan.problems.push((path.to_owned(), format!("cannot list: {error}"))),
+            Err(error) => {
+                // It may come with any of its parents: the nearest that is there tells.
+                self.scan
+                    .directories
+                    .extend(path.ancestors().skip(1).find(|up| up.is_dir()).map(Path::to_owned));
+                return self.scan.problems.push((path.to_owned(), format!("cannot list: {error}")));
+            }
         };
         self.scan.directories.push(path.to_owned());
         let mut names: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
@@ -147,18 +154,40 @@ impl Walk<'_> {
         if !self.globs.matches(&path) {
             return;
         }
+        if link.is_symlink() {
+            self.link(&path);
+        }
         // A link that leads nowhere, or to a directory, device or pipe, is not a file of ours.
         let Ok(metadata) = std::fs::metadata(&path) else { return };
         if !metadata.is_file() || !self.files.insert((metadata.dev(), metadata.ino())) {
             return;
         }
         let modified = metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+        let modified_us = modified.map_or(0, |since| i64::try_from(since.as_micros()).unwrap_or(i64::MAX));
         self.scan.files.push(Found {
             path,
             id: (metadata.dev(), metadata.ino()),
-            modified_us: modified.map_or(0, |since| i64::try_from(since.as_micros()).unwrap_or(i64::MAX)),
-            size: metadata.len(),
+            stamp: Stamp { size: metadata.len(), modified_us },
         });
+    }
+
+    /// Notes what stands behind a link, and where.
+    fn link(&mut self, path: &Path) {
+        const HOPS_MAX: usize = 8;
+        let mut at = path.to_owned();
+        for _ in 0..HOPS_MAX {
+            let Ok(target) = std::fs::read_link(&at) else { return };
+            let Some(parent) = at.parent() else { return };
+            // `..` in a target would give the directory a name that no event bears.
+            let joined = parent.join(target);
+            let Some((parent, name)) = joined.parent().zip(joined.file_name()) else { return };
+            let Ok(parent) = parent.canonicalize() else { return };
+            at = parent.join(name);
+            self.scan.linked.insert(at.clone());
+            if self.entered.insert((parent.clone(), Some(usize::MAX))) {
+                self.scan.directories.push(parent);
+            }
+        }
     }
 }
 

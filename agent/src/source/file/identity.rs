@@ -1,12 +1,13 @@
 //! Which file is which: through renames, truncation, copies and compression, and across restarts.
 //!
 //! A file's key is minted when its first bytes are read and never changes:
-//! `source/inode.birth.length.hash.generation`, where length and hash are of the first bytes seen (at most 1 KiB),
-//! birth is the inode's time of creation where the file system knows it, and the generation counts truncations.
-//! The position's detail carries the hash of the last 1 KiB before the offset.
+//! `source/inode.birth.length.hash.generation.device`, where length and hash are of the first bytes seen (at most
+//! 1 KiB), birth is the inode's time of creation where the file system knows it, and the generation counts
+//! truncations. Keys that were minted before the device was part of them end with the generation. The position's
+//! detail carries the hash of the last 1 KiB before the offset.
 //!
-//! A file is *the same* if inode and birth agree and both hashes still fit. A file is a *copy or a compressed form* of one
-//! that was read, and is continued where that one stood, if both hashes fit and the original was truncated or is gone.
+//! The device is a name, not a condition: it may have another number after a reboot. `history.rs` finds the file's
+//! own line by it first and any position that fits after that.
 
 use std::fs::File;
 use std::io;
@@ -18,24 +19,39 @@ use serde::{Deserialize, Serialize};
 /// Bytes of the head and of the tail that are hashed.
 pub(super) const PRINT_BYTES: usize = 1024;
 
-/// Shortest text that can be recognised in another file.
-const COPY_BYTES_MIN: u64 = 64;
+/// Device and inode.
+pub(super) type FileId = (u64, u64);
 
 /// First 8 bytes of BLAKE3.
 pub(super) fn hash(bytes: &[u8]) -> u64 {
-    let hash = blake3::hash(bytes);
+    short_hash(&blake3::hash(bytes))
+}
+
+/// First 8 bytes of a hash.
+pub(super) fn short_hash(hash: &blake3::Hash) -> u64 {
     hash.as_bytes().first_chunk::<8>().map_or(0, |head| u64::from_le_bytes(*head))
+}
+
+/// Size and time of last change: an archive of which both stay is not looked into again.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Stamp {
+    /// Size in bytes, as stored.
+    pub(super) size: u64,
+    /// Last change of the content, microseconds since 1970.
+    pub(super) modified_us: i64,
 }
 
 /// What the file system says of an open file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Stat {
     /// Device and inode.
-    pub(super) id: (u64, u64),
+    pub(super) id: FileId,
     /// Creation of the inode in nanoseconds; 0 where unknown.
     pub(super) birth: u64,
-    /// Size now.
-    pub(super) size: u64,
+    /// Last change of the inode itself, its names included, in nanoseconds.
+    pub(super) changed: u64,
+    /// Size and last change of the content now.
+    pub(super) stamp: Stamp,
     /// Whether it is a regular file.
     pub(super) regular: bool,
     /// Names that lead to it.
@@ -46,12 +62,20 @@ pub(super) struct Stat {
 pub(super) fn stat(file: &File) -> io::Result<Stat> {
     let stat = statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS | StatxFlags::BTIME)?;
     let known = stat.stx_mask & StatxFlags::BTIME.bits() != 0;
-    let birth =
-        u64::try_from(stat.stx_btime.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::from(stat.stx_btime.tv_nsec);
+    let nanoseconds = |seconds: i64, rest: u32| {
+        u64::try_from(seconds).unwrap_or(0).saturating_mul(1_000_000_000).saturating_add(rest.into())
+    };
+    let birth = nanoseconds(stat.stx_btime.tv_sec, stat.stx_btime.tv_nsec);
+    let modified_us = stat
+        .stx_mtime
+        .tv_sec
+        .saturating_mul(1_000_000)
+        .saturating_add(i64::from(stat.stx_mtime.tv_nsec / 1000));
     Ok(Stat {
         id: (rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor), stat.stx_ino),
         birth: if known { birth } else { 0 },
-        size: stat.stx_size,
+        changed: nanoseconds(stat.stx_ctime.tv_sec, stat.stx_ctime.tv_nsec),
+        stamp: Stamp { size: stat.stx_size, modified_us },
         regular: u32::from(stat.stx_mode) & 0o170_000 == 0o100_000,
         links: stat.stx_nlink,
     })
@@ -70,6 +94,8 @@ pub(super) struct FileKey {
     pub(super) head_hash: u64,
     /// Truncations so far.
     pub(super) generation: u32,
+    /// The device it was on when the key was minted.
+    pub(super) device: Option<u64>,
 }
 
 impl FileKey {
@@ -77,17 +103,31 @@ impl FileKey {
     pub(super) fn mint(stat: &Stat, head: &[u8], generation: u32) -> Self {
         let head = &head[..head.len().min(PRINT_BYTES)];
         let head_length = u16::try_from(head.len()).unwrap_or(u16::MAX);
-        Self { inode: stat.id.1, birth: stat.birth, head_length, head_hash: hash(head), generation }
+        let (device, inode) = stat.id;
+        Self {
+            inode,
+            birth: stat.birth,
+            head_length,
+            head_hash: hash(head),
+            generation,
+            device: Some(device),
+        }
+    }
+
+    /// The part of its text after the name of the source.
+    pub(super) fn short(&self) -> String {
+        let Self { inode, birth, head_length, head_hash, generation, device } = self;
+        let device = device.map(|device| format!(".{device:x}")).unwrap_or_default();
+        format!("{inode:x}.{birth:x}.{head_length}.{head_hash:016x}.{generation}{device}")
     }
 
     /// The key as it stands in positions of `source`.
     pub(super) fn text(&self, source: &str) -> String {
-        let Self { inode, birth, head_length, head_hash, generation } = self;
-        format!("{source}/{inode:x}.{birth:x}.{head_length}.{head_hash:016x}.{generation}")
+        format!("{source}/{}", self.short())
     }
 
-    /// The inverse, for the part after the source's name.
-    fn parse(text: &str) -> Option<Self> {
+    /// The inverse of [`Self::short`].
+    pub(super) fn parse(text: &str) -> Option<Self> {
         let mut parts = text.split('.');
         let key = Self {
             inode: u64::from_str_radix(parts.next()?, 16).ok()?,
@@ -95,16 +135,19 @@ impl FileKey {
             head_length: parts.next()?.parse().ok()?,
             head_hash: u64::from_str_radix(parts.next()?, 16).ok()?,
             generation: parts.next()?.parse().ok()?,
+            device: parts.next().map(|device| u64::from_str_radix(device, 16)).transpose().ok()?,
         };
         parts.next().is_none().then_some(key)
     }
 
-    fn head_fits(&self, head: &[u8]) -> bool {
+    /// Whether a file that begins with `head` can be this one.
+    pub(super) fn head_fits(&self, head: &[u8]) -> bool {
         let length = usize::from(self.head_length);
         length > 0 && head.len() >= length && hash(&head[..length]) == self.head_hash
     }
 
-    fn same_inode(&self, stat: &Stat) -> bool {
+    /// Whether this inode can be the one the key was minted for, on whatever device.
+    pub(super) fn same_inode(&self, stat: &Stat) -> bool {
         self.inode == stat.id.1 && (self.birth == stat.birth || self.birth == 0 || stat.birth == 0)
     }
 }
@@ -127,6 +170,27 @@ pub(super) struct Detail {
     /// The last record was taken without its line end.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(super) partial: bool,
+    /// An archive that was read to its end, when it looked like this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) complete: Option<Stamp>,
+    /// The key (without source) of the file that this one is the copy or the compressed form of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) copy_of: Option<String>,
+}
+
+impl Detail {
+    /// Whether `tail`, the last bytes before the offset, is what was read there.
+    pub(super) fn tail_fits(&self, tail: &[u8]) -> bool {
+        tail.len() == usize::from(self.tail_length)
+            && (tail.is_empty() || format!("{:016x}", hash(tail)) == self.tail_hash)
+    }
+
+    /// Sets the tail.
+    pub(super) fn with_tail(mut self, tail: &[u8]) -> Self {
+        self.tail_length = u16::try_from(tail.len()).unwrap_or(0);
+        self.tail_hash = format!("{:016x}", hash(tail));
+        self
+    }
 }
 
 /// A position that is known of a file of this source.
@@ -141,18 +205,11 @@ pub(super) struct Known {
 }
 
 impl Known {
-    /// The known positions of `source` among all positions.
-    pub(super) fn of_source(source: &str, positions: Vec<SourcePosition>) -> Vec<Self> {
-        positions.into_iter().filter_map(|position| Self::parse(source, &position)).collect()
-    }
-
-    fn parse(source: &str, position: &SourcePosition) -> Option<Self> {
-        let key = position.key.strip_prefix(source)?.strip_prefix('/')?;
-        if position.kind != SourceKind::File {
-            return None;
-        }
+    /// The inverse of [`Self::position`]. `None` if it is of another source, or no file's.
+    pub(super) fn parse(source: &str, position: &SourcePosition) -> Option<Self> {
+        let key = FileKey::of_position(source, position)?;
         let detail = serde_json::from_str(&position.detail).unwrap_or_default();
-        Some(Self { key: FileKey::parse(key)?, offset: position.offset, detail })
+        Some(Self { key, offset: position.offset, detail })
     }
 
     /// As a position of `source`.
@@ -164,117 +221,102 @@ impl Known {
             detail: serde_json::to_string(&self.detail).unwrap_or_default(),
         }
     }
+}
 
-    fn tail_fits(&self, content: &dyn Content) -> bool {
-        let length = usize::from(self.detail.tail_length);
-        let Some(from) = self.offset.checked_sub(length as u64) else { return false };
-        let tail = content.bytes(from, length);
-        tail.is_some_and(|tail| format!("{:016x}", hash(&tail)) == self.detail.tail_hash)
+impl FileKey {
+    /// Whose position it is. `None` if it is of another source, or no file's.
+    pub(super) fn of_position(source: &str, position: &SourcePosition) -> Option<Self> {
+        let key = position.key.strip_prefix(source)?.strip_prefix('/')?;
+        if position.kind != SourceKind::File {
+            return None;
+        }
+        Self::parse(key)
     }
+}
+
+/// Of which kind the position is that says that a source has started, whatever files it found.
+pub(super) fn started(source: &str) -> SourcePosition {
+    SourcePosition {
+        kind: SourceKind::File,
+        key: format!("{source}/started"),
+        offset: 0,
+        detail: String::new(),
+    }
+}
+
+/// A stretch of content.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Piece {
+    /// All of it.
+    Whole(Vec<u8>),
+    /// The content ends before that, here and with these bytes (at most [`PRINT_BYTES`]).
+    EndsAt(u64, Vec<u8>),
 }
 
 /// The readable content of a file: of a compressed one, what it holds.
 pub(super) trait Content {
-    /// `length` bytes from `from` on; `None` if it does not have them.
-    fn bytes(&self, from: u64, length: usize) -> Option<Vec<u8>>;
+    /// What stands in each of `ranges` (from, length), which are sorted by their ends and at most [`PRINT_BYTES`] long.
+    fn ranges(&self, ranges: &[(u64, usize)]) -> io::Result<Vec<Piece>>;
 }
 
-/// What a file turned out to be.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Verdict {
-    /// Never seen: read it all, under this generation.
-    New {
-        /// For its key.
-        generation: u32,
-    },
-    /// Seen before: continue.
-    Same(Known),
-    /// The moved content of a file that was read: continue there under an own key.
-    Moved(Known),
-    /// It may be a copy of a file that is still there: look again when that is clear.
-    MaybeCopy,
+/// How a file stands to a position of another file whose head it shares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// Nobody looked yet.
+    Unknown,
+    /// All that was read of the other stands in it too.
+    Fits,
+    /// It ends before that, and may become longer.
+    Short,
+    /// It has other content.
+    Differs,
 }
 
-/// Decides what a file is. `present` says whether the file of a known key is still there with that content.
-pub(super) fn judge(
+/// Compares `content` with what is known of other files. `same_there` looks into the other file, by its index, while it
+/// is there: whether it has these bytes before that offset.
+pub(super) fn compare(
     known: &[Known],
-    stat: &Stat,
-    head: &[u8],
     content: &dyn Content,
-    present: &dyn Fn(&FileKey) -> bool,
-) -> Verdict {
-    let of_inode = || known.iter().filter(|known| known.key.same_inode(stat));
-    let newest = of_inode().max_by_key(|known| (known.key.generation, known.key.head_length));
-    if let Some(newest) = newest {
-        if newest.key.head_fits(head) && newest.tail_fits(content) {
-            return Verdict::Same(newest.clone());
-        }
-        return Verdict::New { generation: newest.key.generation + 1 };
+    same_there: &dyn Fn(usize, u64, &[u8]) -> bool,
+) -> io::Result<Vec<Standing>> {
+    let mut order: Vec<usize> = (0..known.len()).collect();
+    order.sort_by_key(|index| known[*index].offset);
+    let range = |index: &usize| {
+        let Known { offset, detail, .. } = &known[*index];
+        let length = u64::from(detail.tail_length).min(*offset);
+        (offset - length, usize::try_from(length).unwrap_or(0))
+    };
+    let ranges: Vec<(u64, usize)> = order.iter().map(range).collect();
+    let mut standings = vec![Standing::Unknown; known.len()];
+    for (index, piece) in order.into_iter().zip(content.ranges(&ranges)?) {
+        standings[index] = match piece {
+            Piece::Whole(tail) if known[index].detail.tail_fits(&tail) => Standing::Fits,
+            Piece::EndsAt(at, last) if same_there(index, at, &last) => Standing::Short,
+            Piece::Whole(_) | Piece::EndsAt(..) => Standing::Differs,
+        };
     }
-    let alike = |known: &&Known| known.offset >= COPY_BYTES_MIN && known.key.head_fits(head);
-    let moved = known.iter().filter(alike).filter(|known| !present(&known.key));
-    if let Some(moved) = moved.filter(|known| known.tail_fits(content)).max_by_key(|known| known.offset) {
-        return Verdict::Moved(moved.clone());
-    }
-    if known.iter().filter(alike).any(|known| present(&known.key)) {
-        return Verdict::MaybeCopy;
-    }
-    Verdict::New { generation: 0 }
+    Ok(standings)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    impl Content for Vec<u8> {
-        fn bytes(&self, from: u64, length: usize) -> Option<Vec<u8>> {
-            let from = usize::try_from(from).ok()?;
-            self.get(from..from.checked_add(length)?).map(<[u8]>::to_vec)
-        }
-    }
-
-    fn stat(inode: u64, birth: u64, size: usize) -> Stat {
-        Stat { id: (1, inode), birth, size: size as u64, regular: true, links: 1 }
-    }
-
-    fn read(stat: &Stat, content: &[u8], offset: usize) -> Known {
-        let tail = &content[offset.saturating_sub(PRINT_BYTES)..offset];
-        let tail_length = u16::try_from(tail.len()).unwrap();
-        let detail = Detail { tail_length, tail_hash: format!("{:016x}", hash(tail)), ..Detail::default() };
-        Known { key: FileKey::mint(stat, content, 0), offset: offset as u64, detail }
-    }
-
     #[test]
-    fn a_file_is_recognised_through_everything_that_happens_to_logs() {
-        let original: Vec<u8> = (0..500).flat_map(|n| format!("line {n}\n").into_bytes()).collect();
-        let other: Vec<u8> = (500..900).flat_map(|n| format!("line {n}\n").into_bytes()).collect();
-        let known = vec![read(&stat(7, 70, 0), &original, 3000)];
-        let check = |stat: Stat, content: &Vec<u8>, present: bool| {
-            judge(&known, &stat, content, content, &|_| present)
+    fn positions_survive_their_text_form_and_old_ones_are_understood() {
+        let stamp = Stamp { size: 5, modified_us: 0 };
+        let stat = Stat { id: (0x801, 7), birth: u64::MAX, changed: 0, stamp, regular: true, links: 1 };
+        let detail = Detail { path: "/x".into(), complete: Some(stamp), ..Detail::default() };
+        let known = Known {
+            key: FileKey::mint(&stat, b"hello world", 0),
+            offset: 5,
+            detail: detail.with_tail(b"hello"),
         };
-        // It grew; it was renamed (same inode).
-        assert_eq!(check(stat(7, 70, 4000), &original, true), Verdict::Same(known[0].clone()));
-        // Truncated and written again; truncated and empty.
-        assert_eq!(check(stat(7, 70, 4000), &other, true), Verdict::New { generation: 1 });
-        assert_eq!(check(stat(7, 70, 10), &original[..10].to_vec(), true), Verdict::New { generation: 1 });
-        // The inode was given to another file.
-        assert_eq!(check(stat(7, 99, 4000), &other, false), Verdict::New { generation: 0 });
-        // A copy: of a file that is gone or truncated; of one that is still there; unfinished.
-        assert_eq!(check(stat(8, 80, 4000), &original, false), Verdict::Moved(known[0].clone()));
-        assert_eq!(check(stat(8, 80, 4000), &original, true), Verdict::MaybeCopy);
-        assert_eq!(
-            check(stat(8, 80, 2000), &original[..2000].to_vec(), false),
-            Verdict::New { generation: 0 }
-        );
-        // Something else.
-        assert_eq!(check(stat(9, 90, 4000), &other, false), Verdict::New { generation: 0 });
-    }
-
-    #[test]
-    fn positions_survive_their_text_form() {
-        let known = read(&stat(7, u64::MAX, 0), b"hello world", 5);
         let position = known.position("tail");
-        assert_eq!(Known::of_source("tail", vec![position.clone()]), [known]);
-        assert!(Known::of_source("tai", vec![position]).is_empty());
+        assert_eq!(Known::parse("tail", &position), Some(known.clone()));
+        assert_eq!(Known::parse("tai", &position), None);
+        assert_eq!(Known::parse("tail", &started("tail")), None);
+        let old = SourcePosition { key: position.key.rsplit_once('.').unwrap().0.into(), ..position };
+        assert_eq!(Known::parse("tail", &old).unwrap().key, FileKey { device: None, ..known.key });
     }
 }

@@ -8,7 +8,7 @@ use std::path::Path;
 use flate2::bufread::MultiGzDecoder;
 use rustix::fs::{Mode, OFlags};
 
-use super::identity::{Content, PRINT_BYTES, Stat, stat};
+use super::identity::{Content, PRINT_BYTES, Piece, Stat, stat};
 
 /// zstd frames that ask for a larger window are refused: 2^27 = 128 MiB, what the zstd tool accepts by default.
 const ZSTD_WINDOW_LOG_MAX: u32 = 27;
@@ -101,9 +101,9 @@ pub(super) struct Peek<'a> {
 }
 
 impl Peek<'_> {
-    /// The first bytes of the content, at most 1 KiB.
-    pub(super) fn head(&self) -> io::Result<Vec<u8>> {
-        let mut head = vec![0; PRINT_BYTES];
+    /// The first bytes of the content, at most `length`.
+    pub(super) fn head(&self, length: usize) -> io::Result<Vec<u8>> {
+        let mut head = vec![0; length];
         let length = match self.codec {
             Codec::Plain => read_up_to(self.file, &mut head, 0)?,
             codec => fill(&mut decompress(self.file, codec)?, &mut head)?,
@@ -114,35 +114,107 @@ impl Peek<'_> {
 }
 
 impl Content for Peek<'_> {
-    fn bytes(&self, from: u64, length: usize) -> Option<Vec<u8>> {
-        let mut bytes = vec![0; length];
-        let read = match self.codec {
-            Codec::Plain => read_up_to(self.file, &mut bytes, from).ok()?,
-            codec => {
-                let mut content = decompress(self.file, codec).ok()?;
-                let skipped = io::copy(&mut content.by_ref().take(from), &mut io::sink()).ok()?;
-                if skipped < from {
-                    return None;
-                }
-                fill(&mut content, &mut bytes).ok()?
-            }
-        };
-        (read == length).then_some(bytes)
+    fn ranges(&self, ranges: &[(u64, usize)]) -> io::Result<Vec<Piece>> {
+        if self.codec == Codec::Plain {
+            return ranges.iter().map(|(from, length)| self.plain(*from, *length)).collect();
+        }
+        let mut content = Forward { content: decompress(self.file, self.codec)?, at: 0, last: vec![] };
+        ranges.iter().map(|(from, length)| content.range(*from, *length)).collect()
     }
 }
 
-/// Fills `into` as far as `content` goes.
-fn fill(content: &mut impl Read, into: &mut [u8]) -> io::Result<usize> {
+impl Peek<'_> {
+    fn plain(&self, from: u64, length: usize) -> io::Result<Piece> {
+        let size = stat(self.file)?.stamp.size;
+        let is_whole = size >= from + length as u64;
+        let start = if is_whole { from } else { size.saturating_sub(PRINT_BYTES as u64) };
+        let wanted = if is_whole { length } else { usize::try_from(size - start).unwrap_or(0) };
+        let mut bytes = vec![0; wanted];
+        let read = read_up_to(self.file, &mut bytes, start)?;
+        bytes.truncate(read);
+        let is_whole = is_whole && read == length;
+        Ok(if is_whole { Piece::Whole(bytes) } else { Piece::EndsAt(start + read as u64, bytes) })
+    }
+}
+
+/// Goes through decompressed content once, keeping what two ranges may share.
+struct Forward {
+    content: Box<dyn Read + Send + Sync>,
+    at: u64,
+    /// The last bytes before `at`, at most [`PRINT_BYTES`].
+    last: Vec<u8>,
+}
+
+impl Forward {
+    fn range(&mut self, from: u64, length: usize) -> io::Result<Piece> {
+        let end = from + length as u64;
+        let mut chunk = vec![0; 64 << 10];
+        while self.at < end {
+            let wanted = usize::try_from(end - self.at).unwrap_or(usize::MAX).min(chunk.len());
+            let (read, _) = read_fully(&mut self.content, &mut chunk[..wanted])?;
+            self.at += read as u64;
+            self.last.extend_from_slice(&chunk[..read]);
+            let excess = self.last.len().saturating_sub(PRINT_BYTES);
+            self.last.drain(..excess);
+            if read < wanted {
+                return Ok(Piece::EndsAt(self.at, self.last.clone()));
+            }
+        }
+        // Ranges are sorted by their ends, so `at` is `end`.
+        let skip = self.last.len().saturating_sub(length);
+        Ok(Piece::Whole(self.last[skip..].to_vec()))
+    }
+}
+
+/// How the content of an archive ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum ContentEnd {
+    /// As it should.
+    Clean,
+    /// Too early: it may be unfinished.
+    Early,
+    /// With something that is not an archive.
+    Damaged(String),
+}
+
+impl ContentEnd {
+    /// Why it is not clean.
+    pub(super) fn reason(&self) -> Option<String> {
+        match self {
+            Self::Clean => None,
+            Self::Early => Some("it ends before its end".to_owned()),
+            Self::Damaged(reason) => Some(reason.clone()),
+        }
+    }
+}
+
+/// Reads until `into` is full or the content ends.
+pub(super) fn read_fully(
+    content: &mut impl Read,
+    into: &mut [u8],
+) -> io::Result<(usize, Option<ContentEnd>)> {
     let mut filled = 0;
     while filled < into.len() {
         match content.read(&mut into[filled..]) {
-            Ok(0) => break,
+            Ok(0) => return Ok((filled, Some(ContentEnd::Clean))),
             Ok(read) => filled += read,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            // What is there counts; the rest of an unfinished archive comes later.
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => break,
-            Err(error) => return Err(error),
+            // The disk failed, not the decompressor.
+            Err(error) if error.raw_os_error().is_some() => return Err(error),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                return Ok((filled, Some(ContentEnd::Early)));
+            }
+            Err(error) => return Ok((filled, Some(ContentEnd::Damaged(error.to_string())))),
         }
     }
-    Ok(filled)
+    Ok((filled, None))
+}
+
+/// Fills `into` as far as `content` goes. An archive that cannot be read at all is an error.
+fn fill(content: &mut impl Read, into: &mut [u8]) -> io::Result<usize> {
+    let (filled, end) = read_fully(content, into)?;
+    match end {
+        Some(ContentEnd::Damaged(reason)) if filled == 0 => Err(io::Error::other(reason)),
+        _ => Ok(filled),
+    }
 }

@@ -1,26 +1,29 @@
 //! One followed file: reads what is new, makes parcels of it, and knows how to go back if they do not become durable.
 //!
 //! All of this blocks; it runs on the blocking pool, which takes the reader and gives it back.
+//!
+//! What was read is checked before it is taken: the bytes before the offset must still be what was read there, or the file
+//! was truncated and written again in between. Nothing of a plain file stays in memory between two passes.
 
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-
-use aap_decode::Context;
-use arrow_array::cast::AsArray;
-use arrow_array::{Array, ArrayRef, RecordBatch, StringArray};
-use arrow_buffer::Buffer as ArrowBuffer;
 use std::sync::Arc;
 
-use super::identity::{Detail, FileKey, Known, PRINT_BYTES, Stat, hash, stat};
-use super::input::{Codec, decompress, read_up_to};
+use aap_decode::Context;
+use aap_types::StreamName;
 
-use crate::formats::first_line;
-use crate::ingress::{BATCH_BYTES, IngressError, Packer, Parcel};
-use crate::records::{Cut, INNER_LINE_END, Rules};
+use super::identity::{Detail, FileKey, Known, PRINT_BYTES, Stamp, Stat, hash, stat};
+use super::input::{Codec, ContentEnd, Peek, decompress, read_fully, read_up_to};
+use super::take::{Gathered, restore_line_ends};
+use crate::formats::{Recipe, first_line};
+use crate::ingress::{BATCH_BYTES, IngressError, Packer, Parcel, positions_only};
+use crate::records::{Cut, Ending, INNER_LINE_END, Rules};
 
 /// Batches of one parcel: enough that decoding takes longer than the fsync it overlaps with.
 const PARCEL_BATCHES: usize = 4;
+/// A position that moved this far without a row (the rest of a long line) is made durable by itself.
+const SKIP_COMMIT_BYTES: u64 = 1 << 20;
 
 /// Why reading a file stopped.
 #[derive(Debug, thiserror::Error)]
@@ -50,29 +53,32 @@ pub(super) struct Mark {
 
 /// A reader of one file.
 pub(super) struct Reader {
-    source: String,
-    path: PathBuf,
+    setup: Setup,
     file: File,
-    codec: Codec,
-    key: FileKey,
-    rules: Arc<Rules>,
-    packer: Packer,
     resource: String,
-    inner_line_end: u8,
+    /// Decoder and encoder, and what stands between the lines of one record. Made when needed: they hold memory.
+    packer: Option<(Packer, u8)>,
     /// Where everything before it was taken.
     mark: Mark,
+    /// Where it stood when the last pass began.
+    begun: Option<Mark>,
+    /// The file has not been seen to fit the position that the reader was made of.
+    unverified: bool,
     /// Bytes read and not taken: they begin at `mark.offset`.
     pending: Vec<u8>,
-    /// Decompressor of an archive, standing behind `pending`.
+    /// Decompressor of an archive, standing behind `pending`. `None`: it must go to the offset first.
     content: Option<Box<dyn Read + Send + Sync>>,
-    /// Size when last looked at.
+    /// Where the content of an archive ended.
+    content_end: Option<ContentEnd>,
+    /// Size when last looked at, and how an archive looked when it was opened.
     size_seen: u64,
+    opened_as: Stamp,
 }
 
 impl std::fmt::Debug for Reader {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Reader")
-            .field("path", &self.path)
+            .field("path", &self.setup.path)
             .field("offset", &self.mark.offset)
             .finish_non_exhaustive()
     }
@@ -83,24 +89,31 @@ impl std::fmt::Debug for Reader {
 pub(super) struct Setup {
     /// Name of the source.
     pub(super) source: String,
+    /// The stream it feeds.
+    pub(super) stream: StreamName,
     /// Where the file is.
     pub(super) path: PathBuf,
-    /// The open file.
-    pub(super) file: File,
     /// How it is stored.
     pub(super) codec: Codec,
-    /// Its key.
-    pub(super) key: FileKey,
-    /// Where to begin: content offset and detail.
-    pub(super) offset: u64,
-    /// The detail of the position it continues.
-    pub(super) detail: Detail,
+    /// Where to begin.
+    pub(super) known: Known,
     /// How lines make records.
     pub(super) rules: Arc<Rules>,
-    /// Decoder and encoder.
-    pub(super) packer: Packer,
-    /// Log formats keep line ends inside a record; others get a space.
-    pub(super) keeps_lines: bool,
+    /// How records are decoded.
+    pub(super) recipe: Recipe,
+}
+
+/// What is asked of a pass.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Order {
+    /// The time for rows that have none.
+    pub(super) observed_us: i64,
+    /// Nothing was added for a while: take the last record as it is.
+    pub(super) idle: bool,
+    /// A record has been open for too long while more came: take whole lines.
+    pub(super) held: bool,
+    /// About how much to read.
+    pub(super) bytes_max: u64,
 }
 
 /// What one pass over a file gave.
@@ -112,67 +125,89 @@ pub(super) struct Pass {
     pub(super) end: bool,
     /// Bytes wait for the end of their record.
     pub(super) partial: bool,
-    /// Bytes were read, taken or not.
+    /// Whole lines do.
+    pub(super) held: bool,
+    /// Bytes were added since the last pass.
     pub(super) grew: bool,
     /// Bytes beyond the record limit that were cut.
     pub(super) cut: u64,
     /// The file was truncated or replaced in place: look at it anew. Bytes that were not read before.
     pub(super) truncated: Option<u64>,
+    /// An archive ends before its end, or is damaged: nothing more comes unless it changes.
+    pub(super) damaged: Option<String>,
+    /// An archive was read to its end.
+    pub(super) complete: bool,
+}
+
+/// Bytes read ahead of the mark.
+enum Filled {
+    /// There may be more.
+    More,
+    /// All there is.
+    All,
+    /// What stands before them is not what was read there.
+    Replaced,
+}
+
+impl Mark {
+    /// Bytes before it.
+    pub(super) fn offset(&self) -> u64 {
+        self.offset
+    }
 }
 
 impl Reader {
-    /// A reader that continues at `setup.offset`.
-    pub(super) fn new(setup: Setup) -> io::Result<Self> {
+    /// A reader of an open file that continues where `setup.known` says.
+    pub(super) fn new(setup: Setup, file: File) -> io::Result<Self> {
         let path = setup.path.to_string_lossy().into_owned();
         let name = setup.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let resource = serde_json::json!({ "log.file.name": name, "log.file.path": path }).to_string();
-        let mut reader = Self {
-            source: setup.source,
-            path: setup.path,
-            file: setup.file,
-            codec: setup.codec,
-            key: setup.key,
-            rules: setup.rules,
-            packer: setup.packer,
+        let Known { offset, detail, .. } = &setup.known;
+        let mark = Mark { offset: *offset, skipping: detail.skipping, partial: detail.partial, tail: vec![] };
+        let opened_as = stat(&file)?.stamp;
+        Ok(Self {
             resource,
-            inner_line_end: if setup.keeps_lines { b'\n' } else { b' ' },
-            mark: Mark {
-                offset: setup.offset,
-                skipping: setup.detail.skipping,
-                partial: setup.detail.partial,
-                tail: vec![],
-            },
+            packer: None,
+            size_seen: mark.offset,
+            mark,
+            begun: None,
+            unverified: true,
             pending: vec![],
             content: None,
-            size_seen: setup.offset,
-        };
-        reader.go_to_offset()?;
-        Ok(reader)
+            content_end: None,
+            opened_as,
+            file,
+            setup,
+        })
     }
 
     /// The file's key.
     pub(super) fn key(&self) -> &FileKey {
-        &self.key
-    }
-    /// The open file.
-    pub(super) fn file(&self) -> &File {
-        &self.file
+        &self.setup.known.key
     }
     /// Where it stands now: everything before was taken.
     pub(super) fn mark(&self) -> &Mark {
         &self.mark
     }
+    /// Where it stood when the last pass began. `None` if none could.
+    pub(super) fn begun(&self) -> Option<&Mark> {
+        self.begun.as_ref()
+    }
     /// Bytes of content taken.
     pub(super) fn offset(&self) -> u64 {
         self.mark.offset
     }
+    /// Size when last looked at.
+    pub(super) fn size_seen(&self) -> u64 {
+        self.size_seen
+    }
     /// Whether the content can grow.
     pub(super) fn is_plain(&self) -> bool {
-        self.codec == Codec::Plain
+        self.setup.codec == Codec::Plain
     }
-    /// The position as it is known now.
-    pub(super) fn known(&self) -> Known {
-        Known { key: self.key.clone(), offset: self.mark.offset, detail: self.detail() }
+    /// How the file looked when it was opened.
+    pub(super) fn opened_as(&self) -> Stamp {
+        self.opened_as
     }
     /// What the file system says.
     pub(super) fn stat(&self) -> io::Result<Stat> {
@@ -180,206 +215,297 @@ impl Reader {
     }
     /// The file was found under another name.
     pub(super) fn renamed(&mut self, path: &Path) {
-        path.clone_into(&mut self.path);
+        path.clone_into(&mut self.setup.path);
+    }
+    /// Gives the open file back.
+    pub(super) fn into_file(self) -> File {
+        self.file
     }
 
-    /// Goes back to `mark`, because what was taken after it did not become durable.
-    pub(super) fn rewind(&mut self, mark: Mark) -> io::Result<()> {
-        self.mark = mark;
-        self.go_to_offset()
-    }
-
-    /// Shows the first line to a decoder that begins in the middle of a file and needs its header.
-    pub(super) fn learn_header(&mut self) -> io::Result<()> {
-        const HEADER_BYTES_MAX: usize = 64 << 10;
-        let mut head = vec![0; HEADER_BYTES_MAX];
-        let length = match self.codec {
-            Codec::Plain => read_up_to(&self.file, &mut head, 0)?,
-            codec => read_fully(&mut decompress(&self.file, codec)?, &mut head)?,
-        };
-        let header = &head[..length];
-        self.packer.learn(&header[..first_line(header)]);
-        Ok(())
-    }
-
-    /// Skips to the end, as `start: end` asks.
-    pub(super) fn skip_to_end(&mut self) -> io::Result<()> {
-        if self.is_plain() {
-            self.mark.offset = self.stat()?.size;
-            self.go_to_offset()?;
+    /// The position as it is known now.
+    pub(super) fn known(&self) -> Known {
+        if self.unverified {
+            return self.setup.known.clone();
         }
-        Ok(())
-    }
-
-    fn go_to_offset(&mut self) -> io::Result<()> {
-        self.pending = vec![];
-        self.content = None;
-        self.size_seen = self.size_seen.max(self.mark.offset);
-        let tail_from = self.mark.offset.saturating_sub(PRINT_BYTES as u64);
-        let mut tail = vec![0; usize::try_from(self.mark.offset - tail_from).unwrap_or(0)];
-        if self.codec == Codec::Plain {
-            let read = read_up_to(&self.file, &mut tail, tail_from)?;
-            tail.truncate(read);
-        } else {
-            let mut content = decompress(&self.file, self.codec)?;
-            io::copy(&mut content.by_ref().take(tail_from), &mut io::sink())?;
-            content.read_exact(&mut tail)?;
-            self.content = Some(content);
-        }
-        self.mark.tail = tail;
-        Ok(())
-    }
-
-    fn detail(&self) -> Detail {
-        Detail {
-            path: self.path.to_string_lossy().into_owned(),
-            tail_length: u16::try_from(self.mark.tail.len()).unwrap_or(0),
-            tail_hash: format!("{:016x}", hash(&self.mark.tail)),
+        let before = &self.setup.known.detail;
+        let detail = Detail {
+            path: self.setup.path.to_string_lossy().into_owned(),
             skipping: self.mark.skipping,
             partial: self.mark.partial,
-        }
+            complete: before.complete,
+            copy_of: before.copy_of.clone(),
+            ..Detail::default()
+        };
+        Known { key: self.key().clone(), offset: self.mark.offset, detail: detail.with_tail(&self.mark.tail) }
     }
 
-    /// Reads and packs the next parcel. With `idle`, the last record is taken although its end has not come.
-    pub(super) fn pass(&mut self, observed_us: i64, idle: bool) -> Result<Pass, ReadError> {
-        let mut pass = Pass::default();
-        let path = self.path.to_string_lossy().into_owned();
+    /// Goes back to `mark`, because what was taken after it did not become durable. The decoder begins anew: it may
+    /// have learned from what is to be read again.
+    pub(super) fn rewind(&mut self, mark: Mark) {
+        self.mark = mark;
+        self.packer = None;
+        self.pending = vec![];
+        self.content = None;
+        self.content_end = None;
+        self.setup.known.detail.complete = None;
+    }
+
+    /// Reads and packs the next parcel.
+    pub(super) fn pass(&mut self, order: Order) -> Result<Pass, ReadError> {
+        let path = self.setup.path.to_string_lossy().into_owned();
         let failed = |source| ReadError::Io { path: path.clone(), source };
-        if let Some(lost) = self.truncation().map_err(failed)? {
-            pass.truncated = Some(lost);
+        let mut pass = Pass::default();
+        let (begin, unread) = (self.mark.offset, self.size_seen.saturating_sub(self.mark.offset));
+        if !self.place().map_err(failed)? {
+            pass.truncated = Some(unread);
             return Ok(pass);
         }
-        while pass.parcel.tallies.len() < PARCEL_BATCHES {
-            let before = self.pending.len();
-            let more = self.fill().map_err(failed)?;
-            pass.grew |= self.pending.len() > before;
+        self.begun = Some(self.mark.clone());
+        let size_before = self.size_seen;
+        loop {
+            let ready = self.pending.len();
+            let filled = self.fill().map_err(failed)?;
+            if matches!(filled, Filled::Replaced) {
+                // What stands before the offset in this parcel was taken from what was there then.
+                if pass.parcel.is_empty() {
+                    pass.truncated = Some(unread);
+                }
+                break;
+            }
             // What just came shows that its writer is not idle.
-            let took = self.take(observed_us, idle && !more && !pass.grew, &mut pass)?;
-            pass.end = !more && !took;
-            if pass.end {
+            pass.grew |=
+                if self.is_plain() { self.size_seen > size_before } else { self.pending.len() > ready };
+            let all = matches!(filled, Filled::All);
+            let whole_archive = matches!(self.content_end, Some(ContentEnd::Clean));
+            let ending = if all && (whole_archive || (order.idle && !pass.grew)) {
+                Ending::Last
+            } else if order.held {
+                Ending::Lines
+            } else {
+                Ending::Open
+            };
+            self.make_packer().map_err(failed)?;
+            let took = self.take(order.observed_us, ending, &mut pass)?;
+            pass.end = all && !took;
+            let is_full = pass.parcel.tallies.len() >= PARCEL_BATCHES;
+            if pass.end || is_full || self.mark.offset - begin >= order.bytes_max {
                 break;
             }
         }
+        self.conclude(begin, &mut pass)?;
+        Ok(pass)
+    }
+
+    /// What is left when a pass is over.
+    fn conclude(&mut self, begin: u64, pass: &mut Pass) -> Result<(), ReadError> {
         pass.partial = !self.pending.is_empty();
+        pass.held = !self.setup.rules.joins_lines() && memchr::memchr(b'\n', &self.pending).is_some();
+        if pass.end
+            && let Some(end) = &self.content_end
+        {
+            pass.damaged = end.reason();
+            pass.complete = pass.damaged.is_none() && self.pending.is_empty();
+        }
+        if pass.complete {
+            self.setup.known.detail.complete = Some(self.opened_as);
+        }
+        let skipped = pass.parcel.is_empty() && self.mark.offset - begin >= SKIP_COMMIT_BYTES;
+        if skipped || pass.complete {
+            let position = self.known().position(&self.setup.source);
+            pass.parcel.join(positions_only(&self.setup.stream, vec![position])?);
+        }
+        if self.is_plain() {
+            self.pending.clear();
+        }
         if pass.end && self.pending.capacity() > 64 << 10 {
             // Hundreds of quiet files must not hold a megabyte each.
             self.pending.shrink_to_fit();
         }
-        Ok(pass)
-    }
-
-    /// Whether the content before the offset is still what was read; if not, how much was never read.
-    fn truncation(&mut self) -> io::Result<Option<u64>> {
-        if !self.is_plain() {
-            return Ok(None);
-        }
-        let size = self.stat()?.size;
-        let read_to = self.mark.offset + self.pending.len() as u64;
-        let unread = self.size_seen.saturating_sub(read_to) + self.pending.len() as u64;
-        self.size_seen = size;
-        if size < read_to {
-            return Ok(Some(unread));
-        }
-        let mut tail = vec![0; self.mark.tail.len()];
-        let read = read_up_to(&self.file, &mut tail, self.mark.offset - self.mark.tail.len() as u64)?;
-        Ok((read < tail.len() || tail != self.mark.tail).then_some(unread))
-    }
-
-    /// Reads until a batch is there. Returns whether there may be more.
-    fn fill(&mut self) -> io::Result<bool> {
-        let wanted = BATCH_BYTES.max(self.rules.record_bytes_max() + 1);
-        let have = self.pending.len();
-        if have >= wanted {
-            return Ok(true);
-        }
-        let available = match self.codec {
-            // Not a megabyte of zeros for every line that is written.
-            Codec::Plain => {
-                let left = self.stat()?.size.saturating_sub(self.mark.offset + have as u64);
-                usize::try_from(left).unwrap_or(usize::MAX).min(wanted - have)
-            }
-            _ => wanted - have,
-        };
-        if available == 0 {
-            return Ok(false);
-        }
-        self.pending.resize(have + available, 0);
-        let read = match &mut self.content {
-            None => read_up_to(&self.file, &mut self.pending[have..], self.mark.offset + have as u64),
-            Some(content) => read_fully(content, &mut self.pending[have..]),
-        };
-        self.pending.truncate(have + read.as_ref().copied().unwrap_or(0));
-        Ok(read? == available && self.pending.len() >= wanted)
-    }
-
-    /// Takes the next records out of what was read. Returns whether there was anything to take.
-    fn take(&mut self, observed_us: i64, last: bool, pass: &mut Pass) -> Result<bool, ReadError> {
-        if self.mark.partial {
-            self.swallow_line_end();
-        }
-        let pending = std::mem::take(&mut self.pending);
-        let decoder = self.packer.decoder();
-        let cut = self.rules.cut(&pending, self.mark.skipping, last, |bytes| decoder.boundary(bytes));
-        let (records, consumed): (std::borrow::Cow<'_, [u8]>, usize) = match cut {
-            Cut::More => {
-                self.pending = pending;
-                return Ok(false);
-            }
-            Cut::Whole(whole) => (whole.into(), whole.len()),
-            Cut::Skipped { consumed, cut, skipping } => {
-                self.mark.skipping = skipping;
-                pass.cut += cut;
-                (vec![].into(), consumed)
-            }
-            Cut::Rewritten { records, consumed, cut, skipping } => {
-                self.mark.skipping = skipping;
-                pass.cut += cut;
-                (records.into(), consumed)
-            }
-        };
-        self.mark.partial = last && pending[..consumed].last() != Some(&b'\n');
-        let result = self.pack(&pending[..consumed], &records, observed_us, pass);
-        drop(records);
-        let mut rest = pending;
-        rest.drain(..consumed);
-        self.pending = rest;
-        result.map(|()| true)
-    }
-
-    fn pack(
-        &mut self,
-        consumed: &[u8],
-        records: &[u8],
-        observed_us: i64,
-        pass: &mut Pass,
-    ) -> Result<(), ReadError> {
-        self.mark.offset += consumed.len() as u64;
-        remember_tail(&mut self.mark.tail, consumed);
-        if records.is_empty() {
-            return Ok(());
-        }
-        let position = self.known().position(&self.source);
-        let path = self.path.to_string_lossy();
-        let context = Context { observed_us, resource: Some(&self.resource), path: Some(&path) };
-        let line_end = self.inner_line_end;
-        let finish = |batch| restore_line_ends(batch, line_end);
-        let packed = self.packer.pack_with(records, &context, vec![position], finish)?;
-        pass.parcel.join(packed.parcel);
         Ok(())
     }
 
-    /// A record was taken before its line end came; the line end alone is not another record.
-    fn swallow_line_end(&mut self) {
-        let length = match self.pending.as_slice() {
-            [b'\n', ..] => 1,
-            [b'\r', b'\n', ..] => 2,
-            [] | [b'\r'] => return,
-            _ => 0,
+    /// Brings the reader to its offset. `false` if the file does not have there what was read.
+    fn place(&mut self) -> io::Result<bool> {
+        if self.is_plain() && !self.unverified || self.content.is_some() {
+            return Ok(true);
+        }
+        let length = match self.unverified {
+            true => u64::from(self.setup.known.detail.tail_length),
+            false => self.mark.tail.len() as u64,
         };
-        self.mark.partial = false;
-        let swallowed: Vec<u8> = self.pending.drain(..length).collect();
-        self.mark.offset += length as u64;
-        remember_tail(&mut self.mark.tail, &swallowed);
+        let Some(from) = self.mark.offset.checked_sub(length) else { return Ok(false) };
+        let mut tail = vec![0; usize::try_from(length).unwrap_or(0)];
+        if self.is_plain() {
+            let read = read_up_to(&self.file, &mut tail, from)?;
+            tail.truncate(read);
+        } else {
+            self.opened_as = self.stat()?.stamp;
+            let mut content = decompress(&self.file, self.setup.codec)?;
+            let skipped = io::copy(&mut content.by_ref().take(from), &mut io::sink());
+            match skipped {
+                Ok(skipped) if skipped == from => {}
+                Err(error) if error.raw_os_error().is_some() => return Err(error),
+                Ok(_) | Err(_) => return Ok(false),
+            }
+            let (read, _) = read_fully(&mut content, &mut tail)?;
+            tail.truncate(read);
+            self.content = Some(content);
+            self.content_end = None;
+            self.pending.clear();
+        }
+        let fits = match self.unverified {
+            true => self.setup.known.detail.tail_fits(&tail),
+            false => tail == self.mark.tail,
+        };
+        if fits {
+            (self.unverified, self.mark.tail) = (false, tail);
+        }
+        Ok(fits)
+    }
+
+    /// Reads until a batch is there.
+    fn fill(&mut self) -> io::Result<Filled> {
+        let wanted = BATCH_BYTES.max(self.setup.rules.record_bytes_max() + 1);
+        let have = self.pending.len();
+        let mut filled = if have >= wanted { Filled::More } else { Filled::All };
+        if self.is_plain() {
+            // Not a megabyte of zeros for every line that is written.
+            let left = self.stat()?.stamp.size.saturating_sub(self.mark.offset + have as u64);
+            let available = usize::try_from(left).unwrap_or(usize::MAX).min(wanted.saturating_sub(have));
+            self.pending.resize(have + available, 0);
+            let from = self.mark.offset + have as u64;
+            let read = read_up_to(&self.file, &mut self.pending[have..], from);
+            self.pending.truncate(have + read.as_ref().copied().unwrap_or(0));
+            if read? == available && self.pending.len() >= wanted {
+                filled = Filled::More;
+            }
+            return Ok(if self.is_intact()? { filled } else { Filled::Replaced });
+        }
+        if have < wanted
+            && self.content_end.is_none()
+            && let Some(content) = &mut self.content
+        {
+            self.pending.resize(wanted, 0);
+            let read = read_fully(content, &mut self.pending[have..]);
+            self.pending.truncate(have + read.as_ref().map_or(0, |(read, _)| *read));
+            self.content_end = read?.1;
+            if self.content_end.is_none() {
+                filled = Filled::More;
+            }
+        }
+        Ok(filled)
+    }
+
+    /// Whether what stands before the offset is still what was read there, now that the bytes behind it were read.
+    fn is_intact(&mut self) -> io::Result<bool> {
+        let size = self.stat()?.stamp.size;
+        if size < self.mark.offset + self.pending.len() as u64 {
+            return Ok(false);
+        }
+        let tail = &self.mark.tail;
+        let mut now = vec![0; tail.len()];
+        let read = read_up_to(&self.file, &mut now, self.mark.offset - tail.len() as u64)?;
+        if read < tail.len() || now != *tail {
+            return Ok(false);
+        }
+        self.size_seen = size;
+        let head_length = usize::from(self.key().head_length);
+        if self.mark.offset >= head_length as u64 {
+            return Ok(true);
+        }
+        // So near to the beginning that the tail is all there is before the offset.
+        now.extend_from_slice(&self.pending[..self.pending.len().min(head_length - now.len())]);
+        Ok(now.len() == head_length && hash(&now) == self.key().head_hash)
+    }
+
+    /// Makes decoder and encoder. One that begins in the middle of a file is shown the header.
+    fn make_packer(&mut self) -> io::Result<()> {
+        const HEADER_BYTES_MAX: usize = 64 << 10;
+        if self.packer.is_some() {
+            return Ok(());
+        }
+        let Setup { codec, recipe, stream, path, .. } = &self.setup;
+        let needs_header = self.mark.offset > 0 && recipe.has_header();
+        let length = if needs_header { HEADER_BYTES_MAX } else { PRINT_BYTES };
+        let head = Peek { file: &self.file, codec: *codec }.head(length)?;
+        let (decoder, keeps_lines) = recipe.build(&head).map_err(io::Error::other)?;
+        let mut packer = Packer::new(stream.clone(), path.display().to_string(), decoder);
+        if needs_header {
+            packer.learn(&head[..first_line(&head)]);
+        }
+        self.packer = Some((packer, if keeps_lines { INNER_LINE_END } else { b' ' }));
+        Ok(())
+    }
+
+    /// Takes the next records out of what was read, as one batch. Returns whether there was anything to take.
+    fn take(&mut self, observed_us: i64, ending: Ending, pass: &mut Pass) -> Result<bool, ReadError> {
+        let Some((packer, join)) = &mut self.packer else { return Ok(false) };
+        let pending = std::mem::take(&mut self.pending);
+        let mut gathered = Gathered::new(&pending);
+        let (mut at, mark) = (0, &mut self.mark);
+        while at < pending.len() && gathered.len() < BATCH_BYTES {
+            if mark.partial && !mark.skipping {
+                // A record was taken before its line end came; the line end alone is not another record.
+                let Some(length) = line_end(&pending[at..]) else { break };
+                (mark.partial, at) = (false, at + length);
+                continue;
+            }
+            let decoder = packer.decoder();
+            let rest = &pending[at..];
+            match self
+                .setup
+                .rules
+                .cut_with(rest, mark.skipping, ending, *join, |bytes| decoder.boundary(bytes))
+            {
+                Cut::More => break,
+                Cut::Whole(whole) => {
+                    gathered.piece(at..at + whole.len());
+                    at += whole.len();
+                }
+                Cut::Skipped { consumed, cut, skipping } => {
+                    (mark.skipping, at) = (skipping, at + consumed);
+                    pass.cut += cut;
+                }
+                Cut::Rewritten { records, consumed, cut, skipping } => {
+                    gathered.rewritten(&records);
+                    (mark.skipping, at) = (skipping, at + consumed);
+                    pass.cut += cut;
+                }
+            }
+            let ends_line = pending[..at].last() == Some(&b'\n');
+            mark.partial = ending == Ending::Last && !mark.skipping && !ends_line;
+        }
+        mark.offset += at as u64;
+        remember_tail(&mut mark.tail, &pending[..at]);
+        let result = self.pack(gathered.records(), observed_us, pass);
+        self.pending = pending;
+        self.pending.drain(..at);
+        result.map(|()| at > 0)
+    }
+
+    fn pack(&mut self, records: &[u8], observed_us: i64, pass: &mut Pass) -> Result<(), ReadError> {
+        if records.is_empty() {
+            return Ok(());
+        }
+        let position = self.known().position(&self.setup.source);
+        let path = self.setup.path.to_string_lossy();
+        let context = Context { observed_us, resource: Some(&self.resource), path: Some(&path) };
+        let Some((packer, join)) = &mut self.packer else { return Ok(()) };
+        let joins = self.setup.rules.joins_lines() && *join == INNER_LINE_END;
+        let finish = |batch| if joins { restore_line_ends(batch) } else { batch };
+        let packed = packer.pack_with(records, &context, vec![position], finish)?;
+        pass.parcel.join(packed.parcel);
+        Ok(())
+    }
+}
+
+/// The length of the line end at the beginning; `None` if that cannot be told yet.
+fn line_end(bytes: &[u8]) -> Option<usize> {
+    match bytes {
+        [b'\n', ..] => Some(1),
+        [b'\r', b'\n', ..] => Some(2),
+        [] | [b'\r'] => None,
+        _ => Some(0),
     }
 }
 
@@ -392,36 +518,4 @@ fn remember_tail(tail: &mut Vec<u8>, consumed: &[u8]) {
     tail.extend_from_slice(consumed);
     let excess = tail.len().saturating_sub(PRINT_BYTES);
     tail.drain(..excess);
-}
-
-/// Reads until `into` is full or the content ends. An archive that is not finished yet ends too.
-fn read_fully(content: &mut Box<dyn Read + Send + Sync>, into: &mut [u8]) -> io::Result<usize> {
-    let mut filled = 0;
-    while filled < into.len() {
-        match content.read(&mut into[filled..]) {
-            Ok(0) => break,
-            Ok(read) => filled += read,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) if filled == 0 => return Err(error),
-            Err(_) => break,
-        }
-    }
-    Ok(filled)
-}
-
-/// Puts the line ends back into the bodies of records of several lines. Same length, so the offsets stay.
-fn restore_line_ends(batch: RecordBatch, line_end: u8) -> RecordBatch {
-    let Some(index) = batch.schema_ref().index_of("body").ok() else { return batch };
-    let Some(body) = batch.column(index).as_string_opt::<i32>() else { return batch };
-    if memchr::memchr(INNER_LINE_END, body.values()).is_none() {
-        return batch;
-    }
-    let values: Vec<u8> =
-        body.values().iter().map(|byte| if *byte == INNER_LINE_END { line_end } else { *byte }).collect();
-    let restored =
-        StringArray::try_new(body.offsets().clone(), ArrowBuffer::from(values), body.nulls().cloned());
-    let Ok(restored) = restored else { return batch };
-    let mut columns: Vec<ArrayRef> = batch.columns().to_vec();
-    columns[index] = Arc::new(restored);
-    RecordBatch::try_new(batch.schema(), columns).unwrap_or(batch)
 }

@@ -1,5 +1,11 @@
 //! What happens to logs, done to real files: nothing is lost and nothing comes twice.
 
+mod archives;
+mod formats;
+mod passes;
+mod rotation;
+mod storm;
+
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
