@@ -13,7 +13,7 @@ use super::tree;
 use crate::time_range;
 
 /// An alias may stand for an expression with aliases in it.
-const ALIAS_DEPTH_MAX: usize = 16;
+const ALIAS_DEPTH_MAX: usize = 8;
 
 /// What a SELECT node may hold here.
 const PARTS: &[&str] = &[

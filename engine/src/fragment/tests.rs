@@ -236,6 +236,14 @@ const STATEMENTS: &[(Way, &str)] = &[
     (Groups, "select sum(a + i) filter (where d is not null) as total, total * 2 as twice from logs"),
     (Groups, "select try_cast(\"the body\" as integer) as x, sum(b::int) from logs group by x"),
     (Groups, "select greatest(max(a), max(i)), max(a) > 3 or min(a) is null, not bool_and(b) from logs"),
+    (
+        Groups,
+        "select extract(hour from ts) as h, i in [1, 2] as few, count(*) from logs where i in (1, 2, 5) group by all order by all",
+    ),
+    (
+        Groups,
+        "select trim(g) || substring(g from 1 for 1) as t, max({'a': a}.a) from logs group by t order by t",
+    ),
     // distinct
     (Groups, "select distinct g from logs order by 1"),
     (Groups, "select distinct g, b from logs where a > 100"),
@@ -271,7 +279,7 @@ const STATEMENTS: &[(Way, &str)] = &[
     (List, "select 1 as one from logs limit 3"),
     // what has no parts
     (Columns, "select median(a), quantile_cont(d, 0.9), mode(u) from logs where i < 9"),
-    (Columns, "select g, quantile_cont(d, 0.25), count(*) from logs group by g order by g"),
+    (Columns, "select g, quantile_cont(d, [0.5, 0.9]), count(*) from logs group by g order by g"),
     (Columns, "select g, string_agg(i::varchar, ',' order by ts) from logs group by g order by g"),
     (Columns, "select g, list(distinct u order by u), sum(distinct a) from logs group by g order by g"),
     (Columns, "select avg(ts), avg(day) from logs"),
