@@ -175,16 +175,8 @@ pub fn print_line(text: &str) {
 
 fn print_problem(problem: &Problem, output: Output) {
     let text = match output {
-        Output::Json => serde_json::json!({ "error": problem }).to_string(),
-        Output::Text => {
-            let mut lines = vec![format!("error[{}]: {}", problem.code, problem.message)];
-            lines.extend(problem.causes.iter().map(|cause| format!("  cause: {cause}")));
-            lines.extend(problem.hints.iter().map(|hint| match &hint.command {
-                Some(command) => format!("  hint: {}: `{command}`", hint.text),
-                None => format!("  hint: {}", hint.text),
-            }));
-            lines.join("\n")
-        }
+        Output::Json => problem.to_json().to_string(),
+        Output::Text => problem.report(),
     };
     let mut err = std::io::stderr().lock();
     if writeln!(err, "{text}").is_err() {

@@ -1,12 +1,12 @@
 //! The daemon's life: what it opens, in which order it starts and stops, and how it takes a new configuration.
 //!
-//! Start: state directory → buffer → socket → uplink → sources → `run/agent.json` → ready. Stop, in the order of the data: sources → uplink →
+//! Start: state directory → buffer → socket → uplink → first welcome, or a while without → sources → `run/agent.json` → ready. Stop, in the order of the data: sources → uplink →
 //! buffer. Configuration is looked at every second and on SIGHUP; only sources that changed are started anew.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use aap_buffer::{Buffer, BufferConfig, RealFileSystem};
+use aap_buffer::{Buffer, BufferConfig, Opened, RealFileSystem};
 use aap_runtime::{Clock, Home, Shutdown, Supervisor, SystemClock, TaskKind, notify_ready, write_durably};
 use aap_sql::{Engine, EngineConfig};
 use aap_types::{NodeId, Problem};
@@ -24,6 +24,7 @@ use crate::query::NodeQueries;
 use crate::source::{Listening, SourceDeps};
 use crate::sources::{Sources, watch_configuration};
 use crate::uplink::{self, RealDial, UplinkDeps, landing_consumer};
+use crate::welcome::FirstWelcome;
 
 /// Version of the layout of the agent's state directory.
 const STATE_VERSION: u32 = 1;
@@ -52,8 +53,9 @@ pub async fn run(options: Options, shutdown: Shutdown) -> anyhow::Result<()> {
     let node = node_name(&loaded);
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
     prepare_state(&options.home)?;
-    let buffer = open_buffer(&options.home, &loaded.agent, &node, clock.clone()).await?;
-    let result = serve(&options, loaded, node, clock, buffer.clone(), shutdown).await;
+    let opened = open_buffer(&options.home, &loaded.agent, &node, clock.clone()).await?;
+    let buffer = opened.buffer.clone();
+    let result = serve(&options, loaded, node, clock, opened, shutdown).await;
     tracing::info!("closing the buffer");
     tokio::task::spawn_blocking(move || buffer.close()).await.context("close the buffer")?;
     tracing::info!("agent stopped");
@@ -65,9 +67,11 @@ async fn serve(
     config: Config,
     node: NodeId,
     clock: Arc<dyn Clock>,
-    buffer: Buffer,
+    opened: Opened,
     shutdown: Shutdown,
 ) -> anyhow::Result<()> {
+    let Opened { buffer, recovery } = opened;
+    let first_welcome = Arc::new(FirstWelcome::default());
     let board = Arc::new(Board::default());
     let failpoints = Failpoints::from_environment();
     let counters = Arc::new(Counters::default());
@@ -81,11 +85,13 @@ async fn serve(
         ingress,
         board: board.clone(),
         decoding: Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(1, |n| n.get()))),
+        first_welcome: first_welcome.clone(),
         home: options.home.clone(),
         listening: Arc::new(Listening::default()),
     };
     let services = Supervisor::new(Shutdown::default());
-    let service = NodeService::new(deps.clone(), node.clone(), services.shutdown());
+    let uplink_state = Arc::new(uplink::State::default());
+    let service = NodeService::new(deps.clone(), node.clone(), uplink_state.clone(), services.shutdown());
     let socket = node::bind(&options.home).await?;
     services.spawn(TaskKind::vital("socket"), node::serve(socket, service, services.shutdown()));
 
@@ -99,11 +105,20 @@ async fn serve(
             counters,
             board: board.clone(),
             failpoints,
+            state: uplink_state,
+            first_welcome: first_welcome.clone(),
             queries: Some(queries),
         };
         uplinks.spawn(TaskKind::vital("uplink"), uplink::run(dial, uplink_deps, uplinks.shutdown()));
     }
 
+    if config.agent.coordinator.is_some() {
+        tokio::select! {
+            () = first_welcome.wait(recovery.created) => {}
+            () = shutdown.requested() => {}
+        }
+    }
+    first_welcome.came();
     let mut sources = Sources::new(deps.clone());
     sources.apply(config.sources.clone());
     deps.listening.settled(Duration::from_secs(2)).await;
@@ -185,7 +200,7 @@ async fn open_buffer(
     spec: &AgentSpec,
     node: &NodeId,
     clock: Arc<dyn Clock>,
-) -> anyhow::Result<Buffer> {
+) -> anyhow::Result<Opened> {
     let config = buffer_config(home, spec, node)?;
     let directory = config.directory.clone();
     let durability = config.durability;
@@ -206,7 +221,7 @@ async fn open_buffer(
         torn_bytes = recovery.torn_bytes,
         "buffer is open"
     );
-    Ok(opened.buffer)
+    Ok(opened)
 }
 
 fn buffer_problem(directory: &Utf8Path, error: &aap_buffer::Error) -> Problem {

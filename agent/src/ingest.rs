@@ -91,8 +91,13 @@ pub async fn serve(
     shutdown: Shutdown,
 ) {
     let call = Call { deps, replies: replies.clone() };
+    let run = async {
+        // How far this run came may be known to the coordinator only.
+        call.deps.first_welcome.settled().await;
+        call.run(&runs, requests).await
+    };
     let result = tokio::select! {
-        result = call.run(&runs, requests) => result,
+        result = run => result,
         () = shutdown.requested() => {
             Err(Problem::new("agent.stopping", ExitCode::Unavailable, "the agent is stopping").retry_after_ms(500))
         }

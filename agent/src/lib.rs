@@ -14,6 +14,7 @@
 //! | `ingest.rs` | `aap ingest` |
 //! | `node.rs` | the unix socket |
 //! | `uplink.rs` | delivery to the coordinator |
+//! | `welcome.rs` | when sources may begin: after the coordinator's first word, or without it |
 //! | `query.rs` | SQL over the node's own buffer |
 //! | `offline.rs`, `replay.rs` | `aap-agent buffer …` |
 //! | `board.rs`, `counters.rs` | health and books |
@@ -37,6 +38,7 @@ mod replay;
 pub mod source;
 mod sources;
 pub mod uplink;
+pub mod welcome;
 
 #[cfg(test)]
 mod testing;

@@ -2,9 +2,14 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::pin::Pin;
+use std::sync::Arc;
 
+use aap_proto::status_of_problem;
 use aap_proto::v1::node_server::{Node, NodeServer};
-use aap_proto::v1::{IngestReply, IngestRequest, NodeStatusReply, NodeStatusRequest, SourceStatus};
+use aap_proto::v1::{
+    IngestReply, IngestRequest, NodeStatusReply, NodeStatusRequest, RecoverReply, RecoverRequest,
+    SourceStatus,
+};
 use aap_runtime::{Home, Shutdown};
 use aap_types::NodeId;
 use anyhow::Context;
@@ -17,21 +22,22 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::ingest::{self, Runs};
 use crate::source::SourceDeps;
-use crate::uplink::node_report;
+use crate::uplink::{self, Recovery, node_report};
 
 /// The service. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct NodeService {
     deps: SourceDeps,
     node: NodeId,
+    uplink: Arc<uplink::State>,
     runs: Runs,
     shutdown: Shutdown,
 }
 
 impl NodeService {
     /// A service over what the sources work with.
-    pub fn new(deps: SourceDeps, node: NodeId, shutdown: Shutdown) -> Self {
-        Self { deps, node, runs: Runs::default(), shutdown }
+    pub fn new(deps: SourceDeps, node: NodeId, uplink: Arc<uplink::State>, shutdown: Shutdown) -> Self {
+        Self { deps, node, uplink, runs: Runs::default(), shutdown }
     }
 }
 
@@ -113,6 +119,13 @@ impl Node for NodeService {
             )),
             sources: sources.collect(),
         }))
+    }
+
+    async fn recover(&self, request: Request<RecoverRequest>) -> Result<Response<RecoverReply>, Status> {
+        let how = if request.into_inner().resend { Recovery::Resend } else { Recovery::Discard };
+        let done = uplink::recover(&self.deps.ingress.buffer, &self.uplink, &self.deps.board, how).await;
+        let done = done.map_err(|problem| status_of_problem(&problem))?;
+        Ok(Response::new(RecoverReply { streams: done.streams, batches: done.batches, rows: done.rows }))
     }
 
     type IngestStream = Pin<Box<dyn Stream<Item = Result<IngestReply, Status>> + Send>>;

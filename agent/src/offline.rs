@@ -62,13 +62,16 @@ pub enum BufferCommand {
         #[arg(long, value_enum, default_value_t = Rows::Ndjson)]
         format: Rows,
     },
-    /// Sends every row of the store to a running agent, once however often it is repeated.
+    /// Sends the rows of the store that were not delivered to a running agent, once however often it is repeated.
     Replay {
         /// The buffer directory.
         dir: Utf8PathBuf,
         /// Which stream. Default: all.
         #[arg(long)]
         stream: Option<StreamName>,
+        /// Delivered rows, too: the coordinator has them already, and has them twice afterwards.
+        #[arg(long)]
+        all: bool,
         /// Home of the agent that takes them. Default: `AAP_HOME`, else `$XDG_STATE_HOME/aap`.
         #[arg(long, value_name = "DIR")]
         home: Option<Utf8PathBuf>,
@@ -92,8 +95,11 @@ pub fn run(command: BufferCommand, output: Output) -> Result<u8, Problem> {
         BufferCommand::Verify { dir } => verify(&dir, output),
         BufferCommand::Salvage { dir, out } => salvage(&dir, &out, output),
         BufferCommand::Export { dir, stream, out, format } => export(&open(&dir)?, stream, out, format),
-        BufferCommand::Replay { dir, stream, home } => {
-            replay::run(&open(&dir)?, stream.as_ref(), &Home::find(home.as_deref()), output)
+        BufferCommand::Replay { dir, stream, all, home } => {
+            let home = Home::find(home.as_deref());
+            replay::refuse_own(&dir, &home)?;
+            let what = replay::What { stream: stream.as_ref(), delivered_too: all };
+            replay::run(&open(&dir)?, &what, &home, output)
         }
     }
 }

@@ -6,7 +6,7 @@
 
 use std::io::Cursor;
 
-use aap_buffer::offline::OfflineStore;
+use aap_buffer::offline::{KeyInfo, OfflineStore};
 use aap_buffer::{Frame, FrameKind, decode};
 use aap_proto::problem_of_status;
 use aap_proto::v1::ingest_reply::Kind as Reply;
@@ -14,9 +14,10 @@ use aap_proto::v1::ingest_request::Kind as Request;
 use aap_proto::v1::node_client::NodeClient;
 use aap_proto::v1::{IngestFinish, IngestOpen, IngestRequest};
 use aap_runtime::Home;
-use aap_types::{ExitCode, Problem, StreamName};
+use aap_types::{ExitCode, Problem, Sequence, StreamKey, StreamName};
 use arrow_ipc::writer::StreamWriter;
 use bytes::Bytes;
+use camino::Utf8Path;
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint};
@@ -24,6 +25,7 @@ use tonic::transport::{Channel, Endpoint};
 use crate::cli::{Output, print_line};
 use crate::ingest::digest::hex;
 use crate::offline::{ExportError, keys_of};
+use crate::uplink::landing_consumer;
 
 /// A run is closed at this size: it is held in memory.
 const RUN_BYTES: usize = 32 << 20;
@@ -38,13 +40,28 @@ struct Run {
     writer: StreamWriter<Cursor<Vec<u8>>>,
 }
 
-/// Sends everything, stretch by stretch.
-pub(crate) fn run(
-    store: &OfflineStore,
-    stream: Option<&StreamName>,
-    home: &Home,
-    output: Output,
-) -> Result<u8, Problem> {
+/// What of a store is sent.
+pub(crate) struct What<'a> {
+    /// Only this stream.
+    pub(crate) stream: Option<&'a StreamName>,
+    /// What the coordinator acknowledged, too.
+    pub(crate) delivered_too: bool,
+}
+
+/// An agent delivers its own buffer by itself: a replay would only double it.
+pub(crate) fn refuse_own(directory: &Utf8Path, home: &Home) -> Result<(), Problem> {
+    let own = home.agent().join("buffer");
+    let same = directory.canonicalize_utf8().ok().zip(own.canonicalize_utf8().ok());
+    if same.is_some_and(|(given, own)| given == own) {
+        let message = format!("`{directory}` is the buffer of the agent that would take the rows");
+        return Err(Problem::new("buffer.replay_own", ExitCode::Conflict, message)
+            .hint_command("it delivers them by itself; see what waits", "aap status"));
+    }
+    Ok(())
+}
+
+/// Sends what was asked for, stretch by stretch.
+pub(crate) fn run(store: &OfflineStore, what: &What<'_>, home: &Home, output: Output) -> Result<u8, Problem> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| {
         Problem::new("buffer.replay", ExitCode::Failed, "start threads").caused_by(&error)
     })?;
@@ -56,11 +73,16 @@ pub(crate) fn run(
         (added, total) = (added + rows, total + rows_total);
         Ok(())
     };
-    for key in keys_of(store, stream)? {
+    let infos = store.keys();
+    for key in keys_of(store, what.stream)? {
+        let delivered = match what.delivered_too {
+            true => Sequence::ZERO,
+            false => delivered(&infos, &key),
+        };
         let mut open: Option<Run> = None;
         let mut failed = None;
         let exported = store.export::<ExportError>(&key, |frame| {
-            if failed.is_some() || frame.kind != FrameKind::Data {
+            if failed.is_some() || frame.kind != FrameKind::Data || frame.id.sequence <= delivered {
                 return Ok(());
             }
             let full = open.as_ref().is_some_and(|run| {
@@ -88,6 +110,13 @@ pub(crate) fn run(
         Output::Text => format!("{added} rows were added, {} were there already", total - added),
     });
     Ok(0)
+}
+
+/// How far the coordinator has acknowledged a stream.
+fn delivered(infos: &[KeyInfo], key: &StreamKey) -> Sequence {
+    let cursors = infos.iter().find(|info| info.key == *key).map(|info| &info.cursors);
+    let uplink = cursors.into_iter().flatten().find(|(consumer, _)| consumer == landing_consumer());
+    uplink.map_or(Sequence::ZERO, |(_, sequence)| *sequence)
 }
 
 fn add(open: &mut Option<Run>, frame: &Frame, store_id: &str) -> Result<(), ExportError> {

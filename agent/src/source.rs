@@ -24,6 +24,7 @@ use tokio::sync::Semaphore;
 use crate::board::Board;
 use crate::config::{SourceConfig, SourceSpec};
 use crate::ingress::Ingress;
+use crate::welcome::FirstWelcome;
 
 pub use http::Listening;
 
@@ -36,6 +37,8 @@ pub struct SourceDeps {
     pub board: Arc<Board>,
     /// Passes that decode at the same time: as many as there are cores, so that queries and the uplink get their share.
     pub decoding: Arc<Semaphore>,
+    /// When they may begin to read.
+    pub first_welcome: Arc<FirstWelcome>,
     /// Where files are.
     pub home: Home,
     /// Where the HTTP source says where it listens.

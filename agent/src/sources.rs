@@ -30,43 +30,50 @@ struct Running {
 pub(crate) struct Sources {
     deps: SourceDeps,
     running: BTreeMap<String, Running>,
-    stopping: Vec<JoinHandle<()>>,
+    /// Former selves that may still have appends under way, by name.
+    stopping: BTreeMap<String, JoinHandle<()>>,
 }
 
 impl Sources {
     pub(crate) fn new(deps: SourceDeps) -> Self {
-        Self { deps, running: BTreeMap::new(), stopping: Vec::new() }
+        Self { deps, running: BTreeMap::new(), stopping: BTreeMap::new() }
     }
 
     /// Starts what is new, stops what is gone, starts anew what changed, and leaves the rest alone.
     pub(crate) fn apply(&mut self, wanted: Vec<SourceConfig>) {
-        let gone: Vec<String> = self
-            .running
-            .iter()
-            .filter(|(_, running)| !wanted.contains(&running.config))
-            .map(|(name, _)| name.clone())
-            .collect();
-        let mut ending = BTreeMap::new();
-        for name in gone {
-            if let Some(running) = self.running.remove(&name) {
-                tracing::info!(source = name, "stopping source");
-                running.shutdown.request();
-                self.deps.board.remove_source(&name);
-                ending.insert(name, running.task);
-            }
-        }
+        let gone = self.running.iter().filter(|(_, running)| !wanted.contains(&running.config));
+        let gone: Vec<String> = gone.map(|(name, _)| name.clone()).collect();
+        gone.iter().for_each(|name| self.stop(name));
         for config in wanted {
             if !self.running.contains_key(&config.name) {
-                let before = ending.remove(&config.name);
-                self.start(config, before);
+                self.start(config);
             }
         }
-        self.stopping.retain(|task| !task.is_finished());
-        self.stopping.extend(ending.into_values());
+        self.stopping.retain(|_, task| !task.is_finished());
+    }
+
+    /// Lets those that remember how far they read look again: positions came back from the coordinator.
+    pub(crate) fn restart_replayable(&mut self) {
+        let files =
+            self.running.values().filter(|running| matches!(running.config.spec, SourceSpec::File(_)));
+        let configs: Vec<SourceConfig> = files.map(|running| running.config.clone()).collect();
+        for config in configs {
+            self.stop(&config.name);
+            self.start(config);
+        }
+    }
+
+    fn stop(&mut self, name: &str) {
+        let Some(running) = self.running.remove(name) else { return };
+        tracing::info!(source = name, "stopping source");
+        running.shutdown.request();
+        self.deps.board.remove_source(name);
+        self.stopping.insert(name.to_owned(), running.task);
     }
 
     /// Starts one source, after its former self has ended: two readers of one file would take its bytes twice.
-    fn start(&mut self, config: SourceConfig, before: Option<JoinHandle<()>>) {
+    fn start(&mut self, config: SourceConfig) {
+        let before = self.stopping.remove(&config.name);
         let shutdown = Shutdown::default();
         let entry = SourceEntry {
             kind: config.spec.type_name(),
@@ -83,10 +90,8 @@ impl Sources {
         let (deps, own, stop) = (self.deps.clone(), config.clone(), shutdown.clone());
         #[expect(clippy::disallowed_methods, reason = "kept here, which stops it and waits for it")]
         let task = tokio::spawn(async move {
-            if let Some(before) = before
-                && let Err(error) = before.await
-            {
-                tracing::error!(source = own.name, %error, "the source's former self failed");
+            if let Some(before) = before {
+                follow_on(&own.name, before, &deps).await;
             }
             keep_running(own, deps, stop).await;
         });
@@ -97,7 +102,8 @@ impl Sources {
     pub(crate) async fn stop_all(&mut self) {
         let running = std::mem::take(&mut self.running);
         running.values().for_each(|running| running.shutdown.request());
-        let tasks = running.into_values().map(|running| running.task).chain(self.stopping.drain(..));
+        let tasks = running.into_values().map(|running| running.task);
+        let tasks = tasks.chain(std::mem::take(&mut self.stopping).into_values());
         let all = futures::future::join_all(tasks);
         if tokio::time::timeout(STOP_DEADLINE, all).await.is_err() {
             tracing::warn!("sources were abandoned; what they had not stored is read again");
@@ -105,9 +111,20 @@ impl Sources {
     }
 }
 
+/// Waits for a source's former self, and for what that left in the queue of the buffer: it commits, and counts as read.
+async fn follow_on(name: &str, before: JoinHandle<()>, deps: &SourceDeps) {
+    if let Err(error) = before.await {
+        tracing::error!(source = name, %error, "the source's former self failed");
+    }
+    if let Err(error) = deps.ingress.buffer.adopt_positions(vec![]).await {
+        tracing::error!(source = name, %error, "the buffer does not answer");
+    }
+}
+
 /// Runs one source, and again when it failed, until it is asked to stop.
 async fn keep_running(config: SourceConfig, deps: SourceDeps, shutdown: Shutdown) {
     let name = config.name.clone();
+    deps.board.source(&name, |entry| entry.state = SourceState::Running);
     while !shutdown.is_requested() {
         let (own, stop) = (config.clone(), shutdown.clone());
         #[expect(clippy::disallowed_methods, reason = "awaited here; apart only so that a panic is its own")]
@@ -157,6 +174,7 @@ pub(crate) async fn watch_configuration(
 ) {
     let mut hangup = signal(SignalKind::hangup()).ok();
     let mut seen = look(options);
+    let mut adoptions = deps.first_welcome.adoptions();
     loop {
         let asked = async {
             match &mut hangup {
@@ -166,6 +184,11 @@ pub(crate) async fn watch_configuration(
         };
         let forced = tokio::select! {
             _ = asked => true,
+            Ok(()) = adoptions.changed() => {
+                tracing::info!("positions came back from the coordinator; file sources begin again");
+                sources.restart_replayable();
+                continue;
+            }
             () = tokio::time::sleep(LOOK_EVERY) => false,
         };
         let now = look(options);

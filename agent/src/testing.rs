@@ -15,6 +15,7 @@ use crate::counters::Counters;
 use crate::failpoint::Failpoints;
 use crate::ingress::Ingress;
 use crate::source::{Listening, SourceDeps};
+use crate::welcome::FirstWelcome;
 
 /// Longest wait for anything.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
@@ -136,10 +137,13 @@ fn open(directory: &tempfile::TempDir, settings: &str) -> SourceDeps {
         counters: Arc::new(Counters::default()),
         failpoints: Failpoints::default(),
     };
+    let first_welcome = Arc::new(FirstWelcome::default());
+    first_welcome.came();
     SourceDeps {
         ingress,
         board: Arc::new(Board::default()),
         decoding: Arc::new(Semaphore::new(2)),
+        first_welcome,
         home: Home::at(root),
         listening: Arc::new(Listening::default()),
     }

@@ -16,12 +16,17 @@
 //! |---|---|
 //! | `uplink/state.rs` | [`State`]: per stream what was sent and acknowledged; the credit; pure decisions |
 //! | `uplink/session.rs` | one session: hello, sending, receiving |
+//! | `uplink/reconcile.rs` | whether the ledger has what stands here: pure decisions |
+//! | `uplink/recover.rs` | what an operator decides about batches whose stream forked |
 //! | `uplink/report.rs` | the node's report, and its tails |
 
+mod reconcile;
+mod recover;
 mod report;
 mod session;
 mod state;
 
+pub use recover::{Recovered, Recovery, recover};
 pub use report::{node_report, tails};
 pub use state::{Next, State, landing_consumer};
 
@@ -40,6 +45,7 @@ use crate::config::{CarrierChoice, CoordinatorSpec};
 use crate::counters::Counters;
 use crate::failpoint::Failpoints;
 use crate::query::NodeQueries;
+use crate::welcome::FirstWelcome;
 
 /// First pause after a session broke: a coordinator that restarts on the same machine is back in well under a second.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
@@ -140,6 +146,10 @@ pub struct UplinkDeps {
     pub board: Arc<Board>,
     /// Crash points.
     pub failpoints: Failpoints,
+    /// What was sent, and which streams are held.
+    pub state: Arc<State>,
+    /// Where sources hear that they may read.
+    pub first_welcome: Arc<FirstWelcome>,
     /// Answers the coordinator's queries.
     pub queries: Option<NodeQueries>,
 }
@@ -157,7 +167,7 @@ pub async fn run(
     shutdown: Shutdown,
 ) -> Result<(), std::convert::Infallible> {
     deps.board.uplink(|entry| entry.configured = true);
-    let state = Arc::new(State::default());
+    let state = deps.state.clone();
     let mut backoff = Backoff::new(deps.clock.clone());
     while !shutdown.is_requested() {
         let end = match dial.dial().await {

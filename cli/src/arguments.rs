@@ -10,8 +10,6 @@ use clap::builder::{FalseyValueParser, PossibleValuesParser, ValueParser};
 use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, ArgMatches, Command, ValueHint};
 
-use crate::failure;
-
 /// Most rows or items that are printed unless told otherwise.
 const LIMIT_DEFAULT: u64 = 500;
 
@@ -59,7 +57,7 @@ impl End {
         if self.for_programs && !wanted {
             let problem = usage_problem(&self.error);
             let mut printer = crate::printer::Printer::new(&Settings::plain());
-            printer.error_line(&failure::json_of(&problem).to_string());
+            printer.error_line(&problem.to_json().to_string());
             return ExitCode::Usage;
         }
         // Printing fails only when nobody reads.

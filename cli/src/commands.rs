@@ -47,6 +47,7 @@ pub(crate) async fn dispatch(
         Id::StreamDelete => stream::delete(context, arguments).await,
         Id::NodeLs => node::ls(context).await,
         Id::NodeShow => node::show(context, arguments).await,
+        Id::NodeRecover => node::recover(context, arguments).await,
         Id::BufferLs
         | Id::BufferShow
         | Id::BufferVerify

@@ -3,7 +3,6 @@
 use std::io;
 
 use aap_types::{ExitCode, Problem};
-use serde_json::{Value, json};
 
 use crate::printer::{Printer, Style};
 
@@ -50,7 +49,7 @@ pub(crate) fn report(failure: Failure, printer: &mut Printer) -> ExitCode {
 /// The problem on stderr: for people, or one JSON line where the output is for programs.
 pub(crate) fn print_problem(problem: &Problem, printer: &mut Printer) {
     if printer.for_programs() {
-        printer.error_line(&json_of(problem).to_string());
+        printer.error_line(&problem.to_json().to_string());
     } else {
         printer.error_line(&text_of(problem, printer.error_style()));
     }
@@ -69,27 +68,7 @@ fn text_of(problem: &Problem, style: Style) -> String {
             text.push_str(&format!(": `{}`", clean(command)));
         }
     }
-    let retryable = if is_retryable(problem) { " (retryable)" } else { "" };
+    let retryable = if problem.is_retryable() { " (retryable)" } else { "" };
     text.push_str(&format!("\n  exit {}{retryable}", problem.exit.number()));
     text
-}
-
-/// `{"error":{…}}` as scripts get it.
-pub(crate) fn json_of(problem: &Problem) -> Value {
-    json!({ "error": {
-        "code": problem.code,
-        "class": problem.exit,
-        "exit": problem.exit.number(),
-        "message": problem.message,
-        "causes": problem.causes,
-        "hints": problem.hints.iter().map(|hint| json!({"text": hint.text, "command": hint.command})).collect::<Vec<_>>(),
-        "retryable": is_retryable(problem),
-        "retry_after_ms": problem.retry_after_ms,
-        "request_id": null,
-        "docs": format!("docs/errors/{}.md", problem.code),
-    }})
-}
-
-fn is_retryable(problem: &Problem) -> bool {
-    problem.retry_after_ms.is_some() || problem.exit == ExitCode::Unavailable
 }

@@ -10,7 +10,6 @@ use aap_client::v1::{Column, Coverage, QueryDone};
 use aap_types::Problem;
 use serde_json::json;
 
-use crate::failure;
 use crate::listing::FORMAT_VERSION;
 use crate::printer::Printer;
 use crate::table::{Table, terminal_width};
@@ -128,7 +127,7 @@ impl RowPrinter {
             self.finish_lines(printer)?;
         }
         if in_envelope {
-            let mut tail = failure::json_of(problem);
+            let mut tail = problem.to_json();
             tail["truncated"] = json!(true);
             self.close_envelope(&tail, printer)?;
         }
@@ -256,6 +255,7 @@ pub(crate) fn coverage_json(coverage: &Coverage) -> serde_json::Value {
         "answered": coverage.answered,
         "late": coverage.late,
         "failed": coverage.failed,
+        "reasons": coverage.reasons,
     })
 }
 

@@ -69,8 +69,9 @@ struct Parts {
 impl Parts {
     async fn open(home: &Home, config: &Config, clock: Arc<dyn Clock>) -> Result<Self> {
         let path = home.coordinator().join("meta.db");
-        let store =
-            spawn_blocking(move || SqliteStore::open(&path)).await?.context("open the metadata store")?;
+        let (store, damaged) = spawn_blocking(move || SqliteStore::open_or_replace(&path))
+            .await?
+            .context("open the metadata store")?;
         let store: Arc<dyn MetadataStore> = Arc::new(store);
         let node: NodeId = OWN_NODE.parse().context("name this store")?;
         let landing = BufferConfig {
@@ -99,6 +100,11 @@ impl Parts {
         let dependencies =
             LakeDependencies { buffer: buffer.clone(), store: store.clone(), clock, root: home.lake() };
         let lake = Lake::open(dependencies, config.lake.clone()).await.context("open the lake")?;
+        if let Some(damaged) = damaged {
+            lake.note(format!(
+                "the metadata was damaged and was rebuilt from the lake's manifest; the damaged file is `{damaged}`"
+            ));
+        }
         Ok(Self { store, buffer, lake })
     }
 }
@@ -152,6 +158,7 @@ async fn serve(
         shutdown: shutdown.clone(),
     };
     let service = OperatorService { board: board.clone(), queries, lake: parts.lake.clone() };
+    tasks.spawn(TaskKind::vital("landing"), until_writer_ends(parts.buffer.clone(), late.clone()));
     tasks.spawn(TaskKind::vital("lake"), parts.lake.clone().run(late.clone()));
     tasks.spawn(TaskKind::optional("rates"), board.sample(late.clone()));
     tasks.spawn(TaskKind::vital("operators"), http::serve(operators, service, token, late.clone()));
@@ -168,6 +175,18 @@ async fn serve(
     let abandoned = tasks.finish(STOP_DEADLINE).await;
     info!(abandoned, "queries and lake stopped");
     served
+}
+
+/// The landing buffer's writer ends only when the buffer is closed, or by a bug of ours: then nothing can land, and a new
+/// start helps.
+async fn until_writer_ends(buffer: Buffer, shutdown: Shutdown) -> Result<()> {
+    let mut changes = buffer.changes();
+    tokio::select! {
+        () = async { while changes.changed().await.is_ok() {} } => {
+            anyhow::bail!("the landing buffer's writer has ended")
+        }
+        () = shutdown.requested() => Ok(()),
+    }
 }
 
 async fn bind_agents(config: &Config, before: Option<&Endpoints>, tls: TlsFiles) -> Result<Server> {

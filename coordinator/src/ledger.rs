@@ -46,6 +46,24 @@ pub fn decide(
     }
 }
 
+/// Why the store that said this hello is not the newest state of itself; `None` if it may be.
+pub fn went_back_reason(hello: &v1::Hello, known: Option<&NodeRecord>) -> Option<String> {
+    let known = known.filter(|known| known.store_id[..] == hello.store_id[..])?;
+    // A store that began a new epoch since has settled this.
+    if hello.generation < known.generation && hello.epoch <= known.epoch.0 {
+        return Some(format!(
+            "the store was rolled back or cloned: it was opened {} times before and says {} now",
+            known.generation, hello.generation
+        ));
+    }
+    (hello.epoch < known.epoch.0).then(|| {
+        format!(
+            "the store was rolled back or cloned: it had reached epoch {} and says {} now",
+            known.epoch, hello.epoch
+        )
+    })
+}
+
 /// Why the store that said this hello must begin a new epoch; `None` if it need not.
 ///
 /// Either its number of openings went back, or the ledger holds batches of its epoch that it does not remember: it was
@@ -55,19 +73,8 @@ pub fn new_epoch_reason(
     known: Option<&NodeRecord>,
     ledger: &[(StreamKey, Sequence)],
 ) -> Option<String> {
-    if let Some(known) = known.filter(|known| known.store_id[..] == hello.store_id[..]) {
-        if hello.generation < known.generation {
-            return Some(format!(
-                "the store was rolled back or cloned: it was opened {} times before and says {} now",
-                known.generation, hello.generation
-            ));
-        }
-        if hello.epoch < known.epoch.0 {
-            return Some(format!(
-                "the store was rolled back or cloned: it had reached epoch {} and says {} now",
-                known.epoch, hello.epoch
-            ));
-        }
+    if let Some(reason) = went_back_reason(hello, known) {
+        return Some(reason);
     }
     let told: HashMap<&str, u64> = hello
         .tails
@@ -114,7 +121,12 @@ mod tests {
     }
 
     fn hello(generation: u64, epoch: u64, tail: Option<u64>) -> v1::Hello {
-        let tails = tail.map(|sequence| v1::StreamTail { epoch, stream: "logs".into(), sequence });
+        let tails = tail.map(|sequence| v1::StreamTail {
+            epoch,
+            stream: "logs".into(),
+            sequence,
+            ..v1::StreamTail::default()
+        });
         v1::Hello {
             store_id: vec![7; 16].into(),
             generation,

@@ -1,5 +1,6 @@
 //! `aap-coordinator`: reads its arguments and runs the daemon.
 
+use std::io::Write;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -10,7 +11,6 @@ use aap_types::{NodeId, Problem};
 use anyhow::{Context, Result};
 use camino::Utf8PathBuf;
 use clap::{Parser, Subcommand};
-use tracing::error;
 
 /// The coordinator of an AAP platform: data of all nodes lands here and is queried here.
 #[derive(Debug, Parser)]
@@ -47,17 +47,35 @@ fn main() -> ExitCode {
     match run(arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            error!(error = format!("{failure:#}"), "coordinator stopped");
-            let problem = failure.downcast_ref::<Problem>();
-            for line in problem.iter().flat_map(|problem| problem.causes.iter()) {
-                error!("cause: {line}");
+            let problem = problem_of(&failure);
+            let mut stderr = std::io::stderr().lock();
+            if writeln!(stderr, "{}", problem.report()).is_err() {
+                tracing::debug!("nobody reads the error");
             }
-            for hint in problem.iter().flat_map(|problem| problem.hints.iter()) {
-                error!("hint: {}", hint.command.as_ref().unwrap_or(&hint.text));
-            }
-            ExitCode::from(problem.map_or(1, |problem| problem.exit.number()))
+            ExitCode::from(problem.exit.number())
         }
     }
+}
+
+/// The problem inside of a failure, or one made of its chain.
+fn problem_of(failure: &anyhow::Error) -> Problem {
+    for error in failure.chain() {
+        if let Some(problem) = error.downcast_ref::<Problem>() {
+            return problem.clone();
+        }
+        if let Some(error) = error.downcast_ref::<aap_buffer::Error>() {
+            return error.problem();
+        }
+        if let Some(error) = error.downcast_ref::<aap_transport::Error>() {
+            return error.problem();
+        }
+    }
+    let problem =
+        Problem::new("coordinator.failed", aap_types::ExitCode::Failed, "the coordinator cannot run");
+    failure
+        .chain()
+        .fold(problem, |problem, cause| problem.cause(cause.to_string()))
+        .hint_command("see what it said before", "aap logs coordinator")
 }
 
 fn run(arguments: Arguments) -> Result<()> {

@@ -22,9 +22,25 @@ const ONE_NODE_TABLE: &str = "answer";
 
 /// One node's part.
 enum Part {
-    Answered { file: Utf8PathBuf, end: QueryEnd },
+    Answered {
+        file: Utf8PathBuf,
+        end: QueryEnd,
+    },
     Late,
+    /// The node has nothing of that stream.
+    WithoutStream(Problem),
     Failed(Problem),
+}
+
+impl Part {
+    /// Nothing is made of a part of an answer, and nothing is missing where a node lacks the stream.
+    fn for_merge(self) -> Self {
+        match self {
+            Self::Answered { end, .. } if end.truncated => Self::Failed(answers_too_large()),
+            Self::Failed(problem) if problem.code == "query.unknown_table" => Self::WithoutStream(problem),
+            other => other,
+        }
+    }
 }
 
 /// Asks nodes, and sends the whole of their answers.
@@ -40,14 +56,15 @@ pub(crate) async fn answer(
     let (node_sql, merge_sql, table) = match targets.len() {
         1 => (request.sql.clone(), format!("select * from {ONE_NODE_TABLE}"), ONE_NODE_TABLE.to_owned()),
         _ => {
-            let planned = queries.inner.engine.plan(&request.sql).await?;
+            let tables: Arc<dyn Catalog> = queries.inner.tables.clone();
+            let planned = queries.inner.engine.plan(&request.sql, tables, ticket.cancel.clone()).await?;
             (planned.node_sql, planned.merge_sql, planned.table)
         }
     };
     let limits = v1::QueryLimits {
         // A cut may be made only where nothing is merged any more.
         rows: if targets.len() == 1 { query.limits.rows } else { 0 },
-        bytes: queries.inner.config.node_answers.0 / targets.len().max(1) as u64,
+        bytes: queries.inner.config.node_answers.0,
         deadline_ms: query.limits.deadline_ms,
     };
     let folder = scratch_folder(queries, ticket).await?;
@@ -61,6 +78,7 @@ pub(crate) async fn answer(
             return Err(aap_sql::problem::cancelled());
         }
     };
+    let parts = if targets.len() == 1 { parts } else { parts.into_iter().map(Part::for_merge).collect() };
     let collected = collect(&targets, parts)?;
     let done = v1::QueryDone {
         as_of_us,
@@ -70,9 +88,10 @@ pub(crate) async fn answer(
         ..Default::default()
     };
     let tables: Arc<dyn Catalog> = Arc::new(Answers { name: table, files: collected.files, folder });
+    let deadline_ms = query.limits.deadline_ms;
     let merge = EngineQuery { sql: merge_sql, ..query };
     let stream = queries.inner.engine.run(merge, tables, ticket.cancel.clone()).await?;
-    queries.forward(stream, ticket, answer, done).await
+    queries.forward(stream, deadline_ms, ticket, answer, done).await
 }
 
 fn targets(queries: &Queries, request: &v1::QueryRequest) -> Result<Vec<NodeId>, Problem> {
@@ -141,7 +160,7 @@ impl Asked<'_> {
         };
         match &result {
             Part::Answered { .. } => session.query_done(self.id),
-            Part::Late | Part::Failed(_) => session.cancel_query(self.id).await,
+            Part::Late | Part::WithoutStream(_) | Part::Failed(_) => session.cancel_query(self.id).await,
         }
         result
     }
@@ -200,7 +219,7 @@ struct Collected {
 /// Sorts the parts out. It is a failure only when nobody answered.
 fn collect(targets: &[NodeId], parts: Vec<Part>) -> Result<Collected, Problem> {
     let mut collected = Collected { files: vec![], coverage: v1::Coverage::default(), truncated_by: None };
-    let mut first_problem = None;
+    let (mut first_problem, mut without_stream) = (None, None);
     for (node, part) in targets.iter().zip(parts) {
         let name = node.to_string();
         collected.coverage.asked.push(name.clone());
@@ -213,9 +232,14 @@ fn collect(targets: &[NodeId], parts: Vec<Part>) -> Result<Collected, Problem> {
                 }
             }
             Part::Late => collected.coverage.late.push(name),
+            Part::WithoutStream(problem) => {
+                collected.coverage.answered.push(name);
+                without_stream.get_or_insert(problem);
+            }
             Part::Failed(problem) => {
                 tracing::info!(%node, %problem, "a node did not answer a query");
                 collected.coverage.failed.push(name.clone());
+                collected.coverage.reasons.push(problem.message.clone());
                 first_problem.get_or_insert(problem.cause(format!("on node `{name}`")));
             }
         }
@@ -223,10 +247,47 @@ fn collect(targets: &[NodeId], parts: Vec<Part>) -> Result<Collected, Problem> {
     if !collected.files.is_empty() {
         return Ok(collected);
     }
-    Err(first_problem.unwrap_or_else(|| {
+    let without_stream = without_stream.filter(|_| collected.coverage.late.is_empty());
+    Err(first_problem.or(without_stream).unwrap_or_else(|| {
         let names = collected.coverage.late.join("`, `");
         Problem::new("node.unreachable", ExitCode::Unavailable, format!("no answer from `{names}`"))
             .hint_command("see whether it is connected", "aap node ls")
             .retry_after_ms(5000)
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answered(truncated: bool) -> Part {
+        Part::Answered { file: "x.arrow".into(), end: QueryEnd { truncated, ..QueryEnd::default() } }
+    }
+
+    fn without_stream() -> Part {
+        Part::Failed(aap_sql::problem::unknown_table("logs", &[]))
+    }
+
+    fn merged(parts: Vec<Part>) -> Result<Collected, Problem> {
+        let targets: Vec<NodeId> = (0..parts.len()).map(|at| format!("n{at}").parse().unwrap()).collect();
+        collect(&targets, parts.into_iter().map(Part::for_merge).collect())
+    }
+
+    #[test]
+    fn only_whole_answers_are_merged_and_the_others_are_named_with_their_reason() {
+        let collected = merged(vec![answered(false), answered(true), without_stream(), Part::Late]).unwrap();
+        assert_eq!(collected.files.len(), 1);
+        assert_eq!(collected.truncated_by, None);
+        let coverage = collected.coverage;
+        assert_eq!(coverage.answered, ["n0", "n2"], "a node that lacks the stream has nothing to add");
+        assert_eq!((coverage.failed, coverage.late), (vec!["n1".to_owned()], vec!["n3".to_owned()]));
+        assert!(coverage.reasons[0].contains("larger than the limit"));
+    }
+
+    #[test]
+    fn a_stream_that_no_node_has_is_unknown() {
+        let refused = |parts| merged(parts).err().map(|problem| problem.code);
+        assert_eq!(refused(vec![without_stream(), without_stream()]).unwrap(), "query.unknown_table");
+        assert_eq!(refused(vec![without_stream(), Part::Late]).unwrap(), "node.unreachable");
+    }
 }

@@ -1,7 +1,7 @@
 //! The nodes: which exist, which hold a session, what they reported last.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -57,6 +57,8 @@ pub struct Session {
     /// Asks the session to end.
     pub close: Shutdown,
     tx: CoordinatorSender,
+    /// Whether its welcome was sent: nothing may go to the node before.
+    ready: Arc<AtomicBool>,
     ended: watch::Receiver<bool>,
     calls: Arc<Calls>,
 }
@@ -101,7 +103,8 @@ impl Nodes {
     ) -> Attached {
         let (ended, ended_rx) = watch::channel(false);
         let number = self.inner.next_session.fetch_add(1, Ordering::Relaxed);
-        let session = Session { number, carrier, close, tx, ended: ended_rx, calls: Arc::default() };
+        let (ready, calls) = Default::default();
+        let session = Session { number, carrier, close, tx, ready, ended: ended_rx, calls };
         let older = self.state().entry(node.clone()).or_default().session.replace(session.clone());
         if let Some(mut older) = older {
             tracing::info!(%node, "a newer session of this node replaces an older one");
@@ -125,9 +128,10 @@ impl Nodes {
         self.state().clone()
     }
 
-    /// Its session, once it may be called: after its hello.
+    /// Its session, once it may be called: after its welcome.
     pub fn session(&self, node: &NodeId) -> Option<Session> {
-        self.state().get(node).filter(|state| state.record.is_some())?.session.clone()
+        let session = self.state().get(node)?.session.clone()?;
+        session.ready.load(Ordering::Acquire).then_some(session)
     }
 
     /// Changes when a session is ready or has ended.
@@ -142,6 +146,14 @@ impl Nodes {
 
     fn state(&self) -> MutexGuard<'_, BTreeMap<NodeId, NodeState>> {
         self.inner.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Attached {
+    /// Its welcome was sent: the node may be called.
+    pub fn ready(&self) {
+        self.session.ready.store(true, Ordering::Release);
+        self.nodes.changed();
     }
 }
 

@@ -232,9 +232,10 @@ impl Queries {
         }
         let as_of_us = self.inner.clock.unix_us();
         let tables: Arc<dyn Catalog> = self.inner.tables.clone();
+        let deadline_ms = query.limits.deadline_ms;
         let stream = self.inner.engine.run(query, tables, ticket.cancel.clone()).await?;
         let done = v1::QueryDone { as_of_us, coverage: Some(coverage), ..Default::default() };
-        self.forward(stream, ticket, answer, done).await
+        self.forward(stream, deadline_ms, ticket, answer, done).await
     }
 
     /// What the engine is asked, within the limits of the configuration.
@@ -258,11 +259,12 @@ impl Queries {
     pub(crate) async fn forward(
         &self,
         mut stream: QueryStream,
+        deadline_ms: u64,
         ticket: &Ticket,
         answer: &AnswerSender,
         done: v1::QueryDone,
     ) -> Result<(), Problem> {
-        let stall = Duration::from_secs(self.inner.config.deadline_seconds_max);
+        let stall = Duration::from_millis(deadline_ms);
         while let Some(event) = stream.next().await {
             match event? {
                 QueryEvent::Columns(columns) => {
@@ -271,11 +273,11 @@ impl Queries {
                     let started = v1::QueryStarted { id: ticket.id.clone(), columns: columns.collect() };
                     send(answer, query_event::Kind::Started(started)).await?;
                 }
-                // A client that stops reading must not hold the engine longer than the longest query may take.
+                // A client that stops reading must not hold the engine and its pins for longer than its query may take.
                 QueryEvent::Data(bytes) => tokio::select! {
                     sent = send(answer, query_event::Kind::Data(bytes)) => sent?,
                     () = ticket.cancel.requested() => return Err(aap_sql::problem::cancelled()),
-                    () = tokio::time::sleep(stall) => return Err(aap_sql::problem::cancelled()),
+                    () = tokio::time::sleep(stall) => return Err(aap_sql::problem::deadline(deadline_ms)),
                 },
                 QueryEvent::End(end) => {
                     self.note(&end, ticket);

@@ -15,7 +15,7 @@ use aap_proto::v1::{self, AgentMessage, CoordinatorMessage, agent_message, coord
 use aap_runtime::{Clock, Shutdown};
 use aap_store::{MetadataStore, NodeRecord};
 use aap_transport::{AgentReceiver, CoordinatorSender, Peer, SessionHandler};
-use aap_types::{Epoch, NodeId, Sequence, SourceKind, SourcePosition, StreamKey};
+use aap_types::{BatchId, Epoch, NodeId, Sequence, SourceKind, SourcePosition, StreamKey};
 use futures::StreamExt;
 use futures::future::{BoxFuture, Fuse, FutureExt};
 use futures::stream::FuturesOrdered;
@@ -30,6 +30,8 @@ use crate::nodes::{Attached, Nodes};
 
 /// A peer that connects says hello at once.
 const HELLO_DEADLINE: Duration = Duration::from_secs(10);
+/// How long a session may take to show that its agent lives: a round trip, and a busy machine.
+const ALIVE_DEADLINE: Duration = Duration::from_secs(2);
 /// Schemas of one session. A stream has a handful of forms, a node some hundred streams.
 const SCHEMAS_MAX: usize = 16_384;
 /// Bytes of one group: what a disk writes in some ten milliseconds.
@@ -104,21 +106,41 @@ impl Sessions {
             refuse(&tx, code, message.clone(), None).await?;
             return Err(End::Protocol(message));
         }
+        if let Some(message) = self.clone_of_a_living_store(&node, &hello).await {
+            refuse(&tx, "CLONED", message.clone(), None).await?;
+            return Err(End::Protocol(message));
+        }
         let close = self.shutdown.child();
         let attached = self.nodes.attach(&node, carrier.to_string(), tx.clone(), close.clone()).await;
-        let welcome = self.welcome(&node, &hello).await?;
+        let welcome = tokio::select! {
+            welcome = self.welcome(&node, &hello) => welcome?,
+            () = close.requested() => return Ok(()),
+        };
         info!(%node, %carrier, version = hello.agent_version, epoch = hello.epoch, new_epoch = welcome.new_epoch, "session begins");
         tx.send(message(coordinator_message::Kind::Welcome(welcome))).await?;
-        self.nodes.changed();
+        attached.ready();
         Flow::new(self, node, attached, tx).run(rx, close).await
+    }
+
+    /// Two stores with one identity: the one that speaks now looks rolled back, and the other one still answers.
+    async fn clone_of_a_living_store(&self, node: &NodeId, hello: &v1::Hello) -> Option<String> {
+        let other = self.nodes.session(node)?;
+        let reason = ledger::went_back_reason(hello, self.recorded(node).as_ref())?;
+        let alive = timeout(ALIVE_DEADLINE, other.barrier()).await.ok().flatten().is_some();
+        alive.then(|| {
+            format!("another agent with this identity and a copy of this store is connected: {reason}")
+        })
+    }
+
+    /// What is known of the node from before.
+    fn recorded(&self, node: &NodeId) -> Option<NodeRecord> {
+        self.nodes.all().remove(node)?.record
     }
 
     /// Checks what the node says against the ledger, records it, and says where the ledger stands.
     async fn welcome(&self, node: &NodeId, hello: &v1::Hello) -> Result<v1::Welcome, End> {
         let now_us = self.clock.unix_us();
-        let (store, name) = (self.store.clone(), node.clone());
-        let known = spawn_blocking(move || store.node(&name)).await??;
-        let lost = self.fill_what_was_lost(node, hello).await?;
+        let known = self.recorded(node);
         let tails = self.landing.tails(node).await;
         let reason = ledger::new_epoch_reason(hello, known.as_ref(), &tails);
         if let Some(reason) = &reason {
@@ -126,22 +148,19 @@ impl Sessions {
         }
         let record = NodeRecord {
             node: node.clone(),
-            first_seen_us: now_us,
+            first_seen_us: known.map_or(now_us, |known| known.first_seen_us),
             last_seen_us: now_us,
             store_id: hello.store_id.to_vec(),
             generation: hello.generation,
             epoch: Epoch(hello.epoch),
             agent_version: hello.agent_version.clone(),
         };
-        let first_seen_us = known.map_or(now_us, |known| known.first_seen_us);
-        let recorded = NodeRecord { first_seen_us, ..record.clone() };
-        let store = self.store.clone();
-        spawn_blocking(move || store.record_node(&record)).await??;
         self.nodes.update(node, |state| {
-            state.record = Some(recorded);
+            state.record = Some(record.clone());
             state.clock_offset_us = hello.clock_unix_us - now_us;
-            state.complaint = lost;
+            state.complaint = None;
         });
+        self.record(record).await?;
         let positions = match ledger::needs_positions(hello, reason.is_some(), &tails) {
             true => wire_positions(self.landing.buffer().positions_of(node)),
             false => vec![],
@@ -151,34 +170,46 @@ impl Sessions {
             coordinator_version: env!("CARGO_PKG_VERSION").to_owned(),
             clock_unix_us: now_us,
             credit_bytes: self.credit_bytes,
-            landed: landed_for(hello, &tails),
+            landed: self.landed_for(hello, tails).await?,
             positions,
             new_epoch: reason.is_some(),
             new_epoch_reason: reason.unwrap_or_default(),
         })
     }
 
-    /// A node lets go of a batch only when we said that we have it. If its first batch lies beyond the end of the
-    /// ledger, the ledger lost some: their place is taken by a skip, or the stream could never go on.
-    async fn fill_what_was_lost(&self, node: &NodeId, hello: &v1::Hello) -> Result<Option<String>, End> {
-        let tails: HashMap<StreamKey, Sequence> = self.landing.tails(node).await.into_iter().collect();
-        let mut skips = vec![];
-        for head in &hello.heads {
-            let Ok(stream) = head.stream.parse() else { continue };
-            let key = StreamKey { node: node.clone(), epoch: Epoch(head.epoch), stream };
-            let from = tails.get(&key).copied().unwrap_or_default().next();
-            if head.sequence > from.0 {
-                let reason = "landed before, and neither the coordinator nor the node has it now".to_owned();
-                skips.push(Arrival::Skip { key, from, to: Sequence(head.sequence - 1), rows: 0, reason });
-            }
+    /// Writes a record down. Data must land even where this fails, on a full disk for example: the ledger is elsewhere.
+    async fn record(&self, record: NodeRecord) -> Result<(), End> {
+        let store = self.store.clone();
+        let node = record.node.clone();
+        if let Err(error) = spawn_blocking(move || store.record_node(&record)).await? {
+            warn!(%node, error = %chain(&error), "the node is not recorded");
         }
-        if skips.is_empty() {
-            return Ok(None);
-        }
-        let lost = format!("the ledger of {} streams was behind what the node had delivered", skips.len());
-        warn!(%node, streams = skips.len(), "the ledger has lost batches that had landed");
-        self.landing.land(node, skips).await?;
-        Ok(Some(lost))
+        Ok(())
+    }
+
+    /// The ledger's ends of every life that the store still speaks of, with the digest of the newest batch that both have.
+    async fn landed_for(
+        &self,
+        hello: &v1::Hello,
+        tails: Vec<(StreamKey, Sequence)>,
+    ) -> Result<Vec<v1::StreamTail>, End> {
+        let told: HashMap<(u64, String), u64> =
+            hello.tails.iter().map(|tail| ((tail.epoch, tail.stream.clone()), tail.sequence)).collect();
+        let mut epochs: Vec<u64> = hello.tails.iter().chain(&hello.heads).map(|tail| tail.epoch).collect();
+        epochs.push(hello.epoch);
+        let buffer = self.landing.buffer().clone();
+        // Digests that memory no longer holds are read from disk.
+        let landed = spawn_blocking(move || {
+            let of_this_store = tails.into_iter().filter(|(key, _)| epochs.contains(&key.epoch.0));
+            let with_digest = of_this_store.map(|(key, landed)| {
+                let theirs = told.get(&(key.epoch.0, key.stream.to_string())).copied().unwrap_or(0);
+                let common = BatchId { key: key.clone(), sequence: landed.min(Sequence(theirs)) };
+                let digest = buffer.digest_of(&common).map(|digest| digest.0.to_vec().into());
+                v1::StreamTail { digest: digest.unwrap_or_default(), ..wire_tail(&key, landed) }
+            });
+            with_digest.collect()
+        });
+        Ok(landed.await?)
     }
 }
 
@@ -194,17 +225,6 @@ fn check_hello(node: &NodeId, hello: &v1::Hello) -> Result<(), (&'static str, St
         return Err(("PROTOCOL", "the hello names no store".to_owned()));
     }
     Ok(())
-}
-
-/// The ledger's ends of every life that the store still speaks of.
-fn landed_for(hello: &v1::Hello, tails: &[(StreamKey, Sequence)]) -> Vec<v1::StreamTail> {
-    let mut epochs: Vec<u64> = hello.tails.iter().chain(&hello.heads).map(|tail| tail.epoch).collect();
-    epochs.push(hello.epoch);
-    tails
-        .iter()
-        .filter(|(key, _)| epochs.contains(&key.epoch.0))
-        .map(|(key, tail)| wire_tail(key, *tail))
-        .collect()
 }
 
 /// Positions that fit into a welcome; those of HTTP keys, which are many and expire, last.
@@ -229,7 +249,8 @@ fn wire_positions(mut positions: Vec<SourcePosition>) -> Vec<v1::Position> {
 }
 
 fn wire_tail(key: &StreamKey, tail: Sequence) -> v1::StreamTail {
-    v1::StreamTail { epoch: key.epoch.0, stream: key.stream.to_string(), sequence: tail.0 }
+    let stream = key.stream.to_string();
+    v1::StreamTail { epoch: key.epoch.0, stream, sequence: tail.0, ..v1::StreamTail::default() }
 }
 
 fn message(kind: coordinator_message::Kind) -> CoordinatorMessage {
@@ -358,25 +379,25 @@ impl<'a> Flow<'a> {
     }
 
     async fn record_last_seen(&self) -> Result<(), End> {
-        let (store, node) = (self.sessions.store.clone(), self.node.clone());
         let last_seen_us = self.sessions.clock.unix_us();
-        spawn_blocking(move || match store.node(&node)? {
-            Some(record) => store.record_node(&NodeRecord { last_seen_us, ..record }),
-            None => Ok(()),
-        })
-        .await??;
+        let mut record = None;
         self.sessions.nodes.update(&self.node, |state| {
-            if let Some(record) = &mut state.record {
-                record.last_seen_us = last_seen_us;
+            if let Some(known) = &mut state.record {
+                known.last_seen_us = last_seen_us;
+                record = Some(known.clone());
             }
         });
-        Ok(())
+        match record {
+            Some(record) => self.sessions.record(record).await,
+            None => Ok(()),
+        }
     }
 
     async fn receive(&mut self, kind: agent_message::Kind) -> Result<(), End> {
         match kind {
             agent_message::Kind::Batch(batch) => self.receive_batch(batch).await?,
             agent_message::Kind::Skip(skip) => {
+                self.note_lost(&skip);
                 let checked = check_skip(&self.node, skip);
                 // Through the same queue as batches, so that it keeps its place among them.
                 self.checks.push_back(spawn_blocking(move || checked));
@@ -393,6 +414,18 @@ impl<'a> Flow<'a> {
             agent_message::Kind::Hello(_) => return Err(End::Protocol("a second hello".to_owned())),
         }
         Ok(())
+    }
+
+    /// A node lets go of a batch only when we said that we have it. One that it no longer has, and that we lack, was lost here.
+    fn note_lost(&self, skip: &v1::Skip) {
+        if skip.reason == aap_buffer::RECLAIMED {
+            let lost = format!(
+                "batches {} to {} of `{}` had landed, and neither the coordinator nor the node has them now",
+                skip.from, skip.to, skip.stream
+            );
+            warn!(node = %self.node, lost, "the ledger has lost batches that had landed");
+            self.sessions.nodes.update(&self.node, |state| state.complaint = Some(lost));
+        }
     }
 
     async fn receive_schema(&mut self, schema: v1::Schema) -> Result<(), End> {

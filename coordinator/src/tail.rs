@@ -53,22 +53,19 @@ impl Tail {
         answer: &AnswerSender,
         follow: bool,
     ) -> Result<(), Problem> {
-        let order = |direction: &str| {
-            format!("ts {direction} nulls first, _epoch {direction}, _seq {direction}, _row {direction}")
-        };
+        let as_of_us = queries.inner.clock.unix_us();
+        // The engine takes its snapshot later than we look: what lands in between belongs to the next part.
+        let mut seen = self.tails(queries);
         let newest = format!(
-            "select * from (select * from \"{}\" order by {} limit {}) order by {}",
+            "select * from (select * from \"{}\" where not ({}) order by {} limit {}) order by {}",
             self.stream,
+            any_of(&seen, "_seq >"),
             order("desc").replace("nulls first", "nulls last"),
             self.rows,
             order("asc")
         );
-        let as_of_us = queries.inner.clock.unix_us();
-        let mut seen = self.tails(queries);
-        let tables: Arc<dyn Catalog> = queries.inner.tables.clone();
-        let mut part = self.part(queries, ticket, newest, tables).await?;
-        let mut rows = part.rows;
-        part.send(ticket, answer, true, false).await?;
+        let call = Call { queries, ticket, answer };
+        let mut rows = self.part(&call, newest, queries.inner.tables.clone(), Part::First).await?;
         let mut changes = queries.inner.landing.buffer().changes();
         if !follow {
             return self.end(answer, rows, as_of_us).await;
@@ -77,15 +74,17 @@ impl Tail {
             changes.mark_unchanged();
             let now = self.tails(queries);
             if now != seen {
+                let sql = format!(
+                    "select * from \"{}\" where {} order by _node, _epoch, _seq, _row",
+                    self.stream,
+                    any_of(&now, "_seq <=")
+                );
                 let after: Arc<dyn Catalog> = Arc::new(Beyond {
                     tables: queries.inner.tables.clone(),
                     stream: self.stream.clone(),
                     seen,
                 });
-                let sql = format!("select * from \"{}\" order by _node, _epoch, _seq, _row", self.stream);
-                part = self.part(queries, ticket, sql, after).await?;
-                rows += part.rows;
-                part.send(ticket, answer, false, self.format == Format::Csv).await?;
+                rows += self.part(&call, sql, after, Part::Next).await?;
                 seen = now;
             }
             tokio::select! {
@@ -110,59 +109,80 @@ impl Tail {
         tails
     }
 
+    /// Passes one answer on as it comes. Answers its rows.
     async fn part(
         &self,
-        queries: &Queries,
-        ticket: &Ticket,
+        call: &Call<'_>,
         sql: String,
         tables: Arc<dyn Catalog>,
-    ) -> Result<Rows, Problem> {
-        let mut query = queries.engine_query(&v1::QueryRequest::default())?;
-        query = EngineQuery { sql, format: self.format, ..query };
-        let mut stream = queries.inner.engine.run(query, tables, ticket.cancel.clone()).await?;
-        let mut part = Rows::default();
+        part: Part,
+    ) -> Result<u64, Problem> {
+        let query = call.queries.engine_query(&v1::QueryRequest::default())?;
+        let query = EngineQuery { sql, format: self.format, ..query };
+        let mut stream = call.queries.inner.engine.run(query, tables, call.ticket.cancel.clone()).await?;
+        let mut header = part == Part::Next && self.format == Format::Csv;
+        let mut rows = 0;
         while let Some(event) = stream.next().await {
             match event? {
-                QueryEvent::Columns(columns) => {
+                QueryEvent::Columns(columns) if part == Part::First => {
                     let columns =
                         columns.into_iter().map(|c| v1::Column { name: c.name, r#type: c.type_name });
-                    part.columns = columns.collect();
+                    let started = v1::QueryStarted { id: call.ticket.id.clone(), columns: columns.collect() };
+                    call.send(query_event::Kind::Started(started)).await?;
                 }
-                QueryEvent::Data(bytes) => part.data.push(bytes),
-                QueryEvent::End(end) => part.rows = end.rows,
+                QueryEvent::Columns(_) => {}
+                QueryEvent::Data(bytes) => {
+                    let bytes = if header { without_first_line(bytes) } else { bytes };
+                    header = false;
+                    if !bytes.is_empty() {
+                        call.send(query_event::Kind::Data(bytes)).await?;
+                    }
+                }
+                QueryEvent::End(end) => rows = end.rows,
             }
         }
-        Ok(part)
+        Ok(rows)
     }
 }
 
-/// The rows of one look.
-#[derive(Default)]
-struct Rows {
-    columns: Vec<v1::Column>,
-    data: Vec<Bytes>,
-    rows: u64,
+/// Whose tail this is, and who listens.
+struct Call<'a> {
+    queries: &'a Queries,
+    ticket: &'a Ticket,
+    answer: &'a AnswerSender,
 }
 
-impl Rows {
-    async fn send(
-        &self,
-        ticket: &Ticket,
-        answer: &AnswerSender,
-        first: bool,
-        cut_header: bool,
-    ) -> Result<(), Problem> {
-        if first {
-            let started = v1::QueryStarted { id: ticket.id.clone(), columns: self.columns.clone() };
-            send(answer, query_event::Kind::Started(started)).await?;
+impl Call<'_> {
+    async fn send(&self, kind: query_event::Kind) -> Result<(), Problem> {
+        tokio::select! {
+            sent = send(self.answer, kind) => sent,
+            () = self.ticket.cancel.requested() => Err(aap_sql::problem::cancelled()),
         }
-        let mut data: Vec<u8> = self.data.concat();
-        if cut_header {
-            let header = data.iter().position(|byte| *byte == b'\n').map_or(data.len(), |end| end + 1);
-            data.drain(..header);
-        }
-        if data.is_empty() { Ok(()) } else { send(answer, query_event::Kind::Data(data.into())).await }
     }
+}
+
+/// The newest rows, or what landed since.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Part {
+    First,
+    Next,
+}
+
+fn order(direction: &str) -> String {
+    format!("ts {direction} nulls first, _epoch {direction}, _seq {direction}, _row {direction}")
+}
+
+/// Rows of these lives whose sequence stands in this relation to their end.
+fn any_of(tails: &[(StreamKey, Sequence)], relation: &str) -> String {
+    let each = tails.iter().map(|(key, end)| {
+        format!("(_node = '{}' and _epoch = {} and {relation} {})", key.node, key.epoch.0, end.0)
+    });
+    each.chain(["false".to_owned()]).collect::<Vec<_>>().join(" or ")
+}
+
+fn without_first_line(bytes: Bytes) -> Bytes {
+    let header = bytes.iter().position(|byte| *byte == b'\n').map_or(bytes.len(), |end| end + 1);
+    bytes.slice(header..)
 }
 
 /// The frames of a stream beyond what was seen; no files.

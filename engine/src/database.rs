@@ -1,5 +1,6 @@
 //! DuckDB as we lock it down, and a table as a view over its parts.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use aap_sql::{EngineQuery, Manifest, TableManifest, TableNeed};
@@ -9,13 +10,13 @@ use duckdb::{Config, Connection};
 
 use crate::scan::{self, Damage, Source};
 use crate::types::{literal, quoted, unite};
-use crate::{problem, scan::FUNCTION};
+use crate::{problem, scan::FUNCTION, types};
 
 /// What a spill may use on disk for each byte of memory limit.
 const SPILL_FACTOR: u64 = 8;
 
 /// The system columns every table has, with the types they have in answers.
-const SYSTEM: [(&str, &str); 4] =
+pub(crate) const SYSTEM: [(&str, &str); 4] =
     [("_node", "VARCHAR"), ("_epoch", "UBIGINT"), ("_seq", "UBIGINT"), ("_row", "UBIGINT")];
 
 /// Opens DuckDB in memory with one thread, which is this one: the sandbox is not complete yet.
@@ -98,18 +99,31 @@ pub(crate) fn make_tables(
 struct Part {
     from: String,
     columns: Vec<(String, String)>,
+    /// Types that columns are to have rather than the ones they are scanned with, by lower-case name.
+    named_types: HashMap<String, String>,
+}
+
+impl Part {
+    /// The columns with the types that they are to have.
+    fn wanted(&self) -> impl Iterator<Item = (&String, &String)> {
+        self.columns.iter().map(|(name, scanned)| {
+            let named = self.named_types.get(&name.to_lowercase()).filter(|named| types::is_restored(named));
+            (name, named.filter(|named| *named != "NULL").unwrap_or(scanned))
+        })
+    }
 }
 
 fn scanned_part(sources: &mut Vec<Arc<Source>>, source: Source) -> Part {
+    let named_types = source.named_types.clone();
     sources.push(Arc::new(source));
-    Part { from: format!("{FUNCTION}({})", sources.len() - 1), columns: vec![] }
+    Part { from: format!("{FUNCTION}({})", sources.len() - 1), columns: vec![], named_types }
 }
 
 fn parquet_part(table: &TableManifest) -> Part {
     let files: Vec<String> = table.parquet.iter().map(|path| literal(path.as_str())).collect();
     let from =
         format!("read_parquet([{}], union_by_name = true, hive_partitioning = false)", files.join(", "));
-    Part { from, columns: vec![] }
+    Part { from, columns: vec![], named_types: HashMap::new() }
 }
 
 fn make_view(connection: &Connection, table: &TableManifest, mut parts: Vec<Part>) -> Result<(), Problem> {
@@ -137,13 +151,14 @@ fn describe(connection: &Connection, from: &str) -> duckdb::Result<Vec<(String, 
     rows.collect()
 }
 
-/// All columns by name: those declared, then those found, the system's last.
+/// All columns by name: those declared, then those found, the system's last. Answers of nodes have what they have.
 fn united_columns(table: &TableManifest, parts: &[Part]) -> Vec<(String, String)> {
-    let declared = table.columns.iter().flatten();
-    let found = parts.iter().flat_map(|part| &part.columns);
+    let answers = !table.ipc.is_empty();
+    let declared = table.columns.iter().flatten().map(|(name, data_type)| (name, data_type));
+    let found = parts.iter().flat_map(Part::wanted);
     let mut columns: Vec<(String, String)> = vec![];
     for (name, data_type) in declared.chain(found) {
-        if SYSTEM.iter().any(|(system, _)| system.eq_ignore_ascii_case(name)) {
+        if !answers && SYSTEM.iter().any(|(system, _)| system.eq_ignore_ascii_case(name)) {
             continue;
         }
         match columns.iter_mut().find(|(known, _)| known.eq_ignore_ascii_case(name)) {
@@ -151,13 +166,10 @@ fn united_columns(table: &TableManifest, parts: &[Part]) -> Vec<(String, String)
             None => columns.push((name.clone(), data_type.clone())),
         }
     }
-    if parts.is_empty() && !columns.iter().any(|(name, _)| name.eq_ignore_ascii_case("ts")) {
+    if !answers && !columns.iter().any(|(name, _)| name.eq_ignore_ascii_case("ts")) {
         columns.insert(0, ("ts".to_owned(), "TIMESTAMP WITH TIME ZONE".to_owned()));
     }
-    // Answers of nodes that are not rows of a stream have no system columns.
-    let rows_of_a_stream = table.ipc.is_empty()
-        || parts.iter().flat_map(|part| &part.columns).any(|(name, _)| name.eq_ignore_ascii_case("_seq"));
-    if rows_of_a_stream {
+    if !answers {
         columns.extend(SYSTEM.iter().map(|(name, data_type)| ((*name).to_owned(), (*data_type).to_owned())));
     }
     columns

@@ -1,27 +1,147 @@
-//! Splitting a statement for many nodes.
+//! Splitting a statement for many nodes: what each node answers, and the statement that makes the whole of the answers.
+//!
+//! A pure function over DuckDB's syntax tree and the columns that the platform knows of the stream. The first way that
+//! fits is taken; where the columns are known, it is taken only if its halves bind to the names and types that the
+//! statement itself has.
+//!
+//! | way | for | a node answers |
+//! |---|---|---|
+//! | `fragment/groups.rs` | aggregates, GROUP BY, DISTINCT | keys, distinct values, parts of aggregates |
+//! | `fragment/rows.rs`, list | one SELECT whose rows stand by themselves | the list, its first rows if there is a LIMIT |
+//! | `fragment/rows.rs`, columns | any one SELECT over the stream | columns used, of rows that WHERE lets through |
+//! | `fragment/rows.rs`, ship | joins with itself, CTEs, set operations, subqueries | columns named, within the range of `ts` |
+//!
+//! | file | owns |
+//! |---|---|
+//! | `fragment/shape.rs` | one SELECT over one stream, its names resolved |
+//! | `fragment/aggregates.rs` | which aggregates have parts |
+//! | `fragment/stream.rs` | the FROM that a node understands whatever columns it has |
+//! | `fragment/moment.rs` | `now()` as one moment |
+//! | `fragment/outline.rs` | the proof by binding |
+//! | `fragment/tree.rs` | syntax trees |
 
-use aap_sql::Planned;
+mod aggregates;
+mod groups;
+mod moment;
+mod outline;
+mod rows;
+mod shape;
+mod stream;
+#[cfg(test)]
+mod tests;
+mod tree;
+
+use std::collections::BTreeSet;
+
+use aap_sql::{Planned, TableNeed};
 use aap_types::{ExitCode, Problem};
 use duckdb::Connection;
+use serde_json::Value;
 
-use crate::statement::Statement;
+use self::moment::Now;
+use self::outline::Outline;
+use self::shape::Shape;
+use self::stream::Stream;
+use crate::statement::{self, Statement};
 
-/// Decides what each node answers and what makes the whole.
-pub(crate) fn plan(connection: &Connection, sql: &str) -> Result<Planned, Problem> {
-    let statement = Statement::parse(connection, sql)?;
-    let [table] = statement.tables.as_slice() else {
+/// The table of the nodes' answers. No stream has such a name.
+const ANSWERS: &str = "__answers";
+
+/// The two statements.
+#[derive(Debug)]
+struct Halves {
+    node: String,
+    /// Over [`ANSWERS`].
+    merge: String,
+    partial: bool,
+    /// Whether nodes answer columns of the stream as they are.
+    columns_only: bool,
+}
+
+/// Decides what each node answers and what makes the whole. The stream is a view of `connection` if it is known.
+pub(crate) fn plan(connection: &Connection, sql: &str, statement: &Statement) -> Result<Planned, Problem> {
+    let [need] = statement.tables.as_slice() else {
         return Err(Problem::new(
             "query.fan_out",
             ExitCode::Usage,
             "a query over several nodes reads exactly one stream",
         ));
     };
-    let stream = table.name.clone();
-    Ok(Planned {
-        node_sql: format!("SELECT * FROM {}", crate::types::quoted(&stream)),
-        merge_sql: sql.to_owned(),
-        table: stream.clone(),
-        stream,
-        partial: false,
+    let tree = statement::parse_tree(connection, sql)?;
+    let stream = Stream::describe(connection, &need.name);
+    let planned = |node_sql, merge_sql, table: &str, partial| Planned {
+        node_sql,
+        merge_sql,
+        table: table.to_owned(),
+        stream: need.name.clone(),
+        partial,
+    };
+    Ok(match split(connection, sql, &tree["node"], &stream) {
+        Some(halves) => planned(halves.node, halves.merge, ANSWERS, halves.partial),
+        None => ship(connection, sql, &tree["node"], &stream, need, planned),
     })
+}
+
+fn ship(
+    connection: &Connection,
+    sql: &str,
+    node: &Value,
+    stream: &Stream,
+    need: &TableNeed,
+    planned: impl Fn(String, String, &str, bool) -> Planned,
+) -> Planned {
+    let node_sql = rows::ship(connection, stream, need, node);
+    planned(node_sql, sql.to_owned(), &need.name, false)
+}
+
+/// The halves of one SELECT over a known stream.
+fn split(connection: &Connection, sql: &str, node: &Value, stream: &Stream) -> Option<Halves> {
+    if !stream.is_known() {
+        return None;
+    }
+    let aggregates = aggregate_names(connection)?;
+    let shape = Shape::of(node, stream, &aggregates)?;
+    let now = Now::take(connection)?;
+    // What follows a semicolon is not SQL of ours to embed; the tree's own text has none.
+    let outline = Outline::of(connection, sql).ok();
+    let outline = outline.or_else(|| Outline::of(connection, &tree::select_text(connection, node)?).ok());
+    let Some(outline) = outline else {
+        return rows::split_columns(connection, &shape, &now);
+    };
+    groups::split(connection, &shape, &now, &outline)
+        .filter(|halves| outline.is_met_by(connection, halves))
+        .or_else(|| {
+            rows::split_list(connection, &shape, &now, &outline)
+                .filter(|halves| outline.is_met_by(connection, halves))
+        })
+        .or_else(|| {
+            rows::split_columns(connection, &shape, &now)
+                .filter(|halves| outline.is_met_by(connection, halves))
+        })
+}
+
+fn aggregate_names(connection: &Connection) -> Option<BTreeSet<String>> {
+    let sql = "SELECT DISTINCT function_name FROM duckdb_functions() WHERE function_type = 'aggregate'";
+    let mut statement = connection.prepare(sql).ok()?;
+    statement.query_map([], |row| row.get(0)).ok()?.collect::<duckdb::Result<_>>().ok()
+}
+
+/// The `ALL` of ORDER BY ALL.
+fn is_all(expression: &Value) -> bool {
+    expression["class"] == "STAR" && expression["columns"] == true && expression["expr"].is_null()
+}
+
+/// ` ORDER BY … LIMIT … OFFSET …`.
+fn tail(orders: &[String], (limit, offset): (Option<u64>, u64)) -> String {
+    let mut tail = String::new();
+    if !orders.is_empty() {
+        tail += &format!(" ORDER BY {}", orders.join(", "));
+    }
+    if let Some(limit) = limit {
+        tail += &format!(" LIMIT {limit}");
+    }
+    if offset > 0 {
+        tail += &format!(" OFFSET {offset}");
+    }
+    tail
 }

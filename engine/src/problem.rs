@@ -2,6 +2,7 @@
 
 use aap_sql::problem as queries;
 use aap_types::{ExitCode, Problem};
+use serde::Deserialize;
 
 /// Longest message of DuckDB that is passed on.
 const MESSAGE_BYTES_MAX: usize = 4 << 10;
@@ -29,11 +30,29 @@ pub(crate) fn of_duckdb(error: &duckdb::Error, memory_bytes: u64) -> Problem {
 
 /// The problem of an error's text.
 pub(crate) fn of_message(text: &str, memory_bytes: u64) -> Problem {
+    // Some errors come as JSON, and all others as `KIND Error: MESSAGE`.
+    if let Some(Exception { exception_type, exception_message }) = exception_in(text) {
+        return of_kind(&exception_type, cut(&exception_message), memory_bytes);
+    }
     let text = cut(text);
     let Some((kind, rest)) = text.split_once(" Error: ") else {
         return Problem::new("query.failed", ExitCode::Failed, text.trim());
     };
-    let kind = kind.rsplit(':').next().unwrap_or(kind).trim();
+    of_kind(kind.rsplit(':').next().unwrap_or(kind).trim(), rest, memory_bytes)
+}
+
+#[derive(Deserialize)]
+struct Exception {
+    exception_type: String,
+    exception_message: String,
+}
+
+fn exception_in(text: &str) -> Option<Exception> {
+    let json = &text[text.find("{\"exception_type\"")?..];
+    serde_json::Deserializer::from_str(json).into_iter().next()?.ok()
+}
+
+fn of_kind(kind: &str, rest: &str, memory_bytes: u64) -> Problem {
     match kind {
         "Out of Memory" | "OutOfMemory" => queries::memory(memory_bytes).cause(first_line(rest)),
         "INTERRUPT" | "Interrupt" => queries::cancelled(),
@@ -57,6 +76,9 @@ fn known(kind: &str, rest: &str) -> Problem {
     }
     let mut problem = Problem::new(code, exit, first_line(rest));
     for line in rest.lines().skip(1).filter(|line| !line.trim().is_empty()) {
+        if suggests_forbidden(line) {
+            continue;
+        }
         if line.starts_with("Candidate bindings") || line.starts_with("Did you mean") {
             problem = problem.hint(line.trim().to_owned());
         } else {
@@ -66,10 +88,38 @@ fn known(kind: &str, rest: &str) -> Problem {
     problem
 }
 
+/// What helps against problems of a kind, where nothing more special is known.
+const HINTS: &[(&str, &str, Option<&str>)] = &[
+    ("query.syntax", "the dialect is DuckDB's; quote names that hold `.` or `-` with double quotes", None),
+    (
+        "query.not_allowed",
+        "a query reads streams and calls plain functions; see which streams there are",
+        Some("aap stream ls"),
+    ),
+    ("query.unbound", "see the columns and their types", Some("aap stream show NAME")),
+    ("query.value", "`try_cast(value as TYPE)` gives NULL where a value does not fit", None),
+    ("query.unsupported", "write it with plain SELECTs, joins and window functions", None),
+    ("query.parameter", "put the value into the statement itself", None),
+];
+
+/// The same problem, never without a remedy where one is known.
+pub(crate) fn with_hint(problem: Problem) -> Problem {
+    match HINTS.iter().find(|(code, _, _)| *code == problem.code).filter(|_| problem.hints.is_empty()) {
+        Some((_, text, Some(command))) => problem.hint_command(*text, *command),
+        Some((_, text, None)) => problem.hint(*text),
+        None => problem,
+    }
+}
+
 fn bug(rest: &str) -> Problem {
     Problem::new("query.engine_bug", ExitCode::Failed, "the query engine hit an internal error")
         .cause(first_line(rest))
         .hint("nothing but this query is lost; write it differently, and report it with the statement")
+}
+
+/// `Did you mean "write_log"?`
+fn suggests_forbidden(line: &str) -> bool {
+    line.starts_with("Did you mean") && line.split('"').nth(1).is_some_and(crate::functions::is_forbidden)
 }
 
 fn first_line(text: &str) -> String {

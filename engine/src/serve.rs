@@ -40,6 +40,7 @@ pub fn serve() -> ExitCode {
     match answer(&mut output) {
         Ok(()) | Err(Stop::DaemonGone) => {}
         Err(Stop::Problem(problem)) => {
+            let problem = problem::with_hint(*problem);
             if output.message(Kind::Problem, &problem).is_err() {
                 return ExitCode::FAILURE;
             }
@@ -54,16 +55,25 @@ fn answer(output: &mut Output) -> Result<(), Stop> {
     let Some(request) = input.next()? else { return Err(Stop::DaemonGone) };
     match request {
         Request::Query(query) => answer_query(query, input, output),
-        Request::Plan(plan) => Ok(answer_plan(&plan, output)?),
+        Request::Plan(plan) => answer_plan(&plan, input, output),
     }
 }
 
-fn answer_plan(plan: &PlanRequest, output: &mut Output) -> Result<(), Stop> {
+/// Nothing is read but the schemas of the frames: they say what columns the stream has beside those declared.
+fn answer_plan(plan: &PlanRequest, mut input: Input, output: &mut Output) -> Result<(), Stop> {
     let memory = sandbox::PLAN_MEMORY_BYTES;
     sandbox::limit(memory);
     let connection = database::open()?;
     sandbox::forbid_system_calls();
-    let planned = fragment::plan(&connection, &plan.sql)?;
+    let statement = Statement::parse(&connection, &plan.sql)?;
+    output.message(Kind::Needs, &Needs { tables: statement.tables.clone() })?;
+    let Some(manifest) = input.next::<Manifest>()? else { return Err(Stop::DaemonGone) };
+    sandbox::restrict_files(&manifest, &plan.scratch);
+    let mut bounds = EngineQuery { scratch: plan.scratch.clone(), ..EngineQuery::default() };
+    bounds.limits.memory_bytes = memory;
+    database::lock(&connection, &bounds, &manifest)?;
+    database::make_tables(&connection, &manifest, &statement.tables)?;
+    let planned = fragment::plan(&connection, &plan.sql, &statement)?;
     Ok(output.message(Kind::Planned, &planned)?)
 }
 
@@ -107,7 +117,7 @@ fn run(
     let type_names: Vec<String> =
         (0..statement.column_count()).map(|i| types::name_of(&statement.column_logical_type(i))).collect();
     let batches = statement.stream_arrow([]).map_err(failed)?;
-    let schema = batches.get_schema();
+    let schema = types::with_names(&batches.get_schema(), &type_names);
     let columns: Vec<Column> = schema
         .fields()
         .iter()

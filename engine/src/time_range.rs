@@ -92,6 +92,11 @@ fn conjuncts(clause: &Value) -> Vec<&Value> {
     }
 }
 
+/// Whether the condition bounds a table's `ts`, named behind its alias, and does nothing else.
+pub(crate) fn bounds_ts(connection: &Connection, conjunct: &Value) -> bool {
+    !bounds_of(connection, conjunct, None).is_empty()
+}
+
 fn bounds_of(connection: &Connection, conjunct: &Value, only: Option<&str>) -> Vec<(String, Range)> {
     let bound = |column: &Value, bound: Bound, constant: &Value| {
         let alias = alias_of_ts(column, only)?;
@@ -174,11 +179,13 @@ impl Moment {
         let operator = expression["function_name"].as_str().filter(|name| matches!(*name, "-" | "+"))?;
         let [left, right] = expression["children"].as_array()?.as_slice() else { return None };
         let (interval, texts) = interval(right)?;
-        is_now(left).then(|| Self {
-            sql: format!("SELECT epoch_us(now() {operator} {interval})"),
-            texts,
-            moves: true,
-        })
+        if is_now(left) {
+            let sql = format!("SELECT epoch_us(now() {operator} {interval})");
+            return Some(Self { sql, texts, moves: true });
+        }
+        let (text, "TIMESTAMP WITH TIME ZONE") = typed_text(left)? else { return None };
+        let sql = format!("SELECT epoch_us(TRY_CAST(? AS TIMESTAMPTZ) {operator} {interval})");
+        Some(Self { sql, texts: std::iter::once(text).chain(texts).collect(), moves: false })
     }
 }
 

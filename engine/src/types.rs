@@ -1,6 +1,9 @@
 //! Names of types: how Arrow's and DuckDB's meet, and how two types of one column unite.
 
-use arrow_schema::{DataType, TimeUnit};
+use std::sync::Arc;
+
+use aap_types::ColumnType;
+use arrow_schema::{DataType, Schema, SchemaRef, TimeUnit};
 use duckdb::core::{LogicalTypeHandle, LogicalTypeId};
 
 /// The name of a DuckDB type in SQL.
@@ -68,7 +71,55 @@ pub(crate) fn literal(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }
 
-/// The Arrow type in which a column of frames or IPC files is scanned: one form for each DuckDB type.
+/// The key of a field's metadata that holds its DuckDB type.
+pub(crate) const TYPE_KEY: &str = "duckdb.type";
+
+/// The schema with the DuckDB type of each column in its field.
+pub(crate) fn with_names(schema: &Schema, names: &[String]) -> SchemaRef {
+    let named = schema.fields().iter().zip(names).map(|(field, name)| {
+        let mut metadata = field.metadata().clone();
+        metadata.insert(TYPE_KEY.to_owned(), name.clone());
+        field.as_ref().clone().with_metadata(metadata)
+    });
+    Arc::new(Schema::new_with_metadata(named.collect::<Vec<_>>(), schema.metadata().clone()))
+}
+
+/// Types whose Arrow form is read back as they were.
+const SAME_IN_ARROW: &[&str] = &[
+    "BOOLEAN",
+    "TINYINT",
+    "SMALLINT",
+    "INTEGER",
+    "BIGINT",
+    "UTINYINT",
+    "USMALLINT",
+    "UINTEGER",
+    "UBIGINT",
+    "FLOAT",
+    "DOUBLE",
+    "VARCHAR",
+    "BLOB",
+    "DATE",
+    "TIME",
+    "TIMESTAMP",
+    "TIMESTAMP WITH TIME ZONE",
+    "NULL",
+];
+
+/// Types that a cast of what their Arrow form is read as makes again.
+const RESTORED: &[&str] = &["HUGEINT", "UUID", "TIMESTAMP_S", "TIMESTAMP_MS"];
+
+/// Whether a column of an answer that travels as Arrow comes back with this type, where its field names it.
+pub(crate) fn is_restored(name: &str) -> bool {
+    SAME_IN_ARROW.contains(&name) || RESTORED.contains(&name) || name.starts_with("DECIMAL(")
+}
+
+/// Whether a column of this type can be a part of an answer that travels as Arrow.
+pub(crate) fn travels(name: &str) -> bool {
+    is_restored(name) || name.strip_suffix("[]").is_some_and(|item| SAME_IN_ARROW.contains(&item))
+}
+
+/// The Arrow type in which a column of IPC files is scanned: one form for each DuckDB type.
 pub(crate) fn scanned(data_type: &DataType) -> DataType {
     use DataType as T;
     match data_type {
@@ -90,37 +141,17 @@ pub(crate) fn scanned(data_type: &DataType) -> DataType {
     }
 }
 
-/// The one type of a column that has two: integers widen, with floats they become DOUBLE, all else becomes VARCHAR.
+/// The Arrow type in which a column of frames is scanned: the one in which the lake stores it. `Null` gives way to any
+/// other.
+pub(crate) fn stored(data_type: &DataType) -> DataType {
+    aap_columns::stored(data_type)
+}
+
+/// The one type of a column that has two, as the lake unites them.
+///
+/// Whole numbers beside floats are `DOUBLE` in answers, which rounds those beyond 2⁵³; the lake keeps such as text.
 pub(crate) fn unite(a: &str, b: &str) -> String {
-    const SIGNED: [&str; 4] = ["TINYINT", "SMALLINT", "INTEGER", "BIGINT"];
-    const UNSIGNED: [&str; 4] = ["UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT"];
-    const FLOATS: [&str; 2] = ["FLOAT", "DOUBLE"];
-    const TIMES: [&str; 5] =
-        ["TIMESTAMP", "TIMESTAMP_S", "TIMESTAMP_MS", "TIMESTAMP_NS", "TIMESTAMP WITH TIME ZONE"];
-    let rank = |list: &[&str], name: &str| list.iter().position(|known| *known == name);
-    if a == b || b == "NULL" {
-        return a.to_owned();
-    }
-    if a == "NULL" {
-        return b.to_owned();
-    }
-    let united = match (rank(&SIGNED, a), rank(&SIGNED, b), rank(&UNSIGNED, a), rank(&UNSIGNED, b)) {
-        (Some(x), Some(y), _, _) => SIGNED[x.max(y)],
-        (_, _, Some(x), Some(y)) => UNSIGNED[x.max(y)],
-        (Some(s), _, _, Some(u)) | (_, Some(s), Some(u), _) if u < 3 => SIGNED[s.max(u + 1)],
-        _ => {
-            let number =
-                |name: &str| rank(&SIGNED, name).or(rank(&UNSIGNED, name)).or(rank(&FLOATS, name)).is_some();
-            let float = |name: &str| rank(&FLOATS, name).is_some();
-            let both = |list: &[&str]| rank(list, a).is_some() && rank(list, b).is_some();
-            match () {
-                () if number(a) && number(b) && (float(a) || float(b)) => "DOUBLE",
-                () if both(&TIMES) => "TIMESTAMP WITH TIME ZONE",
-                () => "VARCHAR",
-            }
-        }
-    };
-    united.to_owned()
+    ColumnType::from(a).unite(&b.into()).to_string()
 }
 
 #[cfg(test)]
@@ -134,10 +165,14 @@ mod tests {
             ("INTEGER", "BIGINT", "BIGINT"),
             ("BIGINT", "DOUBLE", "DOUBLE"),
             ("UINTEGER", "INTEGER", "BIGINT"),
-            ("UBIGINT", "BIGINT", "VARCHAR"),
+            ("UBIGINT", "BIGINT", "DECIMAL(20,0)"),
+            // What DuckDB makes of files with UBIGINT and BIGINT.
+            ("HUGEINT", "BIGINT", "HUGEINT"),
             ("BOOLEAN", "BIGINT", "VARCHAR"),
             ("VARCHAR", "BIGINT", "VARCHAR"),
             ("NULL", "BIGINT", "BIGINT"),
+            ("HUGEINT", "BIGINT", "HUGEINT"),
+            ("HUGEINT", "DOUBLE", "DOUBLE"),
             ("TIMESTAMP", "TIMESTAMP WITH TIME ZONE", "TIMESTAMP WITH TIME ZONE"),
             ("DATE", "DOUBLE", "VARCHAR"),
         ] {

@@ -3,10 +3,21 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking, as tests do")]
 #![expect(clippy::disallowed_methods, reason = "tests of real processes wait in real time")]
 
+mod accounting;
 mod bad_input;
 mod cli;
+mod comparison;
+mod coordinator_store;
+mod crash_points;
+mod disk;
+mod endurance;
 mod http;
 mod ingest;
 mod kills;
+mod lost_acks;
+mod network;
+mod power;
+mod queries;
 mod sources;
 mod statements;
+mod syscalls;

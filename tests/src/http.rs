@@ -29,12 +29,15 @@ pub struct Answer {
 impl Http {
     /// At `address` (`host:port`) with the bearer token `token`.
     pub fn new(address: &str, token: &str) -> Self {
-        let config =
-            ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(DEADLINE)).build();
-        Self { agent: config.into(), base: format!("http://{address}"), token: token.to_owned() }
+        Self { agent: agent(DEADLINE), base: format!("http://{address}"), token: token.to_owned() }
     }
 
-    /// Its `host:port`.
+    /// The same source; answers are awaited only so long.
+    pub fn with_deadline(&self, deadline: Duration) -> Self {
+        Self { agent: agent(deadline), ..self.clone() }
+    }
+
+    /// `host:port`.
     pub fn address(&self) -> &str {
         self.base.trim_start_matches("http://")
     }
@@ -66,6 +69,10 @@ impl Http {
     pub fn get(&self, path: &str) -> Result<Answer, ureq::Error> {
         answer(self.agent.get(format!("{}{path}", self.base)).call()?)
     }
+}
+
+fn agent(deadline: Duration) -> ureq::Agent {
+    ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(deadline)).build().into()
 }
 
 fn answer(mut response: ureq::http::Response<ureq::Body>) -> Result<Answer, ureq::Error> {

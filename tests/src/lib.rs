@@ -3,7 +3,14 @@
 //! | file | owns |
 //! |---|---|
 //! | `platform.rs` | one `AAP_HOME`: start, stop, kill, ask; the home is removed and every process stopped when it is dropped |
+//! | `daemon.rs` | the same with daemons that the test starts itself, each time with the environment it chooses |
+//! | `load.rs` | producers that know what they produced, and the comparison with what is there |
+//! | `proxy.rs` | a network between the daemons that can fail |
+//! | `files.rs` | copies of what daemons store |
+//! | `disk.rs` | a small disk that can be full or lose its power |
+//! | `ports.rs` | ports that nobody else takes |
 //! | `http.rs` | requests to the agent's HTTP source |
+//! | `version.rs` | the default and the long version of the tests |
 //! | `wait.rs` | waiting for a condition with a deadline |
 //! | `small_disk.rs` | a file system of a few megabytes, for tests of a full disk |
 //! | `random.rs` | a seeded generator whose seed is printed |
@@ -15,14 +22,28 @@
 #![expect(clippy::print_stderr, reason = "what a failed test shows")]
 #![expect(clippy::disallowed_methods, reason = "tests of real processes wait in real time")]
 
+mod daemon;
+mod disk;
+mod files;
 mod http;
+pub mod load;
 mod platform;
+mod ports;
+mod proxy;
 mod random;
 mod small_disk;
+mod version;
 mod wait;
 
+pub use daemon::{Daemon, Settings, source};
+pub use disk::SmallDisk;
+pub use files::{copy, put_back};
 pub use http::{Answer, Http};
+pub use load::{Load, Pace, Produced};
 pub use platform::{Platform, Ran, Running, Signal, program};
+pub use ports::free_port;
+pub use proxy::Proxy;
 pub use random::Random;
-pub use small_disk::SmallDisk;
+pub use small_disk::SmallDisk as MemoryDisk;
+pub use version::{amount, is_long, skipped};
 pub use wait::{PATIENCE, eventually, wait_until};

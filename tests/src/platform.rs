@@ -251,12 +251,13 @@ impl Platform {
     /// The HTTP source of this platform's agent.
     pub fn http(&self) -> Http {
         let run = self.home().join("run");
-        let address = eventually("the agent's HTTP address", || {
-            let text = std::fs::read_to_string(run.join("agent.json")).ok()?;
-            let value: Value = serde_json::from_str(&text).ok()?;
-            value["http"].as_str().map(str::to_owned)
+        let (address, token) = eventually("the agent's HTTP address and token", || {
+            let value: Value =
+                serde_json::from_str(&std::fs::read_to_string(run.join("agent.json")).ok()?).ok()?;
+            let token = std::fs::read_to_string(run.join("operator.token")).ok()?;
+            Some((value["http"].as_str()?.to_owned(), token))
         });
-        Http::new(&address, &self.token())
+        Http::new(&address, token.trim())
     }
 
     /// The operator's token.
@@ -321,10 +322,8 @@ impl Drop for Platform {
     fn drop(&mut self) {
         if std::thread::panicking() {
             for name in ["up", "coordinator", "agent"] {
-                let log = self.log(name);
-                let from = log.len().saturating_sub(8_000);
-                let tail: String = log.chars().skip(log[..from].chars().count()).collect();
-                eprintln!("---- {name}.log ----\n{tail}");
+                let log = self.home().join(format!("log/{name}.log"));
+                eprintln!("---- end of {} ----\n{}", log.display(), log_tail(&log));
             }
         }
         for name in ["up", "agent", "coordinator"] {
@@ -334,6 +333,12 @@ impl Drop for Platform {
             }
         }
     }
+}
+
+/// The end of a log, for whoever looks at a failed test.
+pub(crate) fn log_tail(path: &Path) -> String {
+    let bytes = std::fs::read(path).unwrap_or_default();
+    String::from_utf8_lossy(&bytes[bytes.len().saturating_sub(8_000)..]).into_owned()
 }
 
 /// A program of ours that runs beside the test.
@@ -395,7 +400,7 @@ fn lives(pid: i32) -> bool {
     !stat.is_empty() && !stat.contains(") Z ")
 }
 
-fn signal(pid: i32, signal: Signal) {
+pub(crate) fn signal(pid: i32, signal: Signal) {
     // It may be gone, which the caller finds out by looking.
     let _ = Pid::from_raw(pid).map(|pid| kill_process(pid, signal));
 }

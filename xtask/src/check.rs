@@ -6,14 +6,15 @@ use std::fs;
 use anyhow::{Context, Result, bail};
 use camino::Utf8PathBuf;
 
-use crate::{duckdb, structure, tools};
+use crate::{duckdb, errors, structure, tools};
 
-/// Format, structure, licences, generated code, lints, documentation; warnings are failures here.
+/// Format, structure, licences, pages of errors, generated code, lints, documentation; warnings are failures here.
 pub(crate) fn run() -> Result<()> {
     tools::require_build_tools()?;
     duckdb::shared()?;
     tools::run(tools::cargo().args(["fmt", "--all", "--check"]))?;
     structure::check()?;
+    errors::check()?;
     check_generated()?;
     tools::run(tools::cargo().args([
         "clippy",

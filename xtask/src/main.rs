@@ -6,8 +6,9 @@
 //! | `duckdb.rs` | the prebuilt DuckDB library: where it comes from and its pinned checksums |
 //! | `build.rs` | `build`, `up`, `dist` |
 //! | `test.rs` | `test`, `test --long` |
-//! | `check.rs` | `check`: format, lints, structure, licences, docs, generated code |
+//! | `check.rs` | `check`: format, lints, structure, licences, pages of errors, docs, generated code |
 //! | `structure.rs` | the direction of dependencies, one home for each driver, licences, duplicates |
+//! | `errors.rs` | a page in `docs/errors/` for every error code, and a code for every page |
 //! | `bench.rs` | `bench`: the table of figures, each with its ratio to a limit measured in the same run |
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a tool for people at a terminal")]
@@ -16,6 +17,7 @@ mod bench;
 mod build;
 mod check;
 mod duckdb;
+mod errors;
 mod structure;
 mod test;
 mod tools;
@@ -47,7 +49,7 @@ enum Task {
         /// Only tests whose name contains this
         filter: Option<String>,
     },
-    /// Format, lints, structure, licences, documentation, generated code
+    /// Format, lints, structure, licences, pages of errors, documentation, generated code
     Check,
     /// Measure, and print each figure beside a limit measured in the same run
     Bench {

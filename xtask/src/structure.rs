@@ -13,7 +13,7 @@ use crate::tools;
 const LAYERS: [&[&str]; 7] = [
     &["aap-types"],
     &["aap-runtime"],
-    &["aap-proto", "aap-buffer", "aap-decode"],
+    &["aap-proto", "aap-buffer", "aap-columns", "aap-decode"],
     &["aap-transport", "aap-sql", "aap-lake", "aap-store", "aap-client"],
     &["aap-agent", "aap-coordinator", "aap-engine"],
     &["aap-cli"],

@@ -49,6 +49,7 @@ pub fn tails(keys: Vec<(StreamKey, Sequence)>) -> Vec<StreamTail> {
         epoch: key.epoch.0,
         stream: key.stream.to_string(),
         sequence: sequence.0,
+        ..StreamTail::default()
     };
     keys.into_iter().map(tail).collect()
 }

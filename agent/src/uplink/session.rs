@@ -12,9 +12,10 @@ use aap_proto::v1::{
 };
 use aap_runtime::Shutdown;
 use aap_transport::{AgentSender, AgentSession, CoordinatorReceiver};
-use aap_types::{Epoch, Sequence, SourceKind, SourcePosition, StreamKey};
+use aap_types::{BatchId, Digest, Epoch, Sequence, SourceKind, SourcePosition, StreamKey};
 use tokio::sync::mpsc;
 
+use super::reconcile::{Ours, Standing, Theirs, common, standing};
 use super::report::{node_report, tails};
 use super::state::{State, landing_consumer};
 use super::{UplinkDeps, chain};
@@ -29,6 +30,9 @@ const REPORT_EVERY: Duration = Duration::from_secs(1);
 const REPORT_IDLE: Duration = Duration::from_secs(10);
 /// At the end: how long what is durable here may still take to reach the coordinator.
 const FLUSH_DEADLINE: Duration = Duration::from_secs(3);
+/// Why a stream is held that the welcome shows to have forked.
+const FORKED_HERE: &str =
+    "the ledger has other batches under the same identities; this store was rolled back or cloned";
 
 /// How a session ended.
 #[derive(Debug)]
@@ -62,6 +66,7 @@ pub(super) async fn hold(
         return End::Broken(reason);
     }
     welcomed();
+    deps.first_welcome.came();
     tracing::info!(%carrier, "uplink connected");
     deps.board.uplink(|entry| {
         entry.connected = true;
@@ -122,22 +127,42 @@ async fn follow(welcome: Welcome, deps: &UplinkDeps, state: &State) -> Result<()
     if !positions.is_empty() {
         tracing::info!(positions = positions.len(), "source positions came back from the coordinator");
         deps.buffer.adopt_positions(positions).await.map_err(|error| chain(&error))?;
+        deps.first_welcome.adopted();
     }
     if welcome.new_epoch {
         let epoch = deps.buffer.new_epoch(&welcome.new_epoch_reason).await.map_err(|error| chain(&error))?;
         tracing::warn!(%epoch, reason = welcome.new_epoch_reason, "began a new epoch, as the coordinator ordered");
     }
-    let landed: Vec<(StreamKey, Sequence)> = welcome
-        .landed
-        .iter()
-        .filter_map(|tail| key_of(deps, tail).map(|key| (key, Sequence(tail.sequence))))
-        .collect();
-    for (key, sequence) in &landed {
-        let tail = deps.buffer.tail(key).map(|tail| tail.sequence).unwrap_or_default();
-        deps.buffer.advance(landing_consumer(), key, (*sequence).min(tail));
+    let mut landed = Vec::with_capacity(welcome.landed.len());
+    for tail in &welcome.landed {
+        let Some(key) = key_of(deps, tail) else { continue };
+        match compare(&key, tail, deps).await? {
+            Standing::Landed(sequence) => {
+                deps.buffer.advance(landing_consumer(), &key, sequence);
+                landed.push((key, Sequence(tail.sequence)));
+            }
+            Standing::Forked if state.forked(&key, FORKED_HERE) => {
+                hold_fork(&key, Sequence(tail.sequence), FORKED_HERE, deps).await?;
+            }
+            Standing::Forked => {}
+        }
     }
     state.begin(&landed, welcome.credit_bytes);
     Ok(())
+}
+
+/// Whether the ledger has of a stream what stands here.
+async fn compare(key: &StreamKey, tail: &StreamTail, deps: &UplinkDeps) -> Result<Standing, String> {
+    let (buffer, key, landed) = (deps.buffer.clone(), key.clone(), Sequence(tail.sequence));
+    let theirs = Theirs { landed, digest: <[u8; 32]>::try_from(&tail.digest[..]).ok().map(Digest) };
+    // Digests that memory no longer holds are read from disk.
+    let compared = tokio::task::spawn_blocking(move || {
+        let tail = buffer.tail(&key).map(|tail| tail.sequence).unwrap_or_default();
+        let id = BatchId { key: key.clone(), sequence: common(tail, landed) };
+        let digest = buffer.digest_of(&id).filter(|digest| *digest != Digest([0; 32]));
+        standing(Ours { tail, cursor: buffer.cursor(landing_consumer(), &key), digest }, theirs)
+    });
+    compared.await.map_err(|error| format!("compare with the ledger: {error}"))
 }
 
 fn position(position: aap_proto::v1::Position) -> Option<SourcePosition> {
@@ -180,7 +205,7 @@ async fn send_all(tx: &AgentSender, deps: &UplinkDeps, state: &State) -> String 
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         for frame in frames {
-            match send_frame(tx, deps, state, &next.key, next.after, frame).await {
+            match send_frame(tx, deps, state, &next.key, frame).await {
                 Ok(true) => {}
                 Ok(false) => break,
                 Err(reason) => return reason,
@@ -195,15 +220,9 @@ async fn send_frame(
     deps: &UplinkDeps,
     state: &State,
     key: &StreamKey,
-    read_after: Sequence,
     frame: Frame,
 ) -> Result<bool, String> {
     let (first, last) = (frame.id.sequence, frame.last_sequence());
-    // What was delivered and reclaimed, and lost by the coordinator since, cannot be sent again: say so.
-    if first > read_after.next() && state.depart(key, read_after.next(), Sequence(first.0 - 1), 0) {
-        let lost = skip(key, read_after.next(), Sequence(first.0 - 1), 0, "no longer held by the node");
-        send(tx, Up::Skip(lost)).await?;
-    }
     if !state.depart(key, first, last, frame.payload.len() as u64) {
         return Ok(false);
     }
@@ -327,8 +346,12 @@ async fn take(
 
 /// The coordinator did not take a batch. Some reasons concern one stream, the others the session.
 async fn refused(refusal: Refusal, deps: &UplinkDeps, state: &State) -> Result<(), String> {
-    let tail =
-        StreamTail { epoch: refusal.epoch, stream: refusal.stream.clone(), sequence: refusal.sequence };
+    let tail = StreamTail {
+        epoch: refusal.epoch,
+        stream: refusal.stream.clone(),
+        sequence: refusal.sequence,
+        ..StreamTail::default()
+    };
     let code = refusal.code.to_ascii_uppercase();
     match (code.rsplit('.').next().unwrap_or(&code), key_of(deps, &tail)) {
         ("GAP", Some(key)) => {
@@ -338,7 +361,7 @@ async fn refused(refusal: Refusal, deps: &UplinkDeps, state: &State) -> Result<(
         }
         ("FORKED", Some(key)) => {
             if state.forked(&key, &refusal.message) {
-                hold_fork(&key, &refusal, deps).await?;
+                hold_fork(&key, Sequence(refusal.sequence), &refusal.message, deps).await?;
             }
             Ok(())
         }
@@ -347,12 +370,12 @@ async fn refused(refusal: Refusal, deps: &UplinkDeps, state: &State) -> Result<(
 }
 
 /// The history of this stream is not what the coordinator has: it waits for an operator, new data goes on.
-async fn hold_fork(key: &StreamKey, refusal: &Refusal, deps: &UplinkDeps) -> Result<(), String> {
+async fn hold_fork(key: &StreamKey, at: Sequence, why: &str, deps: &UplinkDeps) -> Result<(), String> {
     let text = format!(
-        "stream `{}` of epoch {} forked at {}: {}; its batches wait for `aap node recover {} --resend|--discard`",
-        key.stream, key.epoch, refusal.sequence, refusal.message, key.node
+        "stream `{}` of epoch {} forked at {at}: {why}; its batches wait for `aap node recover {} --resend` or `--discard`",
+        key.stream, key.epoch, key.node
     );
-    tracing::error!(%key, sequence = refusal.sequence, reason = refusal.message, "the history of a stream forked");
+    tracing::error!(%key, sequence = %at, reason = why, "the history of a stream forked");
     deps.board.uplink(|entry| {
         entry.forked.insert(key.to_string(), text);
     });

@@ -147,6 +147,11 @@ impl State {
         inner.forked.insert(key.clone(), why.to_owned()).is_none()
     }
 
+    /// A stream is no longer held.
+    pub fn release(&self, key: &StreamKey) {
+        self.lock().forked.remove(key);
+    }
+
     /// Streams that are held.
     pub fn held(&self) -> BTreeMap<StreamKey, String> {
         self.lock().forked.clone()

@@ -59,7 +59,9 @@ fn down(kind: Down) -> CoordinatorMessage {
 async fn coordinate(tx: CoordinatorSender, mut rx: AgentReceiver, ledger: Arc<Mutex<Ledger>>) {
     while let Ok(Some(message)) = rx.recv().await {
         let answers = match message.kind {
-            Some(Up::Hello(_)) => vec![Down::Welcome(welcome(&ledger)), Down::Barrier(Barrier { id: 7 })],
+            Some(Up::Hello(hello)) => {
+                vec![Down::Welcome(welcome(&ledger, &hello.tails)), Down::Barrier(Barrier { id: 7 })]
+            }
             Some(Up::Batch(batch)) => land(&ledger, &batch),
             Some(Up::BarrierReply(reply)) => {
                 ledger.lock().unwrap().barriers.push(reply.tails);
@@ -75,12 +77,18 @@ async fn coordinate(tx: CoordinatorSender, mut rx: AgentReceiver, ledger: Arc<Mu
     }
 }
 
-fn welcome(ledger: &Mutex<Ledger>) -> Welcome {
+fn welcome(ledger: &Mutex<Ledger>, theirs: &[StreamTail]) -> Welcome {
     let mut ledger = ledger.lock().unwrap();
-    let tail = |((epoch, stream), batches): (&(u64, String), &Landed)| StreamTail {
-        epoch: *epoch,
-        stream: stream.clone(),
-        sequence: batches.last().map_or(0, |(sequence, _)| *sequence),
+    let tail = |((epoch, stream), batches): (&(u64, String), &Landed)| {
+        let theirs = theirs.iter().find(|tail| tail.epoch == *epoch && tail.stream == *stream);
+        let common = theirs.map_or(0, |tail| tail.sequence).min(batches.len() as u64);
+        let known = usize::try_from(common).unwrap().checked_sub(1).map(|at| batches[at].1.clone());
+        StreamTail {
+            epoch: *epoch,
+            stream: stream.clone(),
+            sequence: batches.last().map_or(0, |(sequence, _)| *sequence),
+            digest: known.unwrap_or_default().into(),
+        }
     };
     Welcome {
         protocol_version: 1,
@@ -123,7 +131,8 @@ fn land(ledger: &Mutex<Ledger>, batch: &aap_proto::v1::Batch) -> Vec<Down> {
         assert_eq!(known.1, batch.digest, "same id, same digest");
     }
     let through = landed.last().map_or(0, |(sequence, _)| *sequence);
-    let tail = StreamTail { epoch: batch.epoch, stream: batch.stream.clone(), sequence: through };
+    let stream = batch.stream.clone();
+    let tail = StreamTail { epoch: batch.epoch, stream, sequence: through, ..StreamTail::default() };
     vec![Down::Ack(Ack { through: vec![tail] }), credit]
 }
 
@@ -150,6 +159,8 @@ fn connect(rig: &Rig, ledger: &Arc<Mutex<Ledger>>) -> Uplink {
         counters: rig.deps.ingress.counters.clone(),
         board: rig.deps.board.clone(),
         failpoints: Failpoints::default(),
+        state: Arc::new(State::default()),
+        first_welcome: rig.deps.first_welcome.clone(),
         queries: None,
     };
     let shutdown = Shutdown::default();
@@ -244,4 +255,30 @@ async fn a_forked_stream_waits_and_new_data_flows_under_a_new_epoch() {
     uplink.stop().await;
     let held = rig.deps.ingress.buffer.tails().into_iter().find(|(key, _)| key.epoch == first).unwrap();
     assert_eq!(held.1.0, 4, "the forked batches wait");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_another_store_landed_under_the_same_identities_is_never_taken_for_ours() {
+    // The ledger is ahead, behind, or level; in each case it holds other batches than this store does.
+    for landed in [2, 4, 6] {
+        let rig = Rig::new();
+        store(&rig, "a", 0, 4).await;
+        let first = rig.deps.ingress.buffer.identity().epoch;
+        let foreign: Landed = (1..=landed).map(|sequence| (sequence, vec![9; 32])).collect();
+        let entries = [((first.0, "a".to_owned()), foreign.clone())];
+        let ledger = Arc::new(Mutex::new(Ledger { landed: entries.into(), ..Ledger::default() }));
+        for _session in 0..2 {
+            let uplink = connect(&rig, &ledger);
+            rig.until("the fork is a problem", |rig| {
+                rig.deps.board.problems().iter().any(|p| p.contains("forked"))
+            })
+            .await;
+            rig.until("a new epoch", |rig| rig.deps.ingress.buffer.identity().epoch > first).await;
+            uplink.stop().await;
+        }
+        let buffer = &rig.deps.ingress.buffer;
+        let (held, tail) = buffer.tails().into_iter().find(|(key, _)| key.epoch == first).unwrap();
+        assert_eq!((tail.0, buffer.cursor(landing_consumer(), &held).0), (4, 0), "landed {landed}");
+        assert_eq!(ledger.lock().unwrap().landed[&(first.0, "a".to_owned())], foreign);
+    }
 }

@@ -1,11 +1,11 @@
 //! `aap node`.
 
-use aap_client::call;
 use aap_client::operations::{Field, FieldType, Id};
-use aap_client::v1::{ListNodesRequest, NodeStatus};
+use aap_client::v1::{ListNodesRequest, NodeStatus, NodeStatusRequest, RecoverRequest};
+use aap_client::{call, problem_of};
 use aap_types::{ExitCode, Problem};
 use clap::ArgMatches;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{text, views};
 use crate::context::Context;
@@ -33,6 +33,44 @@ pub(super) async fn show(context: &mut Context<'_>, arguments: &ArgMatches) -> R
     let item = views::node(node);
     let as_of_us = context.now_us();
     print_item(context, Id::NodeShow, &item, as_of_us, |context| print_details(context, &item))?;
+    Ok(ExitCode::Ok)
+}
+
+pub(super) async fn recover(context: &mut Context<'_>, arguments: &ArgMatches) -> Result<ExitCode, Failure> {
+    let name = text(arguments, "node");
+    let resend = match (arguments.get_flag("resend"), arguments.get_flag("discard")) {
+        (true, false) => true,
+        (false, true) if context.settings.yes => false,
+        (false, true) => {
+            return Err(Problem::new("confirm.needed", ExitCode::Usage, "--discard lets rows go for good")
+                .hint_command("do it", format!("aap node recover {name} --discard --yes"))
+                .into());
+        }
+        _ => {
+            return Err(Problem::new("cli.usage", ExitCode::Usage, "give either --resend or --discard")
+                .hint_command("what they do", "aap node recover --help")
+                .into());
+        }
+    };
+    let mut api = context.platform.node().await?;
+    let here = call(context.call_timeout(), api.status(NodeStatusRequest {})).await?.node;
+    if here != name {
+        let message = format!("this home is node `{here}`, not `{name}`");
+        return Err(Problem::new("node.not_found", ExitCode::NotFound, message)
+            .hint("run it on that node, or give its home with `--home`")
+            .into());
+    }
+    let reply =
+        api.recover(RecoverRequest { resend }).await.map_err(|status| problem_of(&status))?.into_inner();
+    let action = if resend { "resend" } else { "discard" };
+    let item = object(json!({
+        "node": here, "action": action, "streams": reply.streams, "batches": reply.batches, "rows": reply.rows,
+    }));
+    let as_of_us = context.now_us();
+    print_item(context, Id::NodeRecover, &item, as_of_us, |_| Ok(()))?;
+    if reply.streams == 0 {
+        context.printer.note("nothing was held");
+    }
     Ok(ExitCode::Ok)
 }
 

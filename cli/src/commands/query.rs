@@ -188,6 +188,9 @@ fn announce(context: &mut Context<'_>, coverage: &Coverage) -> ExitCode {
         return ExitCode::Ok;
     }
     context.printer.error_line(&text);
+    for (node, reason) in coverage.failed.iter().zip(&coverage.reasons) {
+        context.printer.error_line(&crate::text::clean(&format!("  detail: `{node}`: {reason}")));
+    }
     ExitCode::Partial
 }
 

@@ -80,8 +80,10 @@ fn nodes_that_did_not_answer_are_named_and_the_exit_is_9() {
     let home = Home::running();
     let ran = home.aap(&["query", "partial"]);
     assert_eq!(ran.code, 9);
-    assert!(ran.err.contains("1 of 2 nodes answered; late: b"), "{ran:?}");
-    assert_eq!(home.aap(&["query", "-o", "json", "partial"]).json()["coverage"]["late"][0], "b");
+    assert!(ran.err.contains("1 of 3 nodes answered; late: b; failed: c"), "{ran:?}");
+    assert!(ran.err.contains("detail: `c`: its disk is full"), "{ran:?}");
+    let coverage = home.aap(&["query", "-o", "json", "partial"]).json()["coverage"].take();
+    assert_eq!((&coverage["late"][0], &coverage["reasons"][0]), (&"b".into(), &"its disk is full".into()));
 }
 
 #[test]

@@ -211,7 +211,8 @@ impl Buffer {
     /// The last durable sequence of every key.
     pub fn tails(&self) -> Vec<(StreamKey, Sequence)> {
         let index = self.inner.shared.index();
-        index.channels.iter().filter(|c| c.tail > Sequence::ZERO).map(|c| (c.key.clone(), c.tail)).collect()
+        let stored = index.named_channels().filter(|(_, c)| c.tail > Sequence::ZERO);
+        stored.map(|(_, c)| (c.key.clone(), c.tail)).collect()
     }
 
     /// The newest durable batch of a key.
@@ -232,7 +233,7 @@ impl Buffer {
             }
         }
         let named = |(number, head): (u32, Sequence)| {
-            index.channels.get(number as usize).map(|channel| (channel.key.clone(), head))
+            index.named_channel(number).map(|channel| (channel.key.clone(), head))
         };
         heads.into_iter().filter_map(named).collect()
     }

@@ -56,6 +56,10 @@ pub trait FileSystem: Debug + Send + Sync + 'static {
     fn remove(&self, path: &Utf8Path) -> io::Result<()>;
     /// Makes the names in a directory durable.
     fn sync_directory(&self, path: &Utf8Path) -> io::Result<()>;
+    /// Bytes that are free for files in a directory, as far as is known.
+    fn free_bytes(&self, _path: &Utf8Path) -> io::Result<u64> {
+        Ok(u64::MAX)
+    }
     /// Takes the lock `path` for as long as the value lives. `None` if somebody else holds it.
     fn lock(&self, path: &Utf8Path) -> io::Result<Option<Lock>>;
 }

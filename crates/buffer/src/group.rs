@@ -13,7 +13,7 @@ use crate::format::{
     GROUP_HEADER, GroupHeader, Kind, RECORD_HEADER, RecordHeader, Seed, TRAILER, Trailer, aligned,
 };
 use crate::frame::skip_payload;
-use crate::index::{CursorKey, Index};
+use crate::index::{CursorKey, Index, RESERVED};
 use crate::{Entry, Error, FrameSchema};
 
 /// A frame, skip or hole with everything but its place.
@@ -45,13 +45,13 @@ pub(crate) struct Plan {
 
 impl Plan {
     /// Plans the calls in order. A call that is refused leaves no trace.
-    pub(crate) fn of(index: &Index, calls: &[Vec<Entry>], now_us: i64) -> Self {
+    pub(crate) fn of(index: &Index, calls: &[impl AsRef<[Entry]>], now_us: i64) -> Self {
         let mut plan = Self::default();
         let mut tails: HashMap<u32, Sequence> = HashMap::new();
         let mut numbers: HashMap<StreamKey, u32> = HashMap::new();
         for call in calls {
             let mut part = CallPlan::over(index, &plan, &tails, &numbers);
-            let outcome = call.iter().try_for_each(|entry| part.add(entry, now_us));
+            let outcome = call.as_ref().iter().try_for_each(|entry| part.add(entry, now_us));
             let CallPlan { records, new_channels, own_tails, own_numbers, ids, .. } = part;
             plan.answers.push(outcome.map(|()| {
                 tails.extend(own_tails);
@@ -90,6 +90,7 @@ impl Plan {
                 bytes += RECORD_HEADER + aligned(schema.ipc().len());
             }
         }
+        bytes += self.new_channels.len() * (RECORD_HEADER + 256);
         bytes += self.cursors.keys().map(|(consumer, _)| consumer.len() + 24).sum::<usize>() + RECORD_HEADER;
         bytes +=
             self.positions.iter().map(|p| p.key.len() + p.detail.len() + 16).sum::<usize>() + RECORD_HEADER;
@@ -163,6 +164,9 @@ impl<'a> CallPlan<'a> {
                 self.data(number, id, None, positions, now_us, batch);
             }
             Entry::Landed { id, digest, positions, sealed_us, batch } => {
+                if id.key.epoch == RESERVED {
+                    return Err(Error::Invalid(format!("`{id}` has an epoch that nobody mints")));
+                }
                 let number = self.number(&id.key);
                 let expected = self.tail(number).next();
                 if id.sequence != expected {
@@ -333,6 +337,10 @@ pub(crate) fn encode(
                 None => &plan.new_channels[number as usize - known],
             };
             group.push(channel_header(number, key), &[], &channel_body(key));
+            if number as usize >= known {
+                // No checkpoint knows it yet: without this record its frames would be nobody's. So it stands twice.
+                group.push(channel_header(number, key), &[], &channel_body(key));
+            }
         }
         if let Some(schema) = &record.schema {
             let fingerprint = schema.fingerprint();

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
-use aap_types::{Digest, NodeId, Sequence, SourceKind, SourcePosition, StreamKey};
+use aap_types::{Digest, Epoch, NodeId, Sequence, SourceKind, SourcePosition, StreamKey};
 use camino::Utf8PathBuf;
 
 use crate::FrameSchema;
@@ -29,6 +29,11 @@ const PROBLEMS_KEPT: usize = 32;
 /// Bounds the list of holes of one channel; beyond it the oldest two become one.
 const HOLES_KEPT: usize = 1024;
 
+/// Stands in the place of the digest of a skip.
+const NO_DIGEST: Digest = Digest([0; 32]);
+/// The epoch of a channel number that is kept for a stream whose name was lost.
+pub(crate) const RESERVED: Epoch = Epoch(0);
+
 #[derive(Debug)]
 pub(crate) struct Channel {
     pub(crate) key: StreamKey,
@@ -52,11 +57,22 @@ impl Channel {
         }
     }
 
+    /// Keeps a number whose declaration was lost: its frames are nobody's, and nobody else gets it. In a checkpoint it
+    /// is told by its epoch, which no store and no node mints.
+    pub(crate) fn reserved(number: u32, node: &NodeId) -> Self {
+        let stream = format!("lost-{number}").parse().expect("a valid name");
+        Self::new(StreamKey { node: node.clone(), epoch: RESERVED, stream })
+    }
+
+    pub(crate) fn is_reserved(&self) -> bool {
+        self.key.epoch == RESERVED
+    }
+
     /// The digest of a sequence, if it is one of the last.
     pub(crate) fn recent_digest(&self, sequence: Sequence) -> Option<Digest> {
         let back = self.tail.0.checked_sub(sequence.0)?;
         let index = (self.digests.len() as u64).checked_sub(back + 1)?;
-        self.digests.get(usize::try_from(index).ok()?).copied()
+        self.digests.get(usize::try_from(index).ok()?).copied().filter(|digest| *digest != NO_DIGEST)
     }
 
     fn push_digest(&mut self, digest: Digest) {
@@ -182,12 +198,33 @@ impl Index {
         self.channels.get(number as usize).map(|channel| (number, channel))
     }
 
-    /// Gives `key` the number `number`, which must be the next free one or its own.
+    /// Gives `key` the number `number`, which must be the next free one, its own, or one that is kept for it.
     pub(crate) fn add_channel(&mut self, number: u32, key: StreamKey) {
-        if number as usize == self.channels.len() {
-            self.by_key.insert(key.clone(), number);
-            self.channels.push(Channel::new(key));
+        let fresh = Channel::new(key.clone());
+        let next = self.channels.len();
+        match self.channels.get_mut(number as usize) {
+            Some(channel) if channel.is_reserved() => *channel = fresh,
+            None if number as usize == next => self.channels.push(fresh),
+            _ => return,
         }
+        self.by_key.insert(key, number);
+    }
+
+    /// The channels that have a name.
+    pub(crate) fn named_channels(&self) -> impl Iterator<Item = (u32, &Channel)> {
+        let numbered = self.channels.iter().enumerate().map(|(number, channel)| (number as u32, channel));
+        numbered.filter(|(_, channel)| !channel.is_reserved())
+    }
+
+    /// The channel of a number, if it has a name.
+    pub(crate) fn named_channel(&self, number: u32) -> Option<&Channel> {
+        self.channels.get(number as usize).filter(|channel| !channel.is_reserved())
+    }
+
+    /// Whether a frame belongs to the channel that its number names.
+    pub(crate) fn is_of_its_channel(&self, header: &RecordHeader) -> bool {
+        !matches!(header.kind, Kind::Data | Kind::Skip | Kind::Hole)
+            || self.named_channel(header.channel).is_some_and(|channel| channel.key.epoch == header.epoch)
     }
 
     pub(crate) fn add_problem(&mut self, text: String) {
@@ -245,14 +282,16 @@ impl Index {
             channel.counters.dropped_batches += to.0.saturating_sub(header.sequence.0) + 1;
             channel.tail = to.max(header.sequence);
             channel.digests.clear();
+            // A skip may stand for a batch that the other side still has: nothing to compare.
+            channel.push_digest(NO_DIGEST);
         } else {
             channel.tail = header.sequence;
+            channel.push_digest(header.digest);
             channel.counters.rows += u64::from(header.rows);
             channel.counters.batches += 1;
             channel.counters.bytes += header.total_bytes() as u64;
             channel.counters.raw_bytes += header.raw_bytes;
         }
-        channel.push_digest(header.digest);
         let node = channel.key.node.clone();
         if !positions.is_empty() {
             self.apply_positions(&node, at_us, positions);
@@ -337,7 +376,9 @@ impl Index {
     pub(crate) fn load(&mut self, state: State) {
         for channel in state.channels {
             let number = self.channels.len() as u32;
-            self.by_key.insert(channel.key.clone(), number);
+            if channel.key.epoch != RESERVED {
+                self.by_key.insert(channel.key.clone(), number);
+            }
             self.channels.push(Channel {
                 key: channel.key,
                 tail: channel.tail,
@@ -356,7 +397,9 @@ impl Index {
 
     /// Whether everything in a segment was delivered, as far as is durable.
     pub(crate) fn is_delivered(&self, segment: &Segment, landing: &str) -> bool {
-        segment.index.spans.iter().all(|(channel, span)| {
+        let mut named =
+            segment.index.spans.iter().filter(|(number, _)| self.named_channel(**number).is_some());
+        named.all(|(channel, span)| {
             self.durable_cursors.get(&(landing.to_owned(), *channel)).is_some_and(|c| *c >= span.last)
         })
     }
@@ -369,7 +412,7 @@ impl Index {
 
 /// The reason in a skip for what cannot be read.
 pub(crate) const DAMAGED: &str = "damaged on disk";
-/// The reason in a skip for what was reclaimed.
-pub(crate) const RECLAIMED: &str = "no longer stored";
+/// The reason in a skip for what was delivered, and then reclaimed.
+pub const RECLAIMED: &str = "no longer stored";
 /// The reason in a skip for what `drop-oldest` took.
 pub(crate) const DROPPED: &str = "dropped: buffer full";

@@ -89,6 +89,7 @@ pub use format::FORMAT_VERSION;
 pub use frame::{Entry, Frame, FrameKind};
 pub use fs::{FileHandle, FileSystem, RealFileSystem};
 pub use identity::Identity;
+pub use index::RECLAIMED;
 pub use read::Scrubbed;
 pub use recovery::RecoveryReport;
 pub use schema::{FrameSchema, SCHEMA_BYTES_MAX};

@@ -164,15 +164,15 @@ impl OfflineStore {
             let of_channel = index.cursors.iter().filter(move |((_, channel), _)| *channel == number);
             of_channel.map(|((consumer, _), sequence)| (consumer.clone(), *sequence)).collect()
         };
-        let info = |(number, channel): (usize, &crate::index::Channel)| KeyInfo {
+        let info = |(number, channel): (u32, &crate::index::Channel)| KeyInfo {
             key: channel.key.clone(),
-            head: head(number as u32),
+            head: head(number),
             tail: channel.tail,
             rows: channel.counters.rows,
             batches: channel.counters.batches,
-            cursors: cursors(number as u32),
+            cursors: cursors(number),
         };
-        index.channels.iter().enumerate().map(info).collect()
+        index.named_channels().map(info).collect()
     }
 
     /// Its segments, oldest first.

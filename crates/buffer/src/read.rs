@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use aap_types::{BatchId, Digest, Sequence, StreamKey};
+use aap_types::{BatchId, Digest, NodeId, Sequence, StreamKey};
 use arrow_schema::Schema;
 use bytes::Bytes;
 use camino::Utf8PathBuf;
@@ -42,6 +42,7 @@ struct Place {
 struct Reader<'a> {
     shared: &'a Shared,
     key: &'a StreamKey,
+    own_node: NodeId,
     want: Sequence,
     /// Bytes still to be read.
     room: usize,
@@ -57,8 +58,15 @@ pub(crate) fn read(
     after: Sequence,
     bytes_max: usize,
 ) -> Result<Vec<Frame>, Error> {
-    let mut reader =
-        Reader { shared, key, want: after.next(), room: bytes_max.max(1), schema: None, frames: Vec::new() };
+    let mut reader = Reader {
+        shared,
+        key,
+        own_node: shared.index().identity.node.clone(),
+        want: after.next(),
+        room: bytes_max.max(1),
+        schema: None,
+        frames: Vec::new(),
+    };
     while reader.room > 0 {
         match reader.locate() {
             Next::End => break,
@@ -74,9 +82,8 @@ pub(crate) fn digest_of(shared: &Shared, id: &BatchId) -> Option<Digest> {
     let after = Sequence(id.sequence.0.checked_sub(1)?);
     let frames = read(shared, &id.key, after, 1).ok()?;
     let frame = frames.into_iter().next()?;
-    // A skip that was stored has a time; one that stands for what is missing has none, and no digest to compare with.
-    let is_stored = frame.kind == FrameKind::Data || frame.sealed_us != 0;
-    (frame.id == *id && is_stored).then_some(frame.digest)
+    // A skip stands for what this side does not have: no digest to compare with.
+    (frame.id == *id && frame.kind == FrameKind::Data).then_some(frame.digest)
 }
 
 fn locate(index: &Index, key: &StreamKey, want: Sequence) -> Next {
@@ -184,7 +191,8 @@ impl Reader<'_> {
             }
             let Item::Record(header) = found.item else { continue };
             let is_frame = matches!(header.kind, Kind::Data | Kind::Skip);
-            if !is_frame || header.channel != place.channel || header.sequence < self.want {
+            let is_ours = header.channel == place.channel && header.epoch == self.key.epoch;
+            if !is_frame || !is_ours || header.sequence < self.want {
                 continue;
             }
             if place.hole.is_some_and(|hole| hole <= header.sequence) {
@@ -221,6 +229,12 @@ impl Reader<'_> {
         let payload = body.slice(start..start + header.payload_bytes as usize);
         if header.kind == Kind::Skip {
             self.push_skip(id, header.digest, header.sealed_us, payload);
+            return Ok(());
+        }
+        if self.key.node != self.own_node && Digest::of(&id, &positions, &payload) != header.digest {
+            // A landed frame is read to be written to the lake: nobody behind us checks whose it is.
+            self.shared.index().add_problem(format!("`{id}` does not match its digest"));
+            self.give_up(place, header.sequence, header.rows.into());
             return Ok(());
         }
         let known = self.schema.take().filter(|schema| schema.fingerprint() == header.schema);

@@ -26,13 +26,16 @@ use crate::frame::parse_skip;
 use crate::fs::{FileHandle, FileSystem, Open, read_full_at, write_all_at};
 use crate::group::{parse_channel, parse_cursors};
 use crate::identity::{self, Found as StoreFound, Identity};
-use crate::index::{Index, Segment};
+use crate::index::{Channel, Index, Segment};
 use crate::log::{Log, Shared, segment_path};
 use crate::walk::{Item, Walker};
 use crate::{BufferConfig, Durability, Error, FrameSchema, mutant};
 
 /// Damaged bytes are kept for inspection up to this much.
 const LOST_BYTES_MAX: u64 = 64 << 20;
+
+/// More channels than any store has; a number beyond is nonsense that a checksum let through.
+const RESERVED_CHANNELS_MAX: usize = 1 << 20;
 
 /// What recovery found and did.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -94,7 +97,8 @@ pub(crate) fn open(
     };
     let segment_bytes = log.shared.config.segment_bytes.0;
     let spare = segments.join("spare.tmp");
-    log.found(fs.open(&directory.join("reserve"), Open::Read).is_ok(), present(&spare, segment_bytes));
+    let reserve = fs.open(&directory.join("reserve"), Open::Read).and_then(|file| file.length());
+    log.found(reserve.unwrap_or(0), present(&spare, segment_bytes));
     Ok((log, report))
 }
 
@@ -389,7 +393,9 @@ impl Recovery {
                 let mut walker = Walker::new(file.file.as_ref(), seed, SEGMENT_HEADER as u64, end);
                 let failed = |error| Error::io("read", &file.path, error);
                 while let Some(found) = walker.next().map_err(failed)? {
-                    if let Item::Record(header) = found.item {
+                    if let Item::Record(header) = found.item
+                        && self.index.is_of_its_channel(&header)
+                    {
                         let last = match header.kind {
                             Kind::Skip => {
                                 let body = walker.body(&header, found.start).map_err(failed)?;
@@ -439,7 +445,11 @@ impl Recovery {
                     match body {
                         Some(body) => {
                             synced_mark &= !matches!(header.kind, Kind::Data | Kind::Skip);
-                            self.apply(&mut segment, &header, &body, found.start, committed_us);
+                            if self.is_known(seed.segment, &header) {
+                                self.apply(&mut segment, &header, &body, found.start, committed_us);
+                            } else {
+                                self.quarantine(file, found.start, found.end);
+                            }
                         }
                         None => self.damaged(file, seed.segment, found.start, found.end),
                     }
@@ -482,7 +492,12 @@ impl Recovery {
                     self.add_channel(header.channel, key);
                 }
             }
-            Kind::Cursors => self.index.apply_cursors(parse_cursors(payload)),
+            Kind::Cursors => {
+                let moves = parse_cursors(payload);
+                let end = moves.iter().map(|((_, number), _)| number.saturating_add(1)).max().unwrap_or(0);
+                self.reserve_channels_below(end);
+                self.index.apply_cursors(moves);
+            }
             Kind::Positions => {
                 let node = self.index.identity.node.clone();
                 self.index.apply_positions(&node, at_us, payload);
@@ -491,22 +506,42 @@ impl Recovery {
         }
     }
 
-    /// Channel numbers are given in order, so a missing one was lost with a damaged record: a place is kept for it.
-    fn add_channel(&mut self, number: u32, key: aap_types::StreamKey) {
-        const GAP_MAX: usize = 4096;
-        let known = self.index.channels.len();
-        if (number as usize) < known {
-            return;
+    /// Whether the channel of a frame is the one that its number names. A number whose declaration was damaged is
+    /// taken all the same: a stream that is new later must not get it, or it would read these frames as its own.
+    fn is_known(&mut self, segment: u64, header: &RecordHeader) -> bool {
+        if !matches!(header.kind, Kind::Data | Kind::Skip | Kind::Hole) {
+            return true;
         }
-        if number as usize - known > GAP_MAX {
+        self.reserve_channels_below(header.channel.saturating_add(1));
+        let Some(channel) = self.index.channels.get_mut(header.channel as usize) else { return false };
+        if channel.is_reserved() {
+            channel.counters.dropped_batches += 1;
+            channel.counters.dropped_rows += u64::from(header.rows);
+        } else if channel.key.epoch == header.epoch {
+            return true;
+        }
+        let text = format!("segment {segment:016x} holds batches whose stream is no longer known");
+        self.doubt.get_or_insert_with(|| text.clone());
+        self.problem(text);
+        false
+    }
+
+    /// Channel numbers are given in order, so a missing one was lost with a damaged record: a place is kept for it,
+    /// until another segment declares it.
+    fn add_channel(&mut self, number: u32, key: aap_types::StreamKey) {
+        self.reserve_channels_below(number);
+        self.index.add_channel(number, key);
+    }
+
+    fn reserve_channels_below(&mut self, number: u32) {
+        let known = self.index.channels.len();
+        if (number as usize).saturating_sub(known) > RESERVED_CHANNELS_MAX {
             self.problem(format!("channel number {number} makes no sense"));
             return;
         }
         for missing in known as u32..number {
-            let placeholder = aap_types::StreamKey { epoch: Epoch(u64::from(missing)), ..key.clone() };
-            self.index.add_channel(missing, placeholder);
+            self.index.channels.push(Channel::reserved(missing, &self.index.identity.node));
         }
-        self.index.add_channel(number, key);
     }
 
     /// Where a segment ends that nothing speaks for: behind its last whole group, or before what is damaged at or above
@@ -609,6 +644,9 @@ impl Recovery {
     fn check_delivery(&mut self, landing: &str) {
         let mut lost = Vec::new();
         for (number, channel) in self.index.channels.iter_mut().enumerate() {
+            if channel.is_reserved() {
+                continue;
+            }
             let number = number as u32;
             let cursor = self.index.cursors.get(&(landing.to_owned(), number)).copied().unwrap_or_default();
             let head = self.index.segments.values().find_map(|s| s.index.spans.get(&number)).map(|s| s.first);
@@ -629,6 +667,7 @@ impl Recovery {
             self.doubt.get_or_insert_with(|| "not closed, and not synced at every group".to_owned());
         }
         let identity = &mut self.index.identity;
+        let found = identity.generation;
         identity.generation += 1;
         if let Some(reason) = self.doubt.take() {
             let minted = Epoch::mint(clock.unix_ms(), identity::random());
@@ -636,11 +675,22 @@ impl Recovery {
             self.report.new_epoch = Some(reason);
         }
         let identity = self.index.identity.clone();
-        match identity::write(self.fs.as_ref(), &config.directory, &identity) {
+        let write = || identity::write(self.fs.as_ref(), &config.directory, &identity);
+        let written = match write() {
             Err(error) if error.is_no_space() => {
                 // What was set aside for this; it is made again when there is room.
                 drop(self.fs.remove(&config.directory.join("reserve")));
-                identity::write(self.fs.as_ref(), &config.directory, &identity)
+                write()
+            }
+            other => other,
+        };
+        match written {
+            Err(error) if error.is_no_space() && !self.report.created => {
+                // A full disk is left by delivering, so it must not prevent a start. The file stays as it was; an epoch
+                // minted now is durable by the first checkpoint, before anything is given a number in it.
+                self.index.identity.generation = found;
+                self.problem(format!("{error}: no space"));
+                Ok(())
             }
             other => other,
         }

@@ -74,7 +74,7 @@ pub(crate) fn of(index: &Index, config: &BufferConfig) -> Stats {
     }
     for segment in index.segments.values() {
         for (number, span) in &segment.index.spans {
-            let Some(channel) = index.channels.get(*number as usize) else { continue };
+            let Some(channel) = index.named_channel(*number) else { continue };
             let cursor =
                 index.cursors.get(&(config.landing_consumer.clone(), *number)).copied().unwrap_or_default();
             let (batches, rows, bytes) = waiting(span, cursor);

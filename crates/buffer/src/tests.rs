@@ -5,4 +5,5 @@
 mod crash_points;
 mod damage;
 mod model;
+mod room;
 mod world;

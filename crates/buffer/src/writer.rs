@@ -25,8 +25,9 @@ const UNIT: u64 = 1 << 10;
 const FLUSH_AFTER: Duration = Duration::from_secs(1);
 /// After a flush that failed, the thread must not spin.
 const SHORTEST_WAIT: Duration = Duration::from_millis(20);
-/// How often a full disk is tried again.
+/// How soon a full disk is tried again, and how seldom at last.
 const RETRY_AFTER: Duration = Duration::from_millis(250);
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(2);
 
 type Answer<T> = oneshot::Sender<Result<T, Error>>;
 
@@ -127,29 +128,31 @@ impl Feed {
 
     /// Waits until there is something to do.
     fn wait(&self, limit: Option<Duration>, only_changes: bool) -> Woken {
-        let mut queue = self.queue();
-        loop {
-            if !queue.work.is_empty() && !only_changes {
-                return Woken::Work;
+        let dull =
+            |queue: &mut Queue| (only_changes || queue.work.is_empty()) && !queue.closing && !queue.moved;
+        let queue = self.queue();
+        let mut queue = match limit {
+            None => self.wake.wait_while(queue, dull).unwrap_or_else(PoisonError::into_inner),
+            Some(limit) => {
+                let waited = self.wake.wait_timeout_while(queue, limit, dull);
+                waited.unwrap_or_else(PoisonError::into_inner).0
             }
-            if queue.closing {
-                return Woken::Closing;
-            }
-            if std::mem::take(&mut queue.moved) {
-                return Woken::Moved;
-            }
-            queue = match limit {
-                None => self.wake.wait(queue).unwrap_or_else(PoisonError::into_inner),
-                Some(limit) => {
-                    let (queue, timeout) =
-                        self.wake.wait_timeout(queue, limit).unwrap_or_else(PoisonError::into_inner);
-                    if timeout.timed_out() && (queue.work.is_empty() || only_changes) && !queue.closing {
-                        return Woken::TimedOut;
-                    }
-                    queue
-                }
-            };
+        };
+        if !queue.work.is_empty() && !only_changes {
+            Woken::Work
+        } else if queue.closing {
+            Woken::Closing
+        } else if std::mem::take(&mut queue.moved) {
+            Woken::Moved
+        } else {
+            Woken::TimedOut
         }
+    }
+
+    /// Waits for the time to pass, or for the end.
+    fn pause(&self, time: Duration) {
+        let queue = self.queue();
+        drop(self.wake.wait_timeout_while(queue, time, |queue| !queue.closing));
     }
 
     /// The next command, or as many appends in a row as one group takes.
@@ -242,7 +245,11 @@ pub(crate) fn run(mut log: Log, feed: &Feed, changes: &watch::Sender<u64>) {
 }
 
 fn flush(log: &mut Log) {
-    ignore_failure("make cursors durable", log.flush_cursors().map_err(|e| e.error().clone()));
+    match log.flush_cursors() {
+        // They become durable when that makes room, or when there is room.
+        Err(NotNow::NoRoom(error)) => tracing::debug!(%error, "cursors wait for room"),
+        outcome => ignore_failure("make cursors durable", outcome.map_err(|e| e.error().clone())),
+    }
     ignore_failure("sync", log.sync());
     log.reclaim(0);
 }
@@ -276,23 +283,7 @@ fn group_appends(work: Vec<Work>) -> Vec<Step> {
 
 fn apply(log: &mut Log, feed: &Feed, step: Step) {
     match step {
-        Step::Appends(calls) => {
-            let (entries, answers): (Vec<_>, Vec<_>) =
-                calls.into_iter().map(|call| (call.entries, (call.answer, call._room))).unzip();
-            let outcome = persist(log, feed, |log| log.commit(&entries));
-            match outcome {
-                Ok(results) => {
-                    for ((answer, _room), result) in answers.into_iter().zip(results) {
-                        answer_with(answer, result);
-                    }
-                }
-                Err(error) => {
-                    for (answer, _room) in answers {
-                        answer_with(answer, Err(error.clone()));
-                    }
-                }
-            }
-        }
+        Step::Appends(calls) => append(log, feed, calls),
         Step::Command(Work::NewEpoch { reason, answer }) => {
             answer_with(answer, persist(log, feed, |log| log.new_epoch(&reason)));
         }
@@ -308,19 +299,44 @@ fn answer_with<T>(answer: Answer<T>, result: Result<T, Error>) {
     drop(answer.send(result));
 }
 
-/// Tries until there is room; cursors that move meanwhile are made durable, because they make room.
+fn append(log: &mut Log, feed: &Feed, calls: Vec<Call>) {
+    let entries: Vec<&[Entry]> = calls.iter().map(|call| call.entries.as_slice()).collect();
+    let mut plan = match log.plan(&entries) {
+        Ok(plan) => plan,
+        Err(Error::Oversize { .. }) if calls.len() > 1 => {
+            // Together they are too much for a small budget; alone they may fit.
+            let mut calls = calls;
+            let rest = calls.split_off(calls.len() / 2);
+            append(log, feed, calls);
+            return append(log, feed, rest);
+        }
+        Err(error) => {
+            calls.into_iter().for_each(|call| answer_with(call.answer, Err(error.clone())));
+            return;
+        }
+    };
+    let outcome = persist(log, feed, |log| log.commit_planned(&mut plan));
+    let mut answers = std::mem::take(&mut plan.answers).into_iter();
+    for call in calls {
+        let answer = match &outcome {
+            Ok(()) => answers.next().unwrap_or(Err(Error::Closed)),
+            Err(error) => Err(error.clone()),
+        };
+        answer_with(call.answer, answer);
+    }
+}
+
+/// Tries until there is room. Cursors that move meanwhile are made durable where that makes room.
 fn persist<T>(
     log: &mut Log,
     feed: &Feed,
     mut attempt: impl FnMut(&mut Log) -> Result<T, NotNow>,
 ) -> Result<T, Error> {
-    loop {
+    let mut retry_after = RETRY_AFTER;
+    let outcome = loop {
         let reason = match attempt(log) {
-            Ok(value) => {
-                log.shared.index().blocked = None;
-                return Ok(value);
-            }
-            Err(NotNow::Failed(error)) => return Err(error),
+            Ok(value) => break Ok(value),
+            Err(NotNow::Failed(error)) => break Err(error),
             Err(NotNow::NoRoom(error)) => error,
         };
         let text = match &reason {
@@ -331,10 +347,36 @@ fn persist<T>(
         if newly_blocked {
             tracing::warn!(error = %reason, "buffer blocks its sources until there is room");
         }
-        if matches!(feed.wait(Some(RETRY_AFTER), true), Woken::Closing) {
-            return Err(Error::Closed);
+        if !wait_for_room(log, feed, &mut retry_after) {
+            break Err(Error::Closed);
         }
-        ignore_failure("make cursors durable", log.flush_cursors().map_err(|e| e.error().clone()));
-        log.reclaim(0);
+    };
+    log.shared.index().blocked = None;
+    outcome
+}
+
+/// Returns when there may be room. `false` if the buffer is closing.
+fn wait_for_room(log: &mut Log, feed: &Feed, retry_after: &mut Duration) -> bool {
+    let deadline = log.now() + *retry_after;
+    loop {
+        let woken = feed.wait(Some(deadline.saturating_sub(log.now())), true);
+        match woken {
+            Woken::Closing => return false,
+            Woken::Work | Woken::Moved | Woken::TimedOut => {}
+        }
+        match log.free_delivered() {
+            Ok(true) => {
+                *retry_after = RETRY_AFTER;
+                return true;
+            }
+            Ok(false) => {}
+            Err(error) => ignore_failure("make cursors durable", Err(error.error().clone())),
+        }
+        if matches!(woken, Woken::TimedOut) {
+            *retry_after = (*retry_after * 2).min(RETRY_AFTER_MAX);
+            return true;
+        }
+        // Not at every single acknowledgement.
+        feed.pause(SHORTEST_WAIT);
     }
 }

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use aap_buffer::fs::SimFileSystem;
+use aap_buffer::fs::{Fault, FaultKind, FaultyFileSystem, SimFileSystem};
 use aap_buffer::{
     Buffer, BufferConfig, EncodedBatch, Entry, Error, FileSystem, FrameKind, FrameSchema, WhenFull,
 };
@@ -258,4 +258,70 @@ async fn cursors_that_move_all_the_time_become_durable_all_the_same() {
     let again = open(&sim, config());
     assert!(again.cursor("uplink", &key) > Sequence(20), "{}", again.cursor("uplink", &key));
     again.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_appends_at_once_than_the_budget_holds_are_taken_one_after_the_other() {
+    let sim = SimFileSystem::new();
+    let buffer = open(&sim, config());
+    let key = key(&buffer);
+    let mut appends = tokio::task::JoinSet::new();
+    for _ in 0..300 {
+        let buffer = buffer.clone();
+        appends.spawn(async move { buffer.append(vec![entry()]).await.unwrap() });
+    }
+    while !appends.is_empty() {
+        let next = tokio::time::timeout(Duration::from_millis(20), appends.join_next()).await;
+        if let Ok(Some(outcome)) = next {
+            outcome.unwrap();
+        }
+        let tail = buffer.tail(&key).map_or(Sequence::ZERO, |tail| tail.sequence);
+        buffer.advance("uplink", &key, tail);
+    }
+    assert_eq!(buffer.tail(&key).unwrap().sequence, Sequence(300));
+    buffer.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failure_while_appends_wait_ends_the_waiting() {
+    let sim = SimFileSystem::new();
+    let faulty = FaultyFileSystem::over(Arc::new(sim.clone()));
+    let clock = Arc::new(SystemClock::default());
+    let buffer = Buffer::open(Arc::new(faulty.clone()), clock, config()).unwrap().buffer;
+    let key = key(&buffer);
+    let (taken, waiting) = within("filling", fill(&buffer)).await;
+    faulty.set(Some(Fault { at: 1, times: u64::MAX, kind: FaultKind::Io, only_syncs: false }));
+    buffer.advance("uplink", &key, Sequence(taken));
+    let failed = tokio::time::timeout(Duration::from_secs(5), waiting).await;
+    faulty.set(None);
+    if let Ok(outcome) = failed {
+        assert!(matches!(outcome.unwrap(), Err(Error::Io { .. })));
+    }
+    let again = async {
+        loop {
+            match buffer.try_append(vec![entry()]) {
+                Err(Error::Full) => tokio::time::sleep(Duration::from_millis(10)).await,
+                other => return other.unwrap().durable().await,
+            }
+        }
+    };
+    within("an append after the failure", again).await.unwrap();
+    buffer.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn drop_oldest_drops_on_a_full_disk_too() {
+    let sim = SimFileSystem::new();
+    let settings = BufferConfig { when_full: WhenFull::DropOldest, budget: ByteCount::mib(8), ..config() };
+    let buffer = open(&sim, settings);
+    let key = key(&buffer);
+    for _ in 0..60 {
+        within("appending", buffer.append(vec![entry()])).await.unwrap();
+    }
+    sim.set_capacity(Some(sim.used()));
+    for _ in 0..200 {
+        within("appending on a full disk", buffer.append(vec![entry()])).await.unwrap();
+    }
+    assert!(buffer.stats().streams[&key.stream].dropped_rows > 100);
+    buffer.close();
 }

@@ -54,6 +54,23 @@ pub enum Error {
     /// A worker thread panicked: a bug of ours.
     #[error("a worker of the lake panicked")]
     Worker(#[from] tokio::task::JoinError),
+    /// Arrow or Parquet gave up on data: a bug of theirs, or of ours.
+    #[error("rows cannot be read or written")]
+    Refused,
+    /// Files have more columns together than a file may have.
+    #[error("{columns} columns are more than a file may have")]
+    TooManyColumns {
+        /// Of all files together.
+        columns: usize,
+    },
+    /// A merged file has not the rows of those it was made of.
+    #[error("merging {expected} rows gave {found}")]
+    RowsDiffer {
+        /// In the files, as the catalogue says.
+        expected: u64,
+        /// In the merged file.
+        found: u64,
+    },
     /// The catalogue is empty, the lake is not, and no manifest says what belongs to it.
     #[error("`{root}` holds Parquet files, but the catalogue is new and there is no manifest")]
     ForeignFiles {
@@ -63,6 +80,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether the same rows would fail again, rather than the disk or the catalogue.
+    pub(crate) fn is_about_data(&self) -> bool {
+        matches!(self, Self::Arrow { .. } | Self::Parquet { .. } | Self::Refused)
+    }
+
     pub(crate) fn arrow(doing: &'static str) -> impl FnOnce(arrow_schema::ArrowError) -> Self {
         move |source| Self::Arrow { doing, source }
     }

@@ -1,16 +1,16 @@
 //! The lake itself: opening, pinning, deleting. Everything that changes it takes turns.
 
-use std::collections::HashSet;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aap_buffer::{Buffer, FrameKind};
-use aap_runtime::Clock;
-use aap_store::{Catalogue, Deleted, MetadataStore, RowCounts};
+use aap_runtime::{Clock, failpoint};
+use aap_store::{Catalogue, LakeCommit, LakeFile, MetadataStore, RowCounts};
 use aap_types::{Sequence, StreamKey, StreamName};
 use camino::{Utf8Path, Utf8PathBuf};
 use tokio::task::spawn_blocking;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::pins::Pins;
 use crate::storage::Storage;
@@ -19,8 +19,8 @@ use crate::{Error, FrameInfo, LakeConfig, Pin, Waiting, manifest};
 /// The name under which the lake consumes the landing buffer.
 pub const CONSUMER: &str = "lake";
 
-/// One read of the landing buffer.
-pub(crate) const READ_BYTES: usize = 8 << 20;
+/// One read of the landing buffer: what a load reads too much of is read again.
+pub(crate) const READ_BYTES: usize = 1 << 20;
 
 /// What the lake stands on.
 #[derive(Debug)]
@@ -51,16 +51,44 @@ pub(crate) struct Inner {
     pub(crate) pins: Pins,
     pub(crate) waiting: Waiting,
     /// Held by whoever changes the lake: loads, compaction, retention and deletion never meet.
-    pub(crate) turn: tokio::sync::Mutex<()>,
-    pub(crate) problem: Mutex<Option<String>>,
+    turn: Arc<tokio::sync::Mutex<()>>,
+    /// What buffer, readers and the manifest were told last.
+    told: Mutex<Told>,
+    /// Whether the catalogue may say more than they were told.
+    untold: AtomicBool,
+    /// Files that were begun and are not known to be visible.
+    orphans: Mutex<Vec<String>>,
+    /// Files that cannot be merged, and why.
+    pub(crate) unmergeable: Mutex<BTreeMap<String, String>>,
+    /// Why there is no progress now; and what stays to be said until the next start.
+    problem: Mutex<Option<String>>,
+    notes: Mutex<Vec<String>>,
     /// Makes names unique within a microsecond.
     files_named: AtomicU64,
+    /// Loads so far: each begins at another node, so that one cannot keep the others waiting.
+    pub(crate) loads: AtomicUsize,
+}
+
+#[derive(Debug, Default)]
+struct Told {
+    version: u64,
+    files: HashSet<String>,
+    cuts: HashMap<StreamKey, Sequence>,
 }
 
 impl Inner {
     pub(crate) fn next_file(&self) -> u64 {
         self.files_named.fetch_add(1, Ordering::Relaxed)
     }
+
+    pub(crate) fn orphans(&self) -> MutexGuard<'_, Vec<String>> {
+        lock(&self.orphans)
+    }
+}
+
+/// A panic while one of these was held left nothing half done: each is changed in one step.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Lake {
@@ -79,16 +107,31 @@ impl Lake {
         if swept > 0 {
             info!(files = swept, "swept lake files that never became visible");
         }
-        for (key, cut) in &catalogue.cursors {
-            buffer.advance(CONSUMER, key, *cut);
-        }
         let waiting = Waiting::default();
         count_waiting(&buffer, &catalogue, &waiting, clock.unix_us())?;
-        let pins = Pins::default();
-        let (turn, problem, files_named) = Default::default();
-        let inner =
-            Inner { buffer, store, clock, storage, config, pins, waiting, turn, problem, files_named };
-        Ok(Self { inner: Arc::new(inner) })
+        let (pins, turn, told, untold, orphans, unmergeable) = Default::default();
+        let (problem, notes, files_named, loads) = Default::default();
+        let inner = Inner {
+            buffer,
+            store,
+            clock,
+            storage,
+            config,
+            pins,
+            waiting,
+            turn,
+            told,
+            untold,
+            orphans,
+            unmergeable,
+            problem,
+            notes,
+            files_named,
+            loads,
+        };
+        let lake = Self { inner: Arc::new(inner) };
+        lake.tell_of(&catalogue);
+        Ok(lake)
     }
 
     /// Keeps every file that is visible from now on until the pin is dropped. Take it before reading the catalogue.
@@ -116,24 +159,56 @@ impl Lake {
         self.inner.storage.root()
     }
 
-    /// Why the lake makes no progress, if it does not.
+    /// What is wrong with the lake, if anything is: why it makes no progress, files it cannot read, and notes.
     pub fn problem(&self) -> Option<String> {
-        self.inner.problem.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let unmergeable = lock(&self.inner.unmergeable);
+        let first = unmergeable.iter().next();
+        let files = first.map(|(path, reason)| match unmergeable.len() {
+            1 => format!("lake: file `{path}` cannot be merged: {reason}"),
+            files => format!("lake: {files} files cannot be merged, among them `{path}`: {reason}"),
+        });
+        let problem = lock(&self.inner.problem).clone();
+        let all: Vec<String> =
+            problem.into_iter().chain(files).chain(lock(&self.inner.notes).iter().cloned()).collect();
+        (!all.is_empty()).then(|| all.join("; "))
+    }
+
+    /// Adds to the problems until the next start.
+    pub fn note(&self, problem: String) {
+        lock(&self.inner.notes).push(problem);
+    }
+
+    /// Says why there is no progress. Returns whether that is new.
+    pub(crate) fn set_problem(&self, problem: Option<String>) -> bool {
+        let mut known = lock(&self.inner.problem);
+        let is_new = problem.is_some() && *known != problem;
+        *known = problem;
+        is_new
     }
 
     /// Deletes everything a stream holds now. First it is hidden, in one transaction; then the files go, as soon as
     /// nobody reads them. Returns the rows and files that were visible. What lands later makes the stream anew.
     pub async fn delete(&self, stream: &StreamName) -> Result<(u64, u64), Error> {
-        let _turn = self.inner.turn.lock().await;
-        let (lake, stream) = (self.clone(), stream.clone());
-        let (rows, deleted) = spawn_blocking(move || lake.hide_stream(&stream)).await??;
-        let files = deleted.files.len() as u64;
-        self.inner.pins.hide(deleted.files.into_iter().map(|file| file.path));
-        self.unlink_unread().await;
-        Ok((rows, files))
+        let stream = stream.clone();
+        self.in_turn(move |lake| lake.delete_now(&stream)).await
     }
 
-    fn hide_stream(&self, stream: &StreamName) -> Result<(u64, Deleted), Error> {
+    /// Runs a change when it is its turn. Once begun it runs to its end, even if the caller goes.
+    pub(crate) async fn in_turn<T: Send + 'static>(
+        &self,
+        change: impl FnOnce(&Self) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let turn = self.inner.turn.clone().lock_owned().await;
+        let lake = self.clone();
+        let changed = spawn_blocking(move || {
+            let changed = lake.tell().and_then(|()| change(&lake));
+            drop(turn);
+            changed
+        });
+        changed.await?
+    }
+
+    fn delete_now(&self, stream: &StreamName) -> Result<(u64, u64), Error> {
         let inner = &self.inner;
         let waiting = inner.waiting.frames();
         let cuts = inner.store.catalogue()?.cursors;
@@ -142,20 +217,108 @@ impl Lake {
             waiting.iter().filter(|(key, _)| key.stream == *stream).map(|(_, counts)| counts.rows).sum();
         let floors: Vec<(StreamKey, Sequence)> =
             inner.buffer.tails().into_iter().filter(|(key, _)| key.stream == *stream).collect();
+        inner.untold.store(true, Ordering::SeqCst);
         let deleted = inner.store.delete_stream(stream, &floors, inner.clock.unix_us())?;
-        manifest::write(&inner.storage, &inner.store.catalogue()?)?;
-        for (key, floor) in &floors {
-            inner.buffer.advance(CONSUMER, key, *floor);
-            inner.waiting.passed(key, *floor);
-        }
         let rows = waiting_rows + deleted.files.iter().map(|file| file.rows).sum::<u64>();
-        info!(%stream, rows, files = deleted.files.len(), "stream deleted");
-        Ok((rows, deleted))
+        let files = deleted.files.len() as u64;
+        info!(%stream, rows, files, "stream deleted");
+        if let Err(error) = self.tell() {
+            // It is deleted all the same; the next turn tries again.
+            warn!(%stream, error = %chain(&error), "the buffer was not told of the deletion");
+        }
+        self.unlink_unread();
+        Ok((rows, files))
+    }
+
+    /// Unlinks what can be, and tells what is not told yet.
+    pub(crate) async fn unlink(&self) -> Result<(), Error> {
+        let unlink = |lake: &Self| {
+            lake.unlink_unread();
+            Ok(())
+        };
+        self.in_turn(unlink).await
     }
 
     /// Unlinks hidden files that no reader can know.
-    pub(crate) async fn unlink_unread(&self) {
-        self.inner.storage.remove(self.inner.pins.unread()).await;
+    pub(crate) fn unlink_unread(&self) {
+        self.inner.storage.remove(self.inner.pins.unread());
+    }
+
+    /// One change of the catalogue, and what follows from it.
+    pub(crate) fn commit(&self, change: &LakeCommit) -> Result<(), Error> {
+        let inner = &self.inner;
+        failpoint::hit("lake.after_files_before_commit");
+        inner.untold.store(true, Ordering::SeqCst);
+        if let Err(error) = inner.store.commit(change) {
+            self.remove_orphans();
+            return Err(error.into());
+        }
+        inner.orphans().retain(|path| !change.add.iter().any(|file| file.path == *path));
+        debug!(stream = %change.stream, files = change.add.len(), rows = change.counts.rows, "lake changed");
+        failpoint::hit("lake.after_commit_before_manifest");
+        self.tell()?;
+        self.unlink_unread();
+        Ok(())
+    }
+
+    /// Tells the manifest, then the buffer and the readers, what the catalogue says. Whatever keeps it from that, the
+    /// next turn does it: the catalogue alone decides.
+    fn tell(&self) -> Result<(), Error> {
+        let inner = &self.inner;
+        if !inner.untold.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        let catalogue = inner.store.catalogue()?;
+        if catalogue.version != lock(&inner.told).version {
+            manifest::write(&inner.storage, &catalogue)?;
+            failpoint::hit("lake.after_manifest_before_advance");
+            self.tell_of(&catalogue);
+        }
+        inner.untold.store(false, Ordering::SeqCst);
+        Ok(())
+    }
+
+    fn tell_of(&self, catalogue: &Catalogue) {
+        let inner = &self.inner;
+        let mut told = lock(&inner.told);
+        for (key, cut) in catalogue.cursors.iter().filter(|(key, cut)| told.cuts.get(key) != Some(cut)) {
+            inner.buffer.advance(CONSUMER, key, *cut);
+            inner.waiting.passed(key, *cut);
+        }
+        let files: HashSet<String> = catalogue.files.iter().map(|file| file.path.clone()).collect();
+        inner.pins.hide(told.files.difference(&files).cloned());
+        *told = Told { version: catalogue.version, files, cuts: cut_map(catalogue) };
+    }
+
+    /// Removes files that were begun and did not become visible. A commit that failed may stand nevertheless: only the
+    /// catalogue knows, and while it cannot be read they stay.
+    pub(crate) fn remove_orphans(&self) {
+        let mut orphans = std::mem::take(&mut *self.inner.orphans());
+        if orphans.is_empty() {
+            return;
+        }
+        match self.inner.store.catalogue() {
+            Ok(catalogue) => {
+                let visible: HashSet<String> =
+                    catalogue.files.into_iter().map(|file: LakeFile| file.path).collect();
+                orphans.retain(|path| !visible.contains(path));
+                self.inner.storage.remove(orphans);
+            }
+            Err(_unknown) => self.inner.orphans().append(&mut orphans),
+        }
+    }
+}
+
+/// Where the cut of each key stands.
+pub(crate) fn cut_map(catalogue: &Catalogue) -> HashMap<StreamKey, Sequence> {
+    catalogue.cursors.iter().cloned().collect()
+}
+
+/// An error with its sources on one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(source) => format!("{error}: {}", chain(source)),
+        None => error.to_string(),
     }
 }
 
@@ -189,9 +352,9 @@ fn count_waiting(
     waiting: &Waiting,
     now_us: i64,
 ) -> Result<(), Error> {
+    let cuts = cut_map(catalogue);
     for (key, tail) in buffer.tails() {
-        let cut = catalogue.cursors.iter().find(|(known, _)| *known == key).map(|(_, cut)| *cut);
-        let mut after = cut.unwrap_or_default();
+        let mut after = cuts.get(&key).copied().unwrap_or_default();
         while after < tail {
             let frames = buffer.read(&key, after, READ_BYTES)?;
             let Some(last) = frames.last() else { break };

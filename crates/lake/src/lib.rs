@@ -17,27 +17,33 @@
 //!
 //! | file | owns |
 //! |---|---|
-//! | `lake.rs` | [`Lake`]: open, pin, delete; the one writer |
+//! | `lake.rs` | [`Lake`]: open, pin, delete; whose turn it is, and what follows from a commit |
 //! | `load.rs` | frames → files → commit |
-//! | `maintain.rs` | compaction and retention |
+//! | `dead_letters.rs` | frames that cannot be rows |
+//! | `maintain.rs`, `merge.rs` | compaction and retention |
 //! | `service.rs` | [`Lake::run`]: when each of these happens |
 //! | `waiting.rs` | [`Waiting`]: what has landed and is not in the lake yet |
 //! | `unite.rs` | one schema for batches that differ |
-//! | `parquet_file.rs` | batches ↔ bytes of a Parquet file |
-//! | `partition.rs` | sorting, days, system columns |
+//! | `partition.rs` | days, and the order of rows |
+//! | `rows.rs` | rows of many batches, system columns included, chunk by chunk |
+//! | `file.rs`, `parquet_file.rs` | chunks → a Parquet file and its record; back |
 //! | `storage.rs` | objects on local disk, synced; the sweep |
 //! | `pins.rs` | who still reads a file that is hidden |
 //! | `manifest.rs` | the list for others, and the catalogue's second copy |
 
 mod config;
+mod dead_letters;
 mod error;
+mod file;
 mod lake;
 mod load;
 mod maintain;
 mod manifest;
+mod merge;
 mod parquet_file;
 mod partition;
 mod pins;
+mod rows;
 mod service;
 mod storage;
 #[cfg(test)]

@@ -1,51 +1,43 @@
-//! From frames to visible files: read, decode, unite, sort, write, commit, advance.
+//! From frames to visible files: read, decode, unite, sort, write, commit.
+//!
+//! Memory is bounded for any input: a load takes frames until it holds [`HELD_BYTES`] of them, and what they expand to
+//! exists only chunk by chunk.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::Ordering;
 
 use aap_buffer::{Frame, FrameKind};
-use aap_runtime::failpoint;
-use aap_store::{CursorMove, LakeCommit, LakeFile, RowCounts, SequenceRange};
-use aap_types::{Epoch, NodeId, Sequence, StreamKey, StreamName};
-use arrow_array::RecordBatch;
-use arrow_array::cast::AsArray;
-use arrow_array::types::UInt64Type;
-use bytes::Bytes;
-use tokio::task::spawn_blocking;
-use tracing::debug;
+use aap_store::{CursorMove, LakeCommit, LakeFile, RowCounts};
+use aap_types::{Sequence, StreamKey, StreamName};
+use tracing::warn;
 
-use crate::lake::{CONSUMER, READ_BYTES, frame_info};
-use crate::partition::{DayOfRows, by_day, identify, ts_column};
-use crate::unite::{sql_type, unite};
-use crate::{Error, Lake, manifest, parquet_file};
+use crate::dead_letters::DeadLetter;
+use crate::file::{NewFile, Ranges};
+use crate::lake::{READ_BYTES, chain, cut_map, frame_info};
+use crate::partition::by_day;
+use crate::rows::Part;
+use crate::unite::{Columns, United};
+use crate::{Error, Lake};
 
-/// Rows of one load: `u32` row numbers must do, and memory must be bounded even for rows of few bytes.
-const ROWS_MAX: u64 = 4 << 20;
-
-/// A file and what stands in it.
-pub(crate) type NewFile = (LakeFile, Bytes);
-/// Names and types.
-pub(crate) type Columns = Vec<(String, String)>;
-
-/// A change that is ready to be written.
-#[derive(Debug)]
-pub(crate) struct Prepared {
-    pub(crate) files: Vec<NewFile>,
-    pub(crate) commit: LakeCommit,
-    /// Whether more of the stream waits.
-    pub(crate) more: bool,
-}
+/// Decoded frames of one load, as they are in memory. Together with what sorting and writing need it stays well below
+/// 256 MiB.
+const HELD_BYTES: u64 = 64 << 20;
+/// What they may expand to on their way through: dictionaries stand for long texts.
+const EXPANDED_BYTES: u64 = 256 << 20;
+/// Rows of one load: each takes 32 bytes while it is sorted.
+const ROWS_MAX: u64 = 1 << 20;
+/// Most columns of a file, so that one with a name for each value does not make a file of nothing but columns.
+pub(crate) const COLUMNS_MAX: usize = 8192;
+/// A frame beyond these is no batch that an agent makes, and would take a load for itself.
+const FRAME_ROWS_MAX: u32 = 4 << 20;
+const FRAME_EXPANDED_BYTES_MAX: u64 = 1 << 30;
 
 impl Lake {
     /// Brings what waits of a stream into the lake, about `file_bytes` of it. Returns whether more waits.
     pub async fn load(&self, stream: &StreamName) -> Result<bool, Error> {
-        let _turn = self.inner.turn.lock().await;
-        let (lake, name) = (self.clone(), stream.clone());
-        let Some(prepared) = spawn_blocking(move || lake.prepare_load(&name)).await?? else {
-            return Ok(false);
-        };
-        let more = prepared.more;
-        self.publish(prepared).await?;
-        Ok(more)
+        let stream = stream.clone();
+        self.in_turn(move |lake| lake.load_now(&stream)).await
     }
 
     /// Brings everything that waits into the lake.
@@ -58,178 +50,216 @@ impl Lake {
         Ok(())
     }
 
-    /// Writes the files, makes them visible, and only then lets go of what they replace.
-    pub(crate) async fn publish(&self, prepared: Prepared) -> Result<(), Error> {
-        let Prepared { files, commit, .. } = prepared;
-        for (file, bytes) in files {
-            self.inner.storage.create(&file.path, bytes).await?;
+    /// Takes fewer and fewer frames where they cannot be written together; one that cannot be written even alone goes
+    /// to dead letters, so that nothing stops a stream.
+    fn load_now(&self, stream: &StreamName) -> Result<bool, Error> {
+        let mut frames_max = usize::MAX;
+        loop {
+            let mut taken = self.take(stream, frames_max)?;
+            if taken.cursors.is_empty() {
+                return Ok(false);
+            }
+            let mut written = guarded(|| self.write(stream, &mut taken));
+            if let Err(error) = &written
+                && error.is_about_data()
+            {
+                self.remove_orphans();
+                if frames_max > 1 {
+                    frames_max = (taken.frames / 4).max(1);
+                    continue;
+                }
+                taken.bury(&chain(error), self.inner.clock.unix_us());
+                written = self.write(stream, &mut taken);
+            }
+            if written.is_err() {
+                self.remove_orphans();
+            }
+            let more = taken.more;
+            self.make_visible(stream, taken, written?)?;
+            return Ok(more);
         }
-        failpoint::hit("lake.after_files_before_commit");
-        let (lake, change) = (self.clone(), commit.clone());
-        let committed = spawn_blocking(move || lake.commit(&change)).await?;
-        if let Err(Error::Store(stale)) = &committed
-            && stale.is_stale_view()
-        {
-            // Any other failure leaves it open whether the commit stands; the next start sweeps.
-            let invisible = commit.add.iter().map(|file| file.path.clone()).collect();
-            self.inner.storage.remove(invisible).await;
+    }
+
+    fn make_visible(
+        &self,
+        stream: &StreamName,
+        taken: Taken,
+        (add, columns): (Vec<LakeFile>, Columns),
+    ) -> Result<(), Error> {
+        if !taken.dead.is_empty() {
+            self.write_dead_letters(stream, &taken.dead)?;
         }
-        committed?;
-        self.inner.pins.hide(commit.remove);
-        self.unlink_unread().await;
+        let Taken { cursors, counts, .. } = taken;
+        let commit = LakeCommit { stream: stream.clone(), add, remove: vec![], cursors, counts, columns };
+        self.commit(&commit)?;
+        self.inner.loads.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
 
-    fn commit(&self, change: &LakeCommit) -> Result<(), Error> {
+    /// Takes frames of a stream after its cuts, until there is enough.
+    fn take(&self, stream: &StreamName, frames_max: usize) -> Result<Taken, Error> {
         let inner = &self.inner;
-        inner.store.commit(change)?;
-        failpoint::hit("lake.after_commit_before_manifest");
-        manifest::write(&inner.storage, &inner.store.catalogue()?)?;
-        failpoint::hit("lake.after_manifest_before_advance");
-        for moved in &change.cursors {
-            inner.buffer.advance(CONSUMER, &moved.key, moved.to);
-            inner.waiting.passed(&moved.key, moved.to);
+        let catalogue = inner.store.catalogue()?;
+        let known = catalogue.streams.iter().find(|known| known.stream == *stream);
+        let cuts = cut_map(&catalogue);
+        let mut taken = Taken {
+            united: United::over(known.map_or(&[], |known| &known.columns)),
+            room: inner.config.file_bytes.0.max(1),
+            frames_max: frames_max.max(1),
+            ..Taken::default()
+        };
+        let mut keys: Vec<(StreamKey, Sequence)> =
+            inner.buffer.tails().into_iter().filter(|(key, _)| key.stream == *stream).collect();
+        if !keys.is_empty() {
+            let first = inner.loads.load(Ordering::Relaxed) % keys.len();
+            keys.rotate_left(first);
         }
-        debug!(stream = %change.stream, files = change.add.len(), rows = change.counts.rows, "lake changed");
-        Ok(())
-    }
-
-    /// Reads what waits of a stream and makes files of it. `None` when nothing waits. Blocking.
-    fn prepare_load(&self, stream: &StreamName) -> Result<Option<Prepared>, Error> {
-        let cuts = self.inner.store.catalogue()?.cursors;
-        let mut taken = Taken { room: self.inner.config.file_bytes.0.max(1), ..Taken::default() };
-        for (key, tail) in self.inner.buffer.tails().into_iter().filter(|(key, _)| key.stream == *stream) {
-            let cut = cuts.iter().find(|(known, _)| *known == key).map_or(Sequence::ZERO, |(_, cut)| *cut);
+        for (key, tail) in keys {
+            let cut = cuts.get(&key).copied().unwrap_or_default();
             // A frame can be loaded between becoming durable and being noted; what was noted late is dropped here.
-            self.inner.waiting.passed(&key, cut);
+            inner.waiting.passed(&key, cut);
             if cut < tail {
-                self.take(&mut taken, key, cut, tail)?;
+                self.take_key(&mut taken, key, cut, tail)?;
             }
         }
-        if taken.cursors.is_empty() {
-            return Ok(None);
-        }
-        let (files, columns) = match taken.batches.is_empty() {
-            true => (vec![], vec![]),
-            false => self.files_of(stream, &taken.batches)?,
-        };
-        let commit = LakeCommit {
-            stream: stream.clone(),
-            add: files.iter().map(|(file, _)| file.clone()).collect(),
-            remove: vec![],
-            cursors: taken.cursors,
-            counts: taken.counts,
-            columns,
-        };
-        Ok(Some(Prepared { files, commit, more: taken.more }))
+        Ok(taken)
     }
 
-    /// Takes frames of one key after its cut, until there is no room.
-    fn take(&self, taken: &mut Taken, key: StreamKey, cut: Sequence, tail: Sequence) -> Result<(), Error> {
+    fn take_key(
+        &self,
+        taken: &mut Taken,
+        key: StreamKey,
+        cut: Sequence,
+        tail: Sequence,
+    ) -> Result<(), Error> {
         let mut to = cut;
-        while to < tail {
-            if taken.is_full() {
-                taken.more = true;
+        while to < tail && !taken.is_full() {
+            let frames = self.inner.buffer.read(&key, to, READ_BYTES)?;
+            if frames.is_empty() {
                 break;
             }
-            let frames = self.inner.buffer.read(&key, to, READ_BYTES)?;
-            let Some(last) = frames.last() else { break };
-            to = last.last_sequence();
-            for frame in &frames {
-                taken.add(frame, self.inner.clock.unix_us())?;
+            for frame in frames {
+                if taken.is_full() {
+                    break;
+                }
+                to = frame.last_sequence();
+                taken.add(frame, self.inner.clock.unix_us());
             }
         }
+        taken.more |= to < tail && taken.is_full();
         if to > cut {
             taken.cursors.push(CursorMove { key, from: cut, to });
         }
         Ok(())
     }
 
-    /// One file for each day in `batches`, and the columns of all. Blocking.
-    pub(crate) fn files_of(
-        &self,
-        stream: &StreamName,
-        batches: &[RecordBatch],
-    ) -> Result<(Vec<NewFile>, Columns), Error> {
-        let rows = unite(batches)?;
-        let schema = rows.schema();
-        let columns = schema.fields().iter().map(|field| (field.name().clone(), sql_type(field.data_type())));
-        let columns = columns.collect();
-        let days = by_day(&rows)?;
-        drop(rows);
-        let files = days.iter().enumerate().map(|(number, day)| self.file_of(stream, day, number));
-        Ok((files.collect::<Result<_, _>>()?, columns))
+    /// One file for each day of what was taken, and the columns of all.
+    fn write(&self, stream: &StreamName, taken: &mut Taken) -> Result<(Vec<LakeFile>, Columns), Error> {
+        let Taken { parts, united, .. } = taken;
+        if parts.is_empty() {
+            return Ok((vec![], vec![]));
+        }
+        parts.iter().for_each(|part| united.try_batch(&part.batch));
+        parts.iter_mut().for_each(|part| part.place(united));
+        let days = by_day(parts, united)?;
+        let files = days.iter().map(|day| {
+            let mut file = NewFile::create(self, stream, &format!("{stream}/date={}", day.date), united)?;
+            let mut seen = vec![false; parts.len()];
+            for (part, row) in day.picks() {
+                seen[part] = true;
+                file.row(parts, part, row)?;
+            }
+            file.flush(parts)?;
+            let mut ranges = Ranges::default();
+            let ids =
+                parts.iter().zip(seen).filter(|(_, seen)| *seen).filter_map(|(part, _)| part.id.as_ref());
+            ids.for_each(|id| ranges.add(&id.key.node, id.key.epoch, id.sequence, id.sequence));
+            file.finish(day.time_range(), ranges.list())
+        });
+        Ok((files.collect::<Result<_, _>>()?, united.described()))
     }
+}
 
-    fn file_of(
-        &self,
-        stream: &StreamName,
-        day: &DayOfRows,
-        number: usize,
-    ) -> Result<(LakeFile, Bytes), Error> {
-        let bytes = parquet_file::encode(&day.rows, ts_column(&day.rows.schema()))?;
-        let created_us = self.inner.clock.unix_us();
-        // Unique for ever even if the clock goes back: the generation counts the openings of the landing buffer.
-        let generation = self.inner.buffer.identity().generation;
-        let unique =
-            format!("{created_us:016x}-{generation:04x}-{:04x}-{number:04x}", self.inner.next_file());
-        let file = LakeFile {
-            stream: stream.clone(),
-            path: format!("{stream}/date={}/{unique}.parquet", day.date),
-            rows: day.rows.num_rows() as u64,
-            bytes: bytes.len() as u64,
-            memory_bytes: day.rows.get_array_memory_size() as u64,
-            ts_min_us: day.ts_min_us,
-            ts_max_us: day.ts_max_us,
-            ranges: ranges_of(&day.rows),
-            created_us,
-        };
-        Ok((file, bytes))
-    }
+/// Runs what reads data of others. A panic is that data's error, not the end of the lake.
+pub(crate) fn guarded<T>(work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or(Err(Error::Refused))
 }
 
 /// What a load has taken so far.
 #[derive(Debug, Default)]
 struct Taken {
-    batches: Vec<RecordBatch>,
+    parts: Vec<Part>,
+    united: United,
+    dead: Vec<DeadLetter>,
     cursors: Vec<CursorMove>,
     counts: RowCounts,
+    frames: usize,
+    held_bytes: u64,
+    expanded_bytes: u64,
+    /// The frame taken last, kept where there is only one.
+    only: Option<Frame>,
     room: u64,
+    frames_max: usize,
     more: bool,
 }
 
 impl Taken {
     fn is_full(&self) -> bool {
-        self.counts.raw_bytes >= self.room || self.counts.rows >= ROWS_MAX
+        self.frames >= self.frames_max
+            || self.counts.raw_bytes >= self.room
+            || self.counts.rows >= ROWS_MAX
+            || self.held_bytes >= HELD_BYTES
+            || self.expanded_bytes >= EXPANDED_BYTES
+            || self.united.len() >= COLUMNS_MAX
     }
 
-    fn add(&mut self, frame: &Frame, now_us: i64) -> Result<(), Error> {
-        self.counts.add(&frame_info(frame, now_us).counts);
-        if matches!(frame.kind, FrameKind::Data) {
-            let batch = aap_buffer::decode(&frame.schema, &frame.payload, None)?;
-            self.batches.push(identify(&batch, &frame.id)?);
+    fn add(&mut self, frame: Frame, now_us: i64) {
+        let counts = frame_info(&frame, now_us).counts;
+        self.frames += 1;
+        if !matches!(frame.kind, FrameKind::Data) {
+            self.counts.add(&counts);
+            return;
         }
-        Ok(())
+        match part_of(&frame) {
+            Ok(part) => {
+                self.counts.add(&counts);
+                self.united.add(&part.batch.schema());
+                self.held_bytes += part.held_bytes();
+                self.expanded_bytes = self.expanded_bytes.saturating_add(part.expanded_bytes);
+                self.parts.push(part);
+                self.only = (self.frames_max == 1).then_some(frame);
+            }
+            Err(reason) => self.dead(frame, reason, now_us),
+        }
+    }
+
+    /// The frame will never be rows of its stream.
+    fn dead(&mut self, frame: Frame, reason: String, now_us: i64) {
+        warn!(batch = %frame.id, %reason, "a batch cannot go into the lake and goes to dead letters");
+        let RowCounts { rows, landed_us, .. } = frame_info(&frame, now_us).counts;
+        self.counts.add(&RowCounts { rows_skipped: rows, landed_us, ..RowCounts::default() });
+        self.held_bytes += frame.payload.len() as u64;
+        self.dead.push(DeadLetter { frame, reason, now_us });
+    }
+
+    /// Makes a dead letter of the only frame.
+    fn bury(&mut self, reason: &str, now_us: i64) {
+        self.parts.clear();
+        self.counts = RowCounts::default();
+        if let Some(frame) = self.only.take() {
+            self.dead(frame, reason.to_owned(), now_us);
+        }
     }
 }
 
-/// Which batches the rows come from, by node and epoch.
-fn ranges_of(rows: &RecordBatch) -> Vec<SequenceRange> {
-    let text = |name| rows.column_by_name(name).and_then(|column| column.as_string_opt::<i32>());
-    let number = |name| rows.column_by_name(name).and_then(|column| column.as_primitive_opt::<UInt64Type>());
-    let (Some(nodes), Some(epochs), Some(sequences)) = (text("_node"), number("_epoch"), number("_seq"))
-    else {
-        return vec![];
-    };
-    let mut ranges: BTreeMap<(&str, u64), (u64, u64)> = BTreeMap::new();
-    for row in 0..rows.num_rows() {
-        let sequence = sequences.value(row);
-        let range = ranges.entry((nodes.value(row), epochs.value(row))).or_insert((sequence, sequence));
-        *range = (range.0.min(sequence), range.1.max(sequence));
+fn part_of(frame: &Frame) -> Result<Part, String> {
+    if frame.rows > FRAME_ROWS_MAX {
+        return Err(format!("it has more than {FRAME_ROWS_MAX} rows"));
     }
-    let named = ranges.into_iter().filter_map(|((node, epoch), (first, last))| {
-        let node: NodeId = node.parse().ok()?;
-        Some(SequenceRange { node, epoch: Epoch(epoch), first: Sequence(first), last: Sequence(last) })
-    });
-    named.collect()
+    let batch = aap_buffer::decode(&frame.schema, &frame.payload, None).map_err(|error| chain(&error))?;
+    let part = Part::new(Some(frame.id.clone()), batch);
+    match part.expanded_bytes {
+        ..=FRAME_EXPANDED_BYTES_MAX => Ok(part),
+        bytes => Err(format!("its dictionaries expand to {bytes} bytes")),
+    }
 }

@@ -4,51 +4,58 @@ use std::collections::BTreeMap;
 
 use aap_store::{Catalogue, LakeCommit, LakeFile, Retention, RowCounts, StreamRecord};
 use aap_types::StreamName;
-use tokio::task::spawn_blocking;
 use tracing::info;
 
-use crate::load::Prepared;
-use crate::{Error, Lake, parquet_file};
+use crate::lake::{chain, lock};
+use crate::merge::Failure;
+use crate::{Error, Lake};
 
 const HOUR_US: i64 = 3_600_000_000;
 
+/// Files merged at once: each is open, and takes a page of each column.
+const MERGED_MAX: usize = 32;
+
 impl Lake {
-    /// Merges one group of small files. Returns whether there was one.
+    /// Merges one group of small files. Returns whether there was one. Files that cannot be merged are left as they
+    /// are from then on.
     pub async fn compact_once(&self) -> Result<bool, Error> {
-        let _turn = self.inner.turn.lock().await;
-        let lake = self.clone();
-        let catalogue = spawn_blocking(move || lake.catalogue()).await??;
+        self.in_turn(Self::compact_now).await
+    }
+
+    fn compact_now(&self) -> Result<bool, Error> {
+        let catalogue = self.catalogue()?;
+        let is_visible = |path: &String| catalogue.files.iter().any(|file| file.path == *path);
+        lock(&self.inner.unmergeable).retain(|path, _| is_visible(path));
         let Some(group) = self.small_files(&catalogue) else { return Ok(false) };
-        let mut contents = vec![];
-        for file in &group {
-            contents.push(self.inner.storage.read(&file.path).await?);
-        }
         let stream = group[0].stream.clone();
-        let (lake, name) = (self.clone(), stream.clone());
-        let (files, columns) = spawn_blocking(move || {
-            let mut batches = vec![];
-            for bytes in contents {
-                batches.extend(parquet_file::decode(bytes)?);
+        let known = catalogue.streams.iter().find(|known| known.stream == stream);
+        let merged = self.merge(&group, known.map_or(&[], |known| &known.columns));
+        let (file, columns) = match merged {
+            Ok(merged) => merged,
+            Err(failure) => {
+                let Failure { suspects, error } = *failure;
+                self.remove_orphans();
+                let mut unmergeable = lock(&self.inner.unmergeable);
+                unmergeable.extend(suspects.into_iter().map(|path| (path, chain(&error))));
+                return Err(error);
             }
-            lake.files_of(&name, &batches)
-        })
-        .await??;
-        let commit = LakeCommit {
-            add: files.iter().map(|(file, _)| file.clone()).collect(),
-            remove: group.into_iter().map(|file| file.path).collect(),
-            ..change_of(stream, columns)
         };
-        info!(stream = %commit.stream, from = commit.remove.len(), to = commit.add.len(), "merging small lake files");
-        self.publish(Prepared { files, commit, more: false }).await?;
+        info!(%stream, from = group.len(), bytes = file.bytes, "small lake files merged");
+        let remove = group.into_iter().map(|file| file.path).collect();
+        self.commit(&LakeCommit { add: vec![file], remove, ..change_of(stream, columns) })?;
         Ok(true)
     }
 
     /// The oldest small files of a day that has enough of them.
     fn small_files(&self, catalogue: &Catalogue) -> Option<Vec<LakeFile>> {
-        let (limit, wanted) = (self.inner.config.compact_bytes.0, self.inner.config.compact_files.max(2));
+        let config = &self.inner.config;
+        let (limit, wanted) = (config.compact_bytes.0, config.compact_files.clamp(2, MERGED_MAX));
+        let unmergeable = lock(&self.inner.unmergeable);
         let mut days: BTreeMap<&str, Vec<&LakeFile>> = BTreeMap::new();
         // A file over half the limit would be rewritten with the first small one that comes.
-        for file in catalogue.files.iter().filter(|file| file.memory_bytes < limit / 2) {
+        let is_small =
+            |file: &&LakeFile| file.memory_bytes < limit / 2 && !unmergeable.contains_key(&file.path);
+        for file in catalogue.files.iter().filter(is_small) {
             let day = file.path.rsplit_once('/').map_or("", |(folder, _)| folder);
             days.entry(day).or_default().push(file);
         }
@@ -59,7 +66,8 @@ impl Lake {
                 room = room.saturating_sub(file.memory_bytes);
                 fits
             };
-            let group: Vec<LakeFile> = files.iter().take_while(fits).map(|file| (*file).clone()).collect();
+            let group = files.iter().take_while(fits).take(MERGED_MAX);
+            let group: Vec<LakeFile> = group.map(|file| (*file).clone()).collect();
             let is_full = group.len() >= 2 && group.len() < files.len();
             (group.len() >= wanted || is_full).then_some(group)
         })
@@ -67,9 +75,11 @@ impl Lake {
 
     /// Hides and unlinks what retention no longer keeps. Returns the number of files.
     pub async fn expire(&self) -> Result<usize, Error> {
-        let _turn = self.inner.turn.lock().await;
-        let lake = self.clone();
-        let catalogue = spawn_blocking(move || lake.catalogue()).await??;
+        self.in_turn(Self::expire_now).await
+    }
+
+    fn expire_now(&self) -> Result<usize, Error> {
+        let catalogue = self.catalogue()?;
         let mut expired = 0;
         for stream in &catalogue.streams {
             let remove = self.expired_files(stream, &catalogue);
@@ -78,8 +88,7 @@ impl Lake {
             }
             info!(stream = %stream.stream, files = remove.len(), "retention removes lake files");
             expired += remove.len();
-            let commit = LakeCommit { remove, ..change_of(stream.stream.clone(), vec![]) };
-            self.publish(Prepared { files: vec![], commit, more: false }).await?;
+            self.commit(&LakeCommit { remove, ..change_of(stream.stream.clone(), vec![]) })?;
         }
         Ok(expired)
     }

@@ -1,16 +1,10 @@
-//! From frames to the rows of files: system columns, days, order.
+//! Which file a row goes to, and in which order: days, and time within a day.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-
-use aap_types::{BatchId, SYSTEM_COLUMNS};
-use arrow_array::cast::AsArray;
-use arrow_array::types::TimestampMicrosecondType;
-use arrow_array::{Array, ArrayRef, RecordBatch, StringArray, UInt32Array, UInt64Array};
-use arrow_schema::{DataType, Field, Schema};
-use arrow_select::take::take_record_batch;
 
 use crate::Error;
+use crate::rows::Part;
+use crate::unite::United;
 
 /// Where rows without a time go, by the convention of Hive and Spark; also the rows of days beyond the limit.
 const NO_DATE: &str = "__HIVE_DEFAULT_PARTITION__";
@@ -18,90 +12,78 @@ const NO_DATE: &str = "__HIVE_DEFAULT_PARTITION__";
 const DAYS_MAX: usize = 3660;
 const DAY_US: i64 = 86_400_000_000;
 
+/// A row, in the order of its file: time, then as it came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Moment {
+    pub(crate) ts: i64,
+    pub(crate) part: u32,
+    pub(crate) row: u32,
+}
+
 /// The rows of one file, sorted.
 #[derive(Debug)]
-pub(crate) struct DayOfRows {
+pub(crate) struct Day {
     /// `YYYY-MM-DD`.
     pub(crate) date: String,
-    pub(crate) rows: RecordBatch,
-    pub(crate) ts_min_us: i64,
-    pub(crate) ts_max_us: i64,
+    /// Without a time, in the order in which they came. They stand first.
+    pub(crate) timeless: Vec<Moment>,
+    pub(crate) rows: Vec<Moment>,
 }
 
-/// Adds `_node, _epoch, _seq, _row` to the rows of a frame. A column of the source with such a name gives way.
-pub(crate) fn identify(batch: &RecordBatch, id: &BatchId) -> Result<RecordBatch, Error> {
-    let rows = batch.num_rows();
-    let schema = batch.schema();
-    let own = |name: &str| !SYSTEM_COLUMNS.iter().any(|system| system.eq_ignore_ascii_case(name));
-    let kept = schema.fields().iter().zip(batch.columns()).filter(|(field, _)| own(field.name()));
-    let (mut fields, mut columns): (Vec<Arc<Field>>, Vec<ArrayRef>) =
-        kept.map(|(field, column)| (field.clone(), column.clone())).unzip();
-    let values: [ArrayRef; 4] = [
-        Arc::new(StringArray::from_iter_values(std::iter::repeat_n(id.key.node.as_str(), rows))),
-        Arc::new(UInt64Array::from_value(id.key.epoch.0, rows)),
-        Arc::new(UInt64Array::from_value(id.sequence.0, rows)),
-        Arc::new(UInt64Array::from_iter_values(0..rows as u64)),
-    ];
-    for (name, values) in SYSTEM_COLUMNS.into_iter().zip(values) {
-        fields.push(Arc::new(Field::new(name, values.data_type().clone(), true)));
-        columns.push(values);
+impl Day {
+    /// All rows as (part, row).
+    pub(crate) fn picks(&self) -> impl Iterator<Item = (usize, usize)> {
+        self.timeless.iter().chain(&self.rows).map(|moment| (moment.part as usize, moment.row as usize))
     }
-    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map_err(Error::arrow("add system columns"))
+
+    /// The smallest and largest time, or zeros.
+    pub(crate) fn time_range(&self) -> (i64, i64) {
+        let ends = (self.rows.first(), self.rows.last());
+        (ends.0.map_or(0, |moment| moment.ts), ends.1.map_or(0, |moment| moment.ts))
+    }
 }
 
-/// The place of the `ts` column, if it is a time.
-pub(crate) fn ts_column(schema: &Schema) -> Option<usize> {
-    let (place, field) = schema.column_with_name("ts")?;
-    matches!(field.data_type(), DataType::Timestamp(..)).then_some(place)
-}
-
-/// Sorts rows by `ts`, keeping the order of rows with the same, and cuts them by day.
-pub(crate) fn by_day(rows: &RecordBatch) -> Result<Vec<DayOfRows>, Error> {
-    let times = times_of(rows);
-    let mut order: Vec<u32> = (0..u32::try_from(rows.num_rows()).unwrap_or(u32::MAX)).collect();
-    order.sort_by_key(|row| times[*row as usize]);
-    let mut days: BTreeMap<Option<i64>, Vec<u32>> = BTreeMap::new();
-    for row in order {
-        let mut day = times[row as usize].map(|ts| ts.div_euclid(DAY_US));
-        if days.len() >= DAYS_MAX && !days.contains_key(&day) {
-            day = None;
+/// Sorts the rows of all parts and cuts them by day.
+pub(crate) fn by_day(parts: &[Part], united: &United) -> Result<Vec<Day>, Error> {
+    let (mut timeless, mut rows) = (vec![], vec![]);
+    for (part, content) in (0u32..).zip(parts) {
+        for (row, ts) in (0u32..).zip(content.times(united)?) {
+            match ts {
+                Some(ts) => rows.push(Moment { ts, part, row }),
+                None => timeless.push(Moment { ts: 0, part, row }),
+            }
         }
-        days.entry(day).or_default().push(row);
     }
-    days.into_iter().map(|(day, picked)| day_of_rows(rows, &times, day, picked)).collect()
-}
-
-fn day_of_rows(
-    rows: &RecordBatch,
-    times: &[Option<i64>],
-    day: Option<i64>,
-    picked: Vec<u32>,
-) -> Result<DayOfRows, Error> {
-    let known = || picked.iter().filter_map(|row| times[*row as usize]);
-    let (ts_min_us, ts_max_us) = (known().min().unwrap_or(0), known().max().unwrap_or(0));
-    let in_order = picked.len() == rows.num_rows() && picked.is_sorted();
-    let rows = match in_order {
-        true => rows.clone(),
-        false => {
-            take_record_batch(rows, &UInt32Array::from(picked)).map_err(Error::arrow("sort rows by time"))?
-        }
-    };
-    Ok(DayOfRows { date: day.map_or_else(|| NO_DATE.to_owned(), date), rows, ts_min_us, ts_max_us })
-}
-
-fn times_of(rows: &RecordBatch) -> Vec<Option<i64>> {
-    let column = ts_column(&rows.schema()).map(|place| rows.column(place));
-    match column.and_then(|column| column.as_primitive_opt::<TimestampMicrosecondType>()) {
-        Some(times) => times.iter().collect(),
-        None => vec![None; rows.num_rows()],
+    rows.sort_unstable();
+    let mut days: BTreeMap<Option<i64>, Day> = BTreeMap::new();
+    let mut rest = rows.as_slice();
+    while let Some(first) = rest.first() {
+        let day = first.ts.div_euclid(DAY_US);
+        let end = rest.partition_point(|moment| moment.ts.div_euclid(DAY_US) == day);
+        let (here, later) = rest.split_at(end);
+        rest = later;
+        let full = days.len() >= DAYS_MAX;
+        let place = if full { None } else { date(day).map(|_| day) };
+        day_of(&mut days, place).rows.extend_from_slice(here);
     }
+    if !timeless.is_empty() {
+        day_of(&mut days, None).timeless = timeless;
+    }
+    Ok(days.into_values().collect())
 }
 
-/// The date of a day since 1970; days that no calendar has are [`NO_DATE`].
-fn date(day: i64) -> String {
-    let seconds = day.checked_mul(DAY_US / 1_000_000);
-    let moment = seconds.and_then(|seconds| jiff::Timestamp::from_second(seconds).ok());
-    let date = moment.map(|moment| moment.to_zoned(jiff::tz::TimeZone::UTC).date());
+fn day_of(days: &mut BTreeMap<Option<i64>, Day>, day: Option<i64>) -> &mut Day {
+    days.entry(day).or_insert_with(|| Day {
+        date: day.and_then(date).unwrap_or_else(|| NO_DATE.to_owned()),
+        timeless: vec![],
+        rows: vec![],
+    })
+}
+
+/// The date of a day since 1970; none for days that no calendar has.
+fn date(day: i64) -> Option<String> {
+    let seconds = day.checked_mul(DAY_US / 1_000_000)?;
+    let date = jiff::Timestamp::from_second(seconds).ok()?.to_zoned(jiff::tz::TimeZone::UTC).date();
     // Hive and Spark read four digits.
-    date.filter(|date| date.year() >= 0).map_or_else(|| NO_DATE.to_owned(), |date| date.to_string())
+    (date.year() >= 0).then(|| date.to_string())
 }

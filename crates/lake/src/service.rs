@@ -1,61 +1,151 @@
 //! When the lake takes what: by size, by age, when the landing buffer fills up.
+//!
+//! Nothing that fails keeps anything else waiting: each stream and each kind of upkeep fails, and is tried again, by
+//! itself.
 
-use std::collections::BTreeSet;
-use std::sync::PoisonError;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use aap_runtime::Shutdown;
-use aap_types::StreamName;
+use aap_types::{Sequence, StreamKey, StreamName};
 use tokio::time::sleep;
 use tracing::warn;
 
+use crate::lake::{chain, cut_map};
+use crate::unite::United;
 use crate::{Error, Lake};
 
 /// How often it looks; a second more or less in the lake matters to nobody, since queries read the buffer too.
 const TICK: Duration = Duration::from_secs(1);
-/// Merging and retention are looked at every so many ticks.
-const MAINTENANCE_TICKS: u64 = 10;
+/// How often merging and retention are looked at.
+const UPKEEP: Duration = Duration::from_secs(10);
 /// After a failure: long enough not to fill the log, short enough not to fill the buffer.
 const PAUSE: Duration = Duration::from_secs(10);
+
+/// What is known from one pass to the next.
+#[derive(Debug, Default)]
+pub(crate) struct Passes {
+    /// Streams that failed: when they are tried again, and why they failed.
+    failed: BTreeMap<StreamName, (Duration, String)>,
+    upkeep_at: Duration,
+    upkeep_failed: Vec<String>,
+    /// Streams whose columns stand in the catalogue.
+    declared: BTreeSet<StreamName>,
+}
 
 impl Lake {
     /// Runs until `shutdown`. Failures are reported by [`Lake::problem`] and tried again; they never end it.
     pub async fn run(self, shutdown: Shutdown) -> Result<(), Error> {
-        let mut ticks = 0u64;
+        let mut passes = Passes::default();
         while !shutdown.is_requested() {
-            let pause = match self.tick(ticks, &shutdown).await {
-                Ok(()) => TICK,
-                Err(_) => PAUSE,
-            };
-            ticks += 1;
+            if self.pass(&mut passes, &shutdown).await {
+                continue;
+            }
             tokio::select! {
                 () = shutdown.requested() => {}
-                () = sleep(pause) => {}
+                () = sleep(TICK) => {}
             }
         }
         Ok(())
     }
 
-    async fn tick(&self, ticks: u64, shutdown: &Shutdown) -> Result<(), Error> {
-        let result = self.work(ticks, shutdown).await;
-        let problem = result.as_ref().err().map(|error| format!("lake: {}", chain(error)));
-        let mut known = self.inner.problem.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(problem) = problem.as_ref().filter(|problem| known.as_ref() != Some(*problem)) {
-            warn!(%problem, "the lake makes no progress");
+    /// One load of each stream that is due, so that a busy one keeps none waiting, and upkeep when it is time. Returns
+    /// whether there is more to do at once.
+    pub(crate) async fn pass(&self, passes: &mut Passes, shutdown: &Shutdown) -> bool {
+        let mut busy = false;
+        let mut problems = vec![];
+        problems.extend(self.declare_new(passes).await.err().map(|error| chain(&error)));
+        for stream in self.due_streams() {
+            let now = self.inner.clock.monotonic();
+            let rests = passes.failed.get(&stream).is_some_and(|(until, _)| now < *until);
+            if rests || shutdown.is_requested() {
+                continue;
+            }
+            passes.failed.remove(&stream);
+            match self.load(&stream).await {
+                Ok(more) => busy |= more,
+                Err(error) => {
+                    let reason = format!("stream `{stream}`: {}", chain(&error));
+                    passes.failed.insert(stream, (now + PAUSE, reason));
+                }
+            }
         }
-        *known = problem;
-        result
+        if self.inner.clock.monotonic() >= passes.upkeep_at && !shutdown.is_requested() {
+            busy |= self.keep_up(passes).await;
+        }
+        problems.extend(self.unlink().await.err().map(|error| chain(&error)));
+        problems.extend(passes.failed.values().map(|(_, reason)| reason.clone()));
+        problems.extend(passes.upkeep_failed.iter().cloned());
+        self.report(problems);
+        busy
     }
 
-    async fn work(&self, ticks: u64, shutdown: &Shutdown) -> Result<(), Error> {
-        for stream in self.due_streams() {
-            while self.load(&stream).await? && !shutdown.is_requested() {}
+    /// Merges one group of files; retention when there is none. Returns whether there may be another.
+    async fn keep_up(&self, passes: &mut Passes) -> bool {
+        passes.upkeep_failed.clear();
+        match self.compact_once().await {
+            Ok(true) => return true,
+            Ok(false) => {}
+            Err(error) => passes.upkeep_failed.push(format!("merging files: {}", chain(&error))),
         }
-        if ticks % MAINTENANCE_TICKS == MAINTENANCE_TICKS - 1 {
-            while !shutdown.is_requested() && self.compact_once().await? {}
-            self.expire().await?;
+        if let Err(error) = self.expire().await {
+            passes.upkeep_failed.push(format!("retention: {}", chain(&error)));
         }
-        self.unlink_unread().await;
+        passes.upkeep_at = self.inner.clock.monotonic() + UPKEEP;
+        false
+    }
+
+    fn report(&self, mut problems: Vec<String>) {
+        problems.dedup();
+        let problem = (!problems.is_empty()).then(|| format!("lake: {}", problems.join("; ")));
+        if self.set_problem(problem.clone()) {
+            warn!(problem = problem.unwrap_or_default(), "something in the lake makes no progress");
+        }
+    }
+
+    /// Declares the columns of streams that are new, so that they are known before their first file.
+    async fn declare_new(&self, passes: &mut Passes) -> Result<(), Error> {
+        let waiting: BTreeSet<StreamName> = self.inner.waiting.by_stream().into_keys().collect();
+        passes.declared.retain(|stream| waiting.contains(stream));
+        let new: Vec<StreamName> = waiting.difference(&passes.declared).cloned().collect();
+        if !new.is_empty() {
+            let streams = new.clone();
+            self.in_turn(move |lake| lake.declare(&streams)).await?;
+            passes.declared.extend(new);
+        }
+        Ok(())
+    }
+
+    fn declare(&self, streams: &[StreamName]) -> Result<(), Error> {
+        let catalogue = self.catalogue()?;
+        let cuts = cut_map(&catalogue);
+        let tails = self.inner.buffer.tails();
+        let is_known = |stream: &StreamName| {
+            catalogue.streams.iter().any(|known| known.stream == *stream && !known.columns.is_empty())
+        };
+        for stream in streams.iter().filter(|stream| !is_known(stream)) {
+            let mut united = United::default();
+            for (key, tail) in tails.iter().filter(|(key, _)| key.stream == *stream) {
+                self.look_at_first(&mut united, key, cuts.get(key).copied().unwrap_or_default(), *tail)?;
+            }
+            if united.len() > 0 {
+                self.inner.store.declare_columns(stream, &united.described())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn look_at_first(
+        &self,
+        united: &mut United,
+        key: &StreamKey,
+        cut: Sequence,
+        tail: Sequence,
+    ) -> Result<(), Error> {
+        if cut < tail {
+            let frames = self.inner.buffer.read(key, cut, 1)?;
+            frames.iter().for_each(|frame| united.add(frame.schema.arrow()));
+        }
         Ok(())
     }
 
@@ -71,12 +161,5 @@ impl Lake {
             pressed || *bytes >= config.file_bytes.0 || *oldest <= oldest_kept
         });
         due.map(|(stream, _)| stream).collect()
-    }
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    match error.source() {
-        Some(source) => format!("{error}: {}", chain(source)),
-        None => error.to_string(),
     }
 }

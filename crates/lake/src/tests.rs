@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use aap_buffer::scan::Scanner;
 use aap_buffer::{Buffer, BufferConfig, EncodedBatch, Encoder, Entry, FrameSchema, RealFileSystem};
-use aap_runtime::{Clock, ManualClock};
+use aap_runtime::{Clock, ManualClock, Shutdown};
 use aap_store::{
     Catalogue, Deleted, LakeCommit, MetadataStore, NodeRecord, Retention, RowCounts, SqliteStore,
 };
@@ -17,11 +17,13 @@ use aap_types::{BatchId, ByteCount, Digest, Epoch, NodeId, Sequence, StreamKey, 
 use arrow_array::cast::AsArray;
 use arrow_array::types::UInt64Type;
 use arrow_array::{
-    Array, ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
+    Array, ArrayRef, BinaryArray, BooleanArray, DictionaryArray, Float64Array, Int32Array, Int64Array,
+    RecordBatch, StringArray, TimestampMicrosecondArray, UInt64Array,
 };
 use bytes::Bytes;
 use camino::Utf8PathBuf;
 
+use crate::service::Passes;
 use crate::{CONSUMER, Error, FrameInfo, Lake, LakeConfig, LakeDependencies, parquet_file};
 
 const START_MS: u64 = 1_700_000_000_000;
@@ -64,6 +66,48 @@ impl Rig {
         visible(&self.buffer, &self.lake, &stream.parse().unwrap())
     }
 
+    async fn land_encoded(&self, key: &StreamKey, sequence: u64, batch: EncodedBatch) {
+        land_encoded(&self.buffer, &self.lake, key, sequence, batch).await;
+    }
+
+    /// One pass of the service.
+    async fn pass(&self, passes: &mut Passes) -> bool {
+        self.lake.pass(passes, &Shutdown::default()).await
+    }
+
+    /// A column of all files of a stream, as text, in order of time.
+    fn values(&self, stream: &str, column: &str) -> Vec<Option<String>> {
+        let mut values = vec![];
+        for file in self.files().iter().filter(|file| file.stream.as_str() == stream) {
+            let file = std::fs::File::open(self.lake.locate(&file.path)).unwrap();
+            for batch in parquet_file::decode(&file) {
+                let text = aap_columns::text(batch.column_by_name(column).unwrap()).unwrap();
+                let text = text.as_string::<i32>().iter();
+                values.extend(text.map(|value| value.map(str::to_owned)));
+            }
+        }
+        values
+    }
+
+    /// The SQL type of a column, as the catalogue has it.
+    fn kind(&self, stream: &str, column: &str) -> Option<String> {
+        let catalogue = self.lake.catalogue().unwrap();
+        let known = catalogue.streams.iter().find(|known| known.stream.as_str() == stream)?;
+        known.columns.iter().find(|(name, _)| name == column).map(|(_, kind)| kind.clone())
+    }
+
+    fn on_disk(&self) -> Vec<String> {
+        let mut files = self.lake.inner.storage.parquet_files().unwrap();
+        files.sort();
+        files
+    }
+
+    fn visible_files(&self) -> Vec<String> {
+        let mut files: Vec<String> = self.files().into_iter().map(|file| file.path).collect();
+        files.sort();
+        files
+    }
+
     fn files(&self) -> Vec<aap_store::LakeFile> {
         self.lake.catalogue().unwrap().files
     }
@@ -101,6 +145,8 @@ async fn open_lake(
 const NONE: u8 = 0;
 const BEFORE_COMMIT: u8 = 1;
 const AFTER_COMMIT: u8 = 2;
+/// Commits of the stream `bad` fail.
+const BAD_STREAM: u8 = 3;
 
 /// A store whose commit fails before or after it took effect: what a crash there leaves.
 #[derive(Debug)]
@@ -127,6 +173,7 @@ impl MetadataStore for Faulty {
         match self.fault.load(Ordering::SeqCst) {
             BEFORE_COMMIT => Err(crash()),
             AFTER_COMMIT => self.store.commit(commit).and_then(|()| Err(crash())),
+            BAD_STREAM if commit.stream.as_str() == "bad" => Err(crash()),
             _ => self.store.commit(commit),
         }
     }
@@ -174,8 +221,11 @@ fn encoded(rows: &RecordBatch) -> EncodedBatch {
 }
 
 async fn land(buffer: &Buffer, lake: &Lake, key: &StreamKey, sequence: u64, rows: RecordBatch) {
+    land_encoded(buffer, lake, key, sequence, encoded(&rows)).await;
+}
+
+async fn land_encoded(buffer: &Buffer, lake: &Lake, key: &StreamKey, sequence: u64, batch: EncodedBatch) {
     let id = BatchId { key: key.clone(), sequence: Sequence(sequence) };
-    let batch = encoded(&rows);
     let digest = Digest::of(&id, &[], &batch.payload);
     let counts =
         RowCounts { rows: u64::from(batch.rows), batches: 1, raw_bytes: 1000, ..RowCounts::default() };
@@ -191,8 +241,8 @@ fn visible(buffer: &Buffer, lake: &Lake, stream: &StreamName) -> BTreeMap<(Strin
     let catalogue = lake.catalogue().unwrap();
     let mut seen = BTreeMap::new();
     for file in catalogue.files.iter().filter(|file| file.stream == *stream) {
-        let bytes = Bytes::from(std::fs::read(lake.locate(&file.path)).expect("a pinned file is there"));
-        for batch in parquet_file::decode(bytes).unwrap() {
+        let file = std::fs::File::open(lake.locate(&file.path)).expect("a pinned file is there");
+        for batch in parquet_file::decode(&file) {
             let node = batch.column_by_name("_node").unwrap().as_string::<i32>();
             let sequence = batch.column_by_name("_seq").unwrap().as_primitive::<UInt64Type>();
             let row = batch.column_by_name("_row").unwrap().as_primitive::<UInt64Type>();
@@ -360,7 +410,7 @@ async fn a_deleted_file_stays_while_a_reader_may_know_it() {
     rig.lake.delete(&"logs".parse().unwrap()).await.unwrap();
     assert!(file.exists());
     drop(pin);
-    rig.lake.unlink_unread().await;
+    rig.lake.unlink().await.unwrap();
     assert!(!file.exists());
 }
 
@@ -402,8 +452,8 @@ async fn columns_are_united_by_name_when_a_stream_changes_its_form() {
     assert!(rig.lake.compact_once().await.unwrap());
     let files = rig.files();
     assert_eq!((files.len(), files[0].rows), (1, 3));
-    let bytes = Bytes::from(std::fs::read(rig.lake.locate(&files[0].path)).unwrap());
-    let batch = parquet_file::decode(bytes).unwrap().remove(0);
+    let file = std::fs::File::open(rig.lake.locate(&files[0].path)).unwrap();
+    let batch = parquet_file::decode(&file).remove(0);
     let numbers = batch.column_by_name("n").unwrap();
     let numbers = numbers.as_primitive::<arrow_array::types::Float64Type>();
     let mut numbers: Vec<Option<f64>> = numbers.iter().collect();
@@ -426,8 +476,8 @@ async fn rows_go_to_the_file_of_their_day_sorted_by_time() {
     let days: Vec<&str> = files.iter().map(|file| file.path.split('/').nth(1).unwrap()).collect();
     assert_eq!(days, ["date=2023-11-14", "date=2023-11-15"]);
     for file in &files {
-        let bytes = Bytes::from(std::fs::read(rig.lake.locate(&file.path)).unwrap());
-        let batch = parquet_file::decode(bytes).unwrap().remove(0);
+        let batch =
+            parquet_file::decode(&std::fs::File::open(rig.lake.locate(&file.path)).unwrap()).remove(0);
         let times = batch.column_by_name("ts").unwrap();
         let times = times.as_primitive::<arrow_array::types::TimestampMicrosecondType>();
         let times: Vec<i64> = times.values().to_vec();
@@ -466,4 +516,263 @@ async fn a_lost_catalogue_comes_back_from_the_manifest_and_files_without_one_are
     let opened = open_lake(&rig.home, &rig.clock, &rig.buffer, &store, LakeConfig::default()).await;
     assert!(matches!(opened, Err(Error::ForeignFiles { .. })));
     assert_eq!(rig.lake.inner.storage.parquet_files().unwrap().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_parquet_has_no_type_for_goes_into_the_lake_as_text() {
+    use arrow_array::types::IntervalMonthDayNano;
+    let rig = Rig::new(LakeConfig::default()).await;
+    let interval = IntervalMonthDayNano::new(14, 3, 0);
+    let column = Arc::new(arrow_array::IntervalMonthDayNanoArray::from(vec![interval]));
+    rig.land(&key("n1", "logs"), 1, with_column(5, "c", column)).await;
+    rig.lake.load_all().await.unwrap();
+    assert_eq!(rig.values("logs", "c"), [Some("14 mons 3 days".to_owned())]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_cannot_be_loaded_keeps_no_other_waiting() {
+    let keep = Retention { hours: 1, bytes: ByteCount(0) };
+    let rig = Rig::new(LakeConfig { retention: keep, ..LakeConfig::default() }).await;
+    rig.land(&key("n1", "logs"), 1, rows(0)).await;
+    rig.lake.load_all().await.unwrap();
+    rig.clock.advance(Duration::from_secs(2 * 3600));
+    rig.store.fault.store(BAD_STREAM, Ordering::SeqCst);
+    rig.land(&key("n1", "bad"), 1, rows(2)).await;
+    rig.land(&key("n1", "logs"), 2, rows(2)).await;
+    let mut passes = Passes::default();
+    rig.pass(&mut passes).await;
+    check_once(&rig.visible("logs"), &expected(&["n1"], 2..=2));
+    assert_eq!(rig.files().len(), 1, "what retention does not keep is gone, and `logs` is loaded");
+    let problem = rig.lake.problem().unwrap();
+    assert!(problem.contains("stream `bad`"), "{problem}");
+
+    rig.store.fault.store(NONE, Ordering::SeqCst);
+    rig.clock.advance(Duration::from_secs(10));
+    rig.pass(&mut passes).await;
+    check_once(&rig.visible("bad"), &expected(&["n1"], 1..=1));
+    assert_eq!(rig.files().len(), 2);
+    assert_eq!(rig.lake.problem(), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_cannot_be_read_is_left_alone_and_the_others_are_merged() {
+    let rig = Rig::new(LakeConfig { compact_files: 2, ..LakeConfig::default() }).await;
+    let logs = key("n1", "logs");
+    for sequence in 1..=3 {
+        rig.land(&logs, sequence, rows(0)).await;
+        rig.lake.load_all().await.unwrap();
+    }
+    let broken = rig.files()[0].path.clone();
+    std::fs::write(rig.lake.locate(&broken), b"no Parquet").unwrap();
+    assert!(rig.lake.compact_once().await.is_err());
+    assert!(rig.lake.compact_once().await.unwrap());
+    assert!(!rig.lake.compact_once().await.unwrap());
+    assert_eq!(rig.files().len(), 2);
+    let problem = rig.lake.problem().unwrap();
+    assert!(problem.contains(&broken), "{problem}");
+    assert_eq!(rig.on_disk(), rig.visible_files());
+
+    rig.lake.delete(&logs.stream).await.unwrap();
+    rig.lake.compact_once().await.unwrap();
+    assert_eq!(rig.lake.problem(), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frame_that_is_no_batch_goes_to_dead_letters_and_stops_nothing() {
+    let mut rig = Rig::new(LakeConfig::default()).await;
+    let logs = key("n1", "logs");
+    rig.land(&logs, 1, rows(0)).await;
+    let broken = EncodedBatch { payload: Bytes::from_static(b"nothing"), ..encoded(&rows(0)) };
+    rig.land_encoded(&logs, 2, broken).await;
+    // A few kilobytes that would become 100 GB.
+    let long = StringArray::from(vec!["x".repeat(1 << 20)]);
+    let bomb = DictionaryArray::new(Int32Array::from(vec![0; 100_000]), Arc::new(long));
+    rig.land(&logs, 3, with_column(5, "c", Arc::new(bomb))).await;
+    rig.land(&logs, 4, rows(0)).await;
+    rig.lake.load_all().await.unwrap();
+    let seen: BTreeSet<u64> = rig.visible("logs").into_keys().map(|(_, sequence, _)| sequence).collect();
+    assert_eq!(seen, BTreeSet::from([1, 4]));
+    let sequences = rig.values("logs.dead", "sequence");
+    assert_eq!(sequences, [Some("2".to_owned()), Some("3".to_owned())]);
+    assert_eq!(rig.values("logs.dead", "payload")[0].as_deref(), Some("nothing"));
+    let counts = |stream: &str| {
+        let catalogue = rig.lake.catalogue().unwrap();
+        catalogue.streams.iter().find(|known| known.stream.as_str() == stream).unwrap().counts
+    };
+    assert_eq!((counts("logs").rows, counts("logs").rows_skipped), (6, 100_003));
+    assert_eq!(counts("logs.dead").rows, 2);
+    rig.restart(LakeConfig::default()).await;
+    assert!(!rig.lake.load(&logs.stream).await.unwrap(), "nothing is left of it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_load_ends_where_memory_is_used_up_however_little_the_frames_take() {
+    let rig = Rig::new(LakeConfig::default()).await;
+    let logs = key("n1", "logs");
+    // 8 MiB that compress to a few hundred bytes: all of them are in one read of the buffer.
+    for sequence in 1..=12 {
+        let text = StringArray::from_iter_values(std::iter::repeat_n("x".repeat(1 << 10), 8 << 10));
+        rig.land(&logs, sequence, with_column(5, "c", Arc::new(text))).await;
+    }
+    assert!(rig.lake.load(&logs.stream).await.unwrap());
+    let loaded: u64 = rig.files().iter().map(|file| file.rows).sum();
+    assert!((7 * 8192..=9 * 8192).contains(&loaded), "{loaded}");
+    rig.lake.load_all().await.unwrap();
+    assert_eq!(rig.files().iter().map(|file| file.rows).sum::<u64>(), 12 * 8192);
+}
+
+/// Lands the columns one after the other and looks at every value: loaded together, loaded apart, merged.
+async fn check_values(columns: Vec<ArrayRef>, kind: &str, values: &[&str]) {
+    for together in [true, false] {
+        let rig = Rig::new(LakeConfig { compact_files: 2, ..LakeConfig::default() }).await;
+        for (sequence, column) in (1..).zip(&columns) {
+            let at = i64::try_from(sequence).unwrap();
+            rig.land(&key("n1", "logs"), sequence, with_column(at, "c", column.clone())).await;
+            if !together {
+                rig.lake.load_all().await.unwrap();
+            }
+        }
+        rig.lake.load_all().await.unwrap();
+        while rig.lake.compact_once().await.unwrap() {}
+        assert_eq!(rig.files().len(), 1);
+        let found = rig.values("logs", "c");
+        assert_eq!(found.iter().flatten().collect::<Vec<_>>(), values, "together: {together}");
+        assert_eq!(rig.kind("logs", "c").as_deref(), Some(kind), "together: {together}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_value_changes_when_batches_differ_in_type() {
+    let odd = (1i64 << 53) + 1;
+    let unsigned = || Arc::new(UInt64Array::from(vec![u64::MAX])) as ArrayRef;
+    let signed = || Arc::new(Int64Array::from(vec![-1])) as ArrayRef;
+    let large = || Arc::new(Int64Array::from(vec![odd])) as ArrayRef;
+    let float = || Arc::new(Float64Array::from(vec![0.5])) as ArrayRef;
+    let flag = || Arc::new(BooleanArray::from(vec![true])) as ArrayRef;
+    let text = || Arc::new(StringArray::from(vec!["\u{e9}"])) as ArrayRef;
+    let bytes = || Arc::new(BinaryArray::from(vec![b"a\xff".as_slice()])) as ArrayRef;
+    check_values(vec![unsigned(), signed()], "DECIMAL(20,0)", &["18446744073709551615", "-1"]).await;
+    check_values(vec![signed(), float()], "DOUBLE", &["-1.0", "0.5"]).await;
+    check_values(vec![large(), float()], "VARCHAR", &["9007199254740993", "0.5"]).await;
+    check_values(vec![float(), large()], "VARCHAR", &["0.5", "9007199254740993"]).await;
+    check_values(vec![flag(), signed()], "VARCHAR", &["true", "-1"]).await;
+    check_values(vec![text(), bytes()], "VARCHAR", &["\u{e9}", "a\\xFF"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn columns_that_differ_by_case_are_one_column() {
+    let rig = Rig::new(LakeConfig::default()).await;
+    for (sequence, name) in [(1, "Level"), (2, "level")] {
+        let column = Arc::new(StringArray::from(vec![name]));
+        rig.land(&key("n1", "logs"), sequence, with_column(5, name, column)).await;
+    }
+    rig.lake.load_all().await.unwrap();
+    rig.land(&key("n1", "logs"), 3, with_column(5, "LEVEL", Arc::new(StringArray::from(vec!["LEVEL"]))))
+        .await;
+    rig.lake.load_all().await.unwrap();
+    let expected = ["Level", "level", "LEVEL"].map(|name| Some(name.to_owned()));
+    assert_eq!(rig.values("logs", "Level"), expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_column_keeps_its_wider_type_in_every_later_file() {
+    let rig = Rig::new(LakeConfig::default()).await;
+    let texts = Arc::new(StringArray::from(vec!["x"]));
+    rig.land(&key("n1", "logs"), 1, with_column(5, "c", texts)).await;
+    rig.lake.load_all().await.unwrap();
+    rig.land(&key("n1", "logs"), 2, with_column(5, "c", Arc::new(Int64Array::from(vec![7])))).await;
+    rig.lake.load_all().await.unwrap();
+    let file = std::fs::File::open(rig.lake.locate(&rig.files()[1].path)).unwrap();
+    let batch = parquet_file::decode(&file).remove(0);
+    assert_eq!(batch.column_by_name("c").unwrap().as_ref(), &StringArray::from(vec!["7"]) as &dyn Array);
+    assert_eq!(rig.kind("logs", "c").as_deref(), Some("VARCHAR"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_load_leaves_no_file_behind() {
+    let rig = Rig::new(LakeConfig::default()).await;
+    rig.land(&key("n1", "logs"), 1, rows(0)).await;
+    rig.store.fault.store(BEFORE_COMMIT, Ordering::SeqCst);
+    for _ in 0..3 {
+        assert!(rig.lake.load_all().await.is_err());
+        assert!(rig.on_disk().is_empty());
+    }
+    // A commit that stands although it failed must keep its file.
+    rig.store.fault.store(AFTER_COMMIT, Ordering::SeqCst);
+    assert!(rig.lake.load_all().await.is_err());
+    rig.store.fault.store(NONE, Ordering::SeqCst);
+    rig.lake.load_all().await.unwrap();
+    assert_eq!((rig.on_disk().len(), rig.on_disk()), (1, rig.visible_files()));
+    check_once(&rig.visible("logs"), &expected(&["n1"], 1..=1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_manifest_that_cannot_be_written_only_delays_what_follows_a_commit() {
+    let rig = Rig::new(LakeConfig::default()).await;
+    let (logs, other) = (key("n1", "logs"), key("n1", "other"));
+    rig.land(&logs, 1, rows(0)).await;
+    rig.land(&other, 1, rows(0)).await;
+    rig.lake.load(&other.stream).await.unwrap();
+    let (folder, moved) = (rig.lake.locate("_manifest"), rig.lake.locate("elsewhere"));
+    std::fs::rename(&folder, &moved).unwrap();
+    std::fs::write(&folder, b"").unwrap();
+
+    assert!(rig.lake.load(&logs.stream).await.is_err());
+    assert_eq!(rig.buffer.cursor(CONSUMER, &logs), Sequence::ZERO, "nothing may be reclaimed yet");
+    check_once(&rig.visible("logs"), &expected(&["n1"], 1..=1));
+    assert!(rig.lake.delete(&other.stream).await.is_err(), "the books are not in order, so nothing is begun");
+
+    std::fs::remove_file(&folder).unwrap();
+    std::fs::rename(&moved, &folder).unwrap();
+    rig.pass(&mut Passes::default()).await;
+    assert_eq!(rig.buffer.cursor(CONSUMER, &logs), Sequence(1));
+    assert!(rig.lake.waiting().frames().beyond(&[]).is_empty());
+
+    std::fs::rename(&folder, &moved).unwrap();
+    std::fs::write(&folder, b"").unwrap();
+    assert_eq!(rig.lake.delete(&logs.stream).await.unwrap(), (3, 1), "it is deleted all the same");
+    std::fs::remove_file(&folder).unwrap();
+    std::fs::rename(&moved, &folder).unwrap();
+    rig.pass(&mut Passes::default()).await;
+    assert_eq!(rig.on_disk(), rig.visible_files());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deletion_runs_to_its_end_when_its_client_leaves() {
+    let rig = Rig::new(LakeConfig::default()).await;
+    rig.land(&key("n1", "logs"), 1, rows(0)).await;
+    rig.lake.load_all().await.unwrap();
+    let stream = "logs".parse().unwrap();
+    let left = tokio::time::timeout(Duration::ZERO, rig.lake.delete(&stream)).await;
+    // Whatever was begun is over when it is somebody else's turn.
+    rig.lake.in_turn(|_| Ok(())).await.unwrap();
+    assert!(rig.on_disk().is_empty() || left.is_err() && !rig.visible_files().is_empty());
+    assert_eq!(rig.on_disk(), rig.visible_files(), "hidden and unlinked, or not begun");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn columns_are_known_before_the_first_file() {
+    let rig = Rig::new(LakeConfig { age_seconds: 1 << 40, ..LakeConfig::default() }).await;
+    rig.land(&key("n1", "logs"), 1, rows(0)).await;
+    rig.pass(&mut Passes::default()).await;
+    assert!(rig.files().is_empty());
+    assert_eq!(rig.kind("logs", "n").as_deref(), Some("BIGINT"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_busy_stream_and_a_busy_node_keep_no_other_waiting() {
+    let rig = Rig::new(LakeConfig { file_bytes: ByteCount(1000), ..LakeConfig::default() }).await;
+    for sequence in 1..=6 {
+        rig.land(&key("n1", "busy"), sequence, rows(0)).await;
+    }
+    rig.land(&key("n2", "busy"), 1, rows(0)).await;
+    rig.land(&key("n1", "calm"), 1, rows(0)).await;
+    let mut passes = Passes::default();
+    assert!(rig.pass(&mut passes).await, "there is more to do");
+    let files = |stream: &str| rig.files().iter().filter(|file| file.stream.as_str() == stream).count();
+    assert_eq!((files("busy"), files("calm")), (1, 1));
+    rig.pass(&mut passes).await;
+    rig.pass(&mut passes).await;
+    let nodes: BTreeSet<Option<String>> = rig.values("busy", "_node").into_iter().collect();
+    assert_eq!(nodes.len(), 2, "{nodes:?}");
 }

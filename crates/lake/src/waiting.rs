@@ -37,7 +37,7 @@ impl Waiting {
     }
 
     /// Counts of everything that waits, by key and sequence. Take it **before** the catalogue: frames that go to the
-    /// lake in between are then at or below a cut of that catalogue, and [`WaitingFrames::beyond`] leaves them out.
+    /// lake in between are then at or below a cut of that catalogue, and `WaitingFrames::beyond` leaves them out.
     pub fn frames(&self) -> WaitingFrames {
         WaitingFrames(self.state().clone())
     }

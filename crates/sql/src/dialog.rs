@@ -13,7 +13,7 @@ use crate::PlanRequest;
 pub enum Request {
     /// Answer a statement.
     Query(EngineQuery),
-    /// Split a statement for many nodes; answered by one `Planned` frame.
+    /// Split a statement for many nodes: `Needs`, then a manifest, then one `Planned` frame.
     Plan(PlanRequest),
 }
 

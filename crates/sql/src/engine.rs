@@ -23,6 +23,8 @@ use crate::{
 const PLAN_DEADLINE: Duration = Duration::from_secs(10);
 /// Engines live in folders of this prefix under the scratch root.
 const SCRATCH_PREFIX: &str = "q-";
+/// Folders of one life of the daemon: those of engines, and those in which it collects the answers of nodes.
+const LEFTOVER_PREFIXES: [&str; 2] = [SCRATCH_PREFIX, "n-"];
 
 /// How engines run.
 #[derive(Debug, Clone)]
@@ -99,22 +101,30 @@ impl Engine {
         query.limits.deadline_ms = left_ms(deadline);
         session.send(&Request::Query(query)).await?;
         let needs: Needs = session.expect(Kind::Needs).await?;
-        let manifest = resolve(&mut session, needs.tables, catalog).await?;
+        let manifest = resolve(&mut session, needs.tables, catalog, Unknown::Refused).await?;
         session.send(&manifest).await?;
         Ok(QueryStream::new(session))
     }
 
-    /// Splits a statement for many nodes.
-    pub async fn plan(&self, sql: &str) -> Result<Planned, Problem> {
+    /// Splits a statement for many nodes. What `catalog` knows of the stream's columns decides how well; it need not
+    /// know the stream.
+    pub async fn plan(
+        &self,
+        sql: &str,
+        catalog: Arc<dyn Catalog>,
+        cancel: Shutdown,
+    ) -> Result<Planned, Problem> {
         let deadline = Instant::now() + PLAN_DEADLINE;
-        let cancel = Shutdown::default();
         let permit = self.turn(deadline, &cancel).await?;
         let scratch = self.make_scratch()?;
         let child = self.spawn(&scratch)?;
-        let mut session = Session::new(child, scratch, permit, cancel)
+        let mut session = Session::new(child, scratch.clone(), permit, cancel)
             .with_deadline(deadline, u64::try_from(PLAN_DEADLINE.as_millis()).unwrap_or(u64::MAX))
             .with_memory(self.config.memory_bytes);
-        session.send(&Request::Plan(PlanRequest { sql: sql.to_owned() })).await?;
+        session.send(&Request::Plan(PlanRequest { sql: sql.to_owned(), scratch })).await?;
+        let needs: Needs = session.expect(Kind::Needs).await?;
+        let manifest = resolve(&mut session, needs.tables, catalog, Unknown::Passed).await?;
+        session.send(&without_files(manifest)).await?;
         session.expect(Kind::Planned).await
     }
 
@@ -164,10 +174,28 @@ impl Engine {
     }
 }
 
+/// What becomes of a table that the catalogue does not know.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Unknown {
+    Refused,
+    Passed,
+}
+
+/// The catalogue declares the columns of Parquet files, so that splitting a statement opens none of them.
+fn without_files(mut manifest: Manifest) -> Manifest {
+    for table in &mut manifest.tables {
+        if table.columns.is_some() {
+            table.parquet.clear();
+        }
+    }
+    manifest
+}
+
 async fn resolve(
     session: &mut Session,
     need: Vec<TableNeed>,
     catalog: Arc<dyn Catalog>,
+    unknown: Unknown,
 ) -> Result<Manifest, Problem> {
     if need.is_empty() {
         return Ok(Manifest::default());
@@ -175,8 +203,10 @@ async fn resolve(
     let resolved = tokio::task::spawn_blocking(move || {
         let resolved = catalog.resolve(&need)?;
         match need.iter().find(|need| !resolved.manifest.tables.iter().any(|table| table.name == need.name)) {
-            Some(missing) => Err(problem::unknown_table(&missing.name, &catalog.table_names())),
-            None => Ok(resolved),
+            Some(missing) if unknown == Unknown::Refused => {
+                Err(problem::unknown_table(&missing.name, &catalog.table_names()))
+            }
+            _ => Ok(resolved),
         }
     });
     let resolved = session.while_alive(resolved).await?.map_err(|panic| {
@@ -194,7 +224,7 @@ fn left_ms(deadline: Instant) -> u64 {
 fn remove_leftovers(root: &Utf8Path) {
     let Ok(entries) = root.read_dir_utf8() else { return };
     for entry in entries.flatten() {
-        if entry.file_name().starts_with(SCRATCH_PREFIX)
+        if LEFTOVER_PREFIXES.iter().any(|prefix| entry.file_name().starts_with(prefix))
             && let Err(error) = std::fs::remove_dir_all(entry.path())
         {
             tracing::warn!(path = %entry.path(), %error, "cannot remove an old scratch folder");
@@ -207,4 +237,22 @@ pub(crate) fn line(message: &impl Serialize) -> Vec<u8> {
     let mut line = serde_json::to_vec(message).unwrap_or_default();
     line.push(b'\n');
     line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folders_of_an_earlier_life_are_removed_and_nothing_else_is() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = Utf8PathBuf::from_path_buf(directory.path().to_owned()).unwrap();
+        for name in ["q-1-0", "n-1-99", "upload"] {
+            std::fs::create_dir(root.join(name)).unwrap();
+        }
+        Engine::new(EngineConfig::new(root.clone()));
+        let left: Vec<String> =
+            root.read_dir_utf8().unwrap().flatten().map(|entry| entry.file_name().to_owned()).collect();
+        assert_eq!(left, ["upload"]);
+    }
 }

@@ -1,5 +1,6 @@
 //! A statement split for many nodes: what each node answers, and what makes the whole of the answers.
 
+use camino::Utf8PathBuf;
 use serde::{Deserialize, Serialize};
 
 /// Asks the engine to split a statement.
@@ -7,6 +8,9 @@ use serde::{Deserialize, Serialize};
 pub struct PlanRequest {
     /// One SELECT over stream names.
     pub sql: String,
+    /// An empty folder of its own. [`crate::Engine`] makes one and fills this in.
+    #[serde(default)]
+    pub scratch: Utf8PathBuf,
 }
 
 /// How a statement is answered by many nodes.

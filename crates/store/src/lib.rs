@@ -52,6 +52,23 @@ pub enum Error {
         /// Ours.
         known: i64,
     },
+    /// The file has pages that do not fit together.
+    #[error("`{path}` is damaged: {found}")]
+    Damaged {
+        /// The database.
+        path: camino::Utf8PathBuf,
+        /// What SQLite found.
+        found: String,
+    },
+    /// A damaged file could not be renamed.
+    #[error("put `{path}` aside")]
+    PutAside {
+        /// The file.
+        path: camino::Utf8PathBuf,
+        /// Why it failed.
+        #[source]
+        source: std::io::Error,
+    },
     /// The cut of a stream is not where the writer believed; somebody deleted or committed in between.
     #[error("cut of `{key}` stands at {found}, not at {expected}")]
     CutMoved {
@@ -71,6 +88,18 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether the file itself is broken, rather than the disk full or the file in use.
+    pub fn is_damage(&self) -> bool {
+        use rusqlite::ErrorCode as Code;
+        match self {
+            Self::Damaged { .. } => true,
+            Self::Sqlite { source, .. } => {
+                matches!(source.sqlite_error_code(), Some(Code::DatabaseCorrupt | Code::NotADatabase))
+            }
+            _ => false,
+        }
+    }
+
     /// Whether the caller only has to look again: its view was out of date.
     pub fn is_stale_view(&self) -> bool {
         matches!(self, Self::CutMoved { .. } | Self::FileGone(_))
@@ -94,7 +123,8 @@ pub trait MetadataStore: std::fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// [`Error::CutMoved`] and [`Error::FileGone`] when the view on which the commit was built is out of date.
     fn commit(&self, commit: &LakeCommit) -> Result<(), Error>;
-    /// Declares columns of a stream that has no data in the lake yet, or has new ones.
+    /// Declares columns of a stream that has no data in the lake yet, or has new ones. Here as in a commit, a column
+    /// that is known already keeps its spelling and gets the type that holds both.
     fn declare_columns(&self, stream: &StreamName, columns: &[(String, String)]) -> Result<(), Error>;
     /// Hides everything a stream holds: its files go, its cuts move to `floors`, its counts start again.
     fn delete_stream(
@@ -103,7 +133,8 @@ pub trait MetadataStore: std::fmt::Debug + Send + Sync + 'static {
         floors: &[(StreamKey, Sequence)],
         now_us: i64,
     ) -> Result<Deleted, Error>;
-    /// Replaces files, cuts, counts and columns by `catalogue`, as a manifest of the lake told it. Nodes stay.
+    /// Replaces files, cuts, counts and columns by `catalogue`, as a manifest of the lake told it. Nodes stay, and so
+    /// does a retention that is set here.
     fn restore(&self, catalogue: &Catalogue) -> Result<(), Error>;
     /// How long a stream is kept; `None` for the default of the configuration.
     fn set_retention(&self, stream: &StreamName, retention: Option<&Retention>) -> Result<(), Error>;

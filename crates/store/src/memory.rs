@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use aap_types::{NodeId, Sequence, StreamKey, StreamName};
+use aap_types::{NodeId, Sequence, StreamKey, StreamName, unite_columns};
 
 use crate::{
     Catalogue, Deleted, Error, LakeCommit, LakeFile, MetadataStore, NodeRecord, Retention, RowCounts,
@@ -85,13 +85,13 @@ impl MetadataStore for MemoryStore {
         state.files.extend(commit.add.iter().cloned());
         let (counts, columns) = state.streams.entry(commit.stream.clone()).or_default();
         counts.add(&commit.counts);
-        merge(columns, &commit.columns);
+        unite_columns(columns, &commit.columns);
         state.version += 1;
         Ok(())
     }
 
     fn declare_columns(&self, stream: &StreamName, columns: &[(String, String)]) -> Result<(), Error> {
-        merge(&mut self.state().streams.entry(stream.clone()).or_default().1, columns);
+        unite_columns(&mut self.state().streams.entry(stream.clone()).or_default().1, columns);
         Ok(())
     }
 
@@ -120,6 +120,11 @@ impl MetadataStore for MemoryStore {
         state.cursors = catalogue.cursors.iter().cloned().collect();
         let told = catalogue.streams.iter();
         state.streams = told.map(|s| (s.stream.clone(), (s.counts, s.columns.clone()))).collect();
+        for stream in &catalogue.streams {
+            if let Some(keep) = stream.retention {
+                state.retention.entry(stream.stream.clone()).or_insert(keep);
+            }
+        }
         state.version = catalogue.version;
         Ok(())
     }
@@ -131,14 +136,5 @@ impl MetadataStore for MemoryStore {
             None => state.retention.remove(stream),
         };
         Ok(())
-    }
-}
-
-fn merge(known: &mut Vec<(String, String)>, columns: &[(String, String)]) {
-    for (name, kind) in columns {
-        match known.iter_mut().find(|(known, _)| known == name) {
-            Some(entry) => entry.1.clone_from(kind),
-            None => known.push((name.clone(), kind.clone())),
-        }
     }
 }

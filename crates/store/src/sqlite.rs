@@ -6,8 +6,8 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use aap_types::{ByteCount, Epoch, NodeId, Sequence, StreamKey, StreamName};
-use camino::Utf8Path;
+use aap_types::{ByteCount, Epoch, NodeId, Sequence, StreamKey, StreamName, unite_columns};
+use camino::{Utf8Path, Utf8PathBuf};
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
 
 use crate::schema::migrate;
@@ -30,12 +30,29 @@ impl SqliteStore {
     /// Opens or creates the file at `path`.
     ///
     /// # Errors
-    /// [`Error::Newer`] for a file of a later version.
+    /// [`Error::Newer`] for a file of a later version, [`Error::Damaged`] for one that cannot be relied on.
     pub fn open(path: &Utf8Path) -> Result<Self, Error> {
         let mut writer = connect(path)?;
+        check(&writer, path)?;
         migrate(&mut writer, path)?;
         let reader = connect(path)?;
         Ok(Self { writer: Mutex::new(writer), reader: Mutex::new(reader) })
+    }
+
+    /// As [`Self::open`], but a damaged file is put aside and a new one takes its place: what it held can be rebuilt.
+    /// Returns where the damaged one is.
+    ///
+    /// # Errors
+    /// [`Error::Newer`], [`Error::PutAside`] and whatever else keeps a file from being opened.
+    pub fn open_or_replace(path: &Utf8Path) -> Result<(Self, Option<Utf8PathBuf>), Error> {
+        match Self::open(path) {
+            Err(error) if error.is_damage() => {
+                let aside = put_aside(path)?;
+                tracing::warn!(%path, %aside, %error, "the metadata is damaged; it is put aside and begins anew");
+                Ok((Self::open(path)?, Some(aside)))
+            }
+            opened => Ok((opened?, None)),
+        }
     }
 
     fn write<T>(
@@ -173,6 +190,12 @@ impl MetadataStore for SqliteStore {
             for stream in &catalogue.streams {
                 add_counts(t, &stream.stream, &stream.counts)?;
                 merge_columns(t, &stream.stream, &stream.columns)?;
+                if let Some(keep) = stream.retention {
+                    t.execute(
+                        "INSERT OR IGNORE INTO retention VALUES (?1, ?2, ?3)",
+                        params![stream.stream.as_str(), signed(keep.hours), signed(keep.bytes.0)],
+                    )?;
+                }
             }
             t.execute("UPDATE lake SET version = ?1", [signed(catalogue.version)])?;
             Ok(())
@@ -221,6 +244,35 @@ fn connect(path: &Utf8Path) -> Result<Connection, Error> {
     connection.pragma_update(None, "journal_mode", "wal").map_err(sqlite)?;
     connection.pragma_update(None, "synchronous", "full").map_err(sqlite)?;
     Ok(connection)
+}
+
+/// Reads every page once. The file is a catalogue, not data: megabytes at most.
+fn check(connection: &Connection, path: &Utf8Path) -> Result<(), Error> {
+    let sqlite = |source| Error::Sqlite { doing: "check the metadata store", source };
+    let found: String =
+        connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(sqlite)?;
+    match found.as_str() {
+        "ok" => Ok(()),
+        _ => Err(Error::Damaged { path: path.to_owned(), found }),
+    }
+}
+
+/// Gives the database and its log another name. Its shared memory holds nothing of its own.
+fn put_aside(path: &Utf8Path) -> Result<Utf8PathBuf, Error> {
+    let aside = (1u32..).map(|number| Utf8PathBuf::from(format!("{path}.damaged-{number}")));
+    let aside =
+        aside.into_iter().find(|aside| !aside.exists()).unwrap_or_else(|| format!("{path}.damaged").into());
+    let moved = |from: &str, to: &str| match std::fs::rename(from, to) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::PutAside { path: from.into(), source: error })
+        }
+        _ => Ok(()),
+    };
+    // The log first: a new database must never meet the log of the old one.
+    moved(&format!("{path}-wal"), &format!("{aside}-wal"))?;
+    moved(&format!("{path}-shm"), &format!("{aside}-shm"))?;
+    moved(path.as_str(), aside.as_str())?;
+    Ok(aside)
 }
 
 /// A panic while the lock was held rolled its transaction back, so the connection is as good as before.
@@ -402,12 +454,19 @@ fn merge_columns(
     stream: &StreamName,
     columns: &[(String, String)],
 ) -> Result<(), Failure> {
-    for (column, kind) in columns {
+    let mut statement =
+        t.prepare_cached("SELECT name, type FROM columns WHERE stream = ?1 ORDER BY place")?;
+    let named = statement.query_map([stream.as_str()], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let before: Vec<(String, String)> = named.collect::<Result<_, _>>()?;
+    let mut known = before.clone();
+    unite_columns(&mut known, columns);
+    for (place, (name, kind)) in
+        known.iter().enumerate().filter(|(place, now)| before.get(*place) != Some(now))
+    {
         t.execute(
-            "INSERT INTO columns (stream, place, name, type)
-             VALUES (?1, (SELECT count(*) FROM columns WHERE stream = ?1), ?2, ?3)
-             ON CONFLICT (stream, name) DO UPDATE SET type = ?3",
-            params![stream.as_str(), column, kind],
+            "INSERT INTO columns (stream, place, name, type) VALUES (?1, ?2, ?3, ?4)
+             ON CONFLICT (stream, name) DO UPDATE SET type = ?4",
+            params![stream.as_str(), i64::try_from(place).unwrap_or(i64::MAX), name, kind],
         )?;
     }
     Ok(())

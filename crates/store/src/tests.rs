@@ -130,6 +130,35 @@ fn a_catalogue_restored_from_a_manifest_is_the_same() {
 }
 
 #[test]
+fn a_column_only_widens_and_its_case_does_not_matter() {
+    check(|store| {
+        let of = |name: &str, kind: &str| (name.to_owned(), kind.to_owned());
+        let stream = "logs".parse().unwrap();
+        store.declare_columns(&stream, &[of("Level", "VARCHAR"), of("n", "UBIGINT")]).unwrap();
+        let newest = vec![of("extra", "DATE"), of("level", "BIGINT"), of("n", "BIGINT")];
+        store.commit(&LakeCommit { columns: newest, ..landing("logs", "a", 0, 3) }).unwrap();
+        let expected = [of("Level", "VARCHAR"), of("n", "DECIMAL(20,0)"), of("extra", "DATE")];
+        assert_eq!(store.catalogue().unwrap().streams[0].columns, expected);
+    });
+}
+
+#[test]
+fn retention_comes_back_with_a_manifest_unless_it_is_set_anew() {
+    check(|store| {
+        let (old, new) = (Retention { hours: 1, bytes: ByteCount(2) }, Retention::default());
+        store.commit(&landing("logs", "a", 0, 3)).unwrap();
+        store.set_retention(&"logs".parse().unwrap(), Some(&old)).unwrap();
+        let told = store.catalogue().unwrap();
+        store.set_retention(&"logs".parse().unwrap(), None).unwrap();
+        store.restore(&told).unwrap();
+        assert_eq!(store.catalogue().unwrap(), told);
+        store.set_retention(&"logs".parse().unwrap(), Some(&new)).unwrap();
+        store.restore(&told).unwrap();
+        assert_eq!(store.catalogue().unwrap().streams[0].retention, Some(new));
+    });
+}
+
+#[test]
 fn nodes_keep_their_first_hello_and_retention_can_be_withdrawn() {
     check(|store| {
         let node = NodeRecord {
@@ -167,4 +196,31 @@ fn a_restart_keeps_everything_and_a_newer_file_is_refused() {
 
     rusqlite::Connection::open(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
     assert!(matches!(SqliteStore::open(&path), Err(Error::Newer { found: 99, .. })));
+}
+
+#[test]
+fn a_damaged_file_is_put_aside_and_never_prevents_a_start() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = Utf8PathBuf::from_path_buf(directory.path().join("meta.db")).unwrap();
+    // A byte of the header, and one of a page in the middle.
+    for (round, offset) in [3usize, 4096 + 5].into_iter().enumerate() {
+        let (store, aside) = SqliteStore::open_or_replace(&path).unwrap();
+        assert_eq!(aside, None);
+        for batch in 0..50 {
+            store.commit(&landing("logs", &format!("{batch}"), batch, batch + 1)).unwrap();
+        }
+        drop(store);
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[offset] ^= 0xff;
+        std::fs::write(&path, &bytes).unwrap();
+        assert!(SqliteStore::open(&path).unwrap_err().is_damage(), "byte {offset}");
+
+        let (store, aside) = SqliteStore::open_or_replace(&path).unwrap();
+        assert_eq!(store.catalogue().unwrap().version, 0);
+        let aside = aside.unwrap();
+        assert!(aside.as_str().ends_with(&format!("meta.db.damaged-{}", round + 1)), "{aside}");
+        assert_eq!(std::fs::read(aside).unwrap(), bytes);
+        drop(store);
+        std::fs::remove_file(&path).unwrap();
+    }
 }

@@ -8,14 +8,17 @@
 //! | `identity.rs` | [`Epoch`], [`Sequence`], [`StreamKey`], [`BatchId`], [`Digest`] |
 //! | `position.rs` | [`SourcePosition`]: how far a source was read, committed with the rows it covers |
 //! | `size.rs` | [`ByteCount`] and its text form |
+//! | `column_type.rs` | [`ColumnType`]: the one type of a column that has two |
 //! | `problem.rs` | [`Problem`], [`ExitCode`]: what an operator or a script sees when something fails |
 
+mod column_type;
 mod identity;
 mod name;
 mod position;
 mod problem;
 mod size;
 
+pub use column_type::{ColumnType, unite_columns};
 pub use identity::{BatchId, Digest, Epoch, Sequence, StreamKey};
 pub use name::{NameError, NodeId, StreamName};
 pub use position::{SourceKind, SourcePosition};

@@ -147,6 +147,43 @@ impl Problem {
         self
     }
 
+    /// Whether the same command may succeed later.
+    pub fn is_retryable(&self) -> bool {
+        self.retry_after_ms.is_some() || self.exit == ExitCode::Unavailable
+    }
+
+    /// `{"error":{…}}`, as every program of ours gives it to scripts.
+    pub fn to_json(&self) -> serde_json::Value {
+        let hints = self.hints.iter();
+        let hints: Vec<_> =
+            hints.map(|hint| serde_json::json!({"text": hint.text, "command": hint.command})).collect();
+        serde_json::json!({ "error": {
+            "code": self.code,
+            "class": self.exit,
+            "exit": self.exit.number(),
+            "message": self.message,
+            "causes": self.causes,
+            "hints": hints,
+            "retryable": self.is_retryable(),
+            "retry_after_ms": self.retry_after_ms,
+            "request_id": null,
+            "docs": format!("docs/errors/{}.md", self.code),
+        }})
+    }
+
+    /// As people read it, without colour: what failed, causes, hints, exit code.
+    pub fn report(&self) -> String {
+        let mut lines = vec![format!("error[{}]: {}", self.code, self.message)];
+        lines.extend(self.causes.iter().map(|cause| format!("  cause: {cause}")));
+        lines.extend(self.hints.iter().map(|hint| match &hint.command {
+            Some(command) => format!("  hint: {}: `{command}`", hint.text),
+            None => format!("  hint: {}", hint.text),
+        }));
+        let retryable = if self.is_retryable() { " (retryable)" } else { "" };
+        lines.push(format!("  exit {}{retryable}", self.exit.number()));
+        lines.join("\n")
+    }
+
     /// Says that trying again after `ms` may help.
     #[must_use]
     pub fn retry_after_ms(mut self, ms: u64) -> Self {

@@ -86,6 +86,8 @@ pub(crate) struct Source {
     pub(crate) units: Vec<Unit>,
     pub(crate) rows: u64,
     pub(crate) damage: Damage,
+    /// DuckDB types of columns by lower-case name, where the fields of all IPC files name theirs.
+    pub(crate) named_types: HashMap<String, String>,
 }
 
 impl Source {
@@ -95,7 +97,7 @@ impl Source {
         need: Option<&TableNeed>,
         damage: &Damage,
     ) -> Result<Self, Problem> {
-        let found = find_frames(table, need, damage)?;
+        let found = find_frames(table, damage)?;
         let mut columns = Columns::with_system();
         let mut known: HashMap<u64, Arc<FrameSchema>> = HashMap::new();
         for (_, frame, schema) in &found {
@@ -111,15 +113,20 @@ impl Source {
                 (fingerprint, Arc::new(Layout { frame: Some(schema), positions }))
             })
             .collect();
-        let rows = found.iter().map(|(_, frame, _)| u64::from(frame.rows)).sum();
+        // Frames outside the time range still tell which columns the stream has.
+        let wanted = |found: &Found| need.is_none_or(|need| overlaps(&found.1, need));
+        let rows =
+            found.iter().filter(|found| wanted(found)).map(|(_, frame, _)| u64::from(frame.rows)).sum();
         let units = found
             .into_iter()
+            .filter(wanted)
             .filter_map(|(scanner, frame, _)| {
                 let schema = layouts.get(&frame.schema)?.clone();
                 Some(Unit::Frame { scanner, frame: Box::new(frame), schema })
             })
             .collect();
-        Ok(Self { columns: columns.list, units, rows, damage: damage.clone() })
+        let (columns, damage, named_types) = (columns.finish(), damage.clone(), HashMap::new());
+        Ok(Self { columns, units, rows, damage, named_types })
     }
 
     /// The IPC files of a table. Reads their schemas.
@@ -131,6 +138,7 @@ impl Source {
             columns.add(&schema);
             schemas.push((path, schema));
         }
+        let named_types = named_types(schemas.iter().map(|(_, schema)| schema.as_ref()));
         let units = schemas
             .into_iter()
             .map(|(path, schema)| {
@@ -138,17 +146,13 @@ impl Source {
                 Unit::Ipc { path: path.clone(), schema: Arc::new(layout) }
             })
             .collect();
-        Ok(Self { columns: columns.list, units, rows: 0, damage: damage.clone() })
+        Ok(Self { columns: columns.finish(), units, rows: 0, damage: damage.clone(), named_types })
     }
 }
 
 type Found = (Arc<Scanner>, ScannedFrame, Arc<FrameSchema>);
 
-fn find_frames(
-    table: &TableManifest,
-    need: Option<&TableNeed>,
-    damage: &Damage,
-) -> Result<Vec<Found>, Problem> {
+fn find_frames(table: &TableManifest, damage: &Damage) -> Result<Vec<Found>, Problem> {
     let stream = table.only.as_ref().map_or(table.name.as_str(), |only| only.as_str());
     let after: HashMap<&StreamKey, u64> =
         table.after.iter().map(|(key, sequence)| (key, sequence.0)).collect();
@@ -170,8 +174,7 @@ fn find_frames(
             let wanted = !frame.is_skip
                 && frame.rows > 0
                 && frame.id.key.stream.as_str() == stream
-                && after.get(&frame.id.key).is_none_or(|sequence| frame.id.sequence.0 > *sequence)
-                && need.is_none_or(|need| overlaps(&frame, need));
+                && after.get(&frame.id.key).is_none_or(|sequence| frame.id.sequence.0 > *sequence);
             if !wanted {
                 continue;
             }
@@ -202,6 +205,21 @@ pub(crate) fn open_ipc(path: &Utf8Path) -> Result<StreamReader<BufReader<File>>,
         .map_err(|error| unreadable(path, &error))
 }
 
+/// What the schemas call the DuckDB types of their columns, united. A column that one of them leaves open is left out.
+fn named_types<'a>(schemas: impl Iterator<Item = &'a Schema>) -> HashMap<String, String> {
+    let mut named: HashMap<String, Option<String>> = HashMap::new();
+    for (name, field) in schemas.flat_map(distinct_names) {
+        let here = field.metadata().get(types::TYPE_KEY);
+        named
+            .entry(name.to_lowercase())
+            .and_modify(|known| {
+                *known = known.as_ref().zip(here).map(|(known, here)| types::unite(known, here));
+            })
+            .or_insert_with(|| here.cloned());
+    }
+    named.into_iter().filter_map(|(name, named)| Some((name, named?))).collect()
+}
+
 /// The union of schemas by name. Names differ by more than case, because SQL does not see case.
 #[derive(Debug, Default)]
 struct Columns {
@@ -222,12 +240,16 @@ impl Columns {
 
     fn add(&mut self, schema: &SchemaRef) {
         for (name, field) in distinct_names(schema) {
-            let data_type = types::scanned(field.data_type());
+            let data_type = match field.data_type() {
+                DataType::Null => DataType::Null,
+                kind if self.is_of_frames() => types::stored(kind),
+                kind => types::scanned(kind),
+            };
             match self.by_name.get(&name.to_lowercase()) {
                 Some(at) if self.list[*at].system.is_some() => {}
                 Some(at) => {
                     let column = &mut self.list[*at];
-                    column.data_type = unite(&column.data_type, &data_type);
+                    column.data_type = aap_columns::unite(&column.data_type, &data_type);
                 }
                 None => {
                     self.by_name.insert(name.to_lowercase(), self.list.len());
@@ -235,6 +257,18 @@ impl Columns {
                 }
             }
         }
+    }
+
+    fn is_of_frames(&self) -> bool {
+        self.list.first().is_some_and(|first| first.system.is_some())
+    }
+
+    /// Columns in which only NULL was met are text.
+    fn finish(mut self) -> Vec<Column> {
+        for column in self.list.iter_mut().filter(|column| column.data_type == DataType::Null) {
+            column.data_type = DataType::Utf8;
+        }
+        self.list
     }
 
     fn positions(&self, schema: &Schema) -> Vec<Option<usize>> {
@@ -266,25 +300,6 @@ fn distinct_names(schema: &Schema) -> Vec<(String, &Field)> {
     named
 }
 
-/// The one Arrow type of a column that has two: as [`types::unite`].
-fn unite(a: &DataType, b: &DataType) -> DataType {
-    use DataType as T;
-    if a == b {
-        return a.clone();
-    }
-    let number = |t: &T| t.is_integer() || t.is_floating();
-    let wide =
-        |t: &T| matches!(t, T::Int8 | T::Int16 | T::Int32 | T::Int64 | T::UInt8 | T::UInt16 | T::UInt32);
-    match (a, b) {
-        _ if wide(a) && wide(b) => T::Int64,
-        _ if number(a) && number(b) && (a.is_floating() || b.is_floating()) => T::Float64,
-        (T::UInt64, _) if b.is_unsigned_integer() => T::UInt64,
-        (_, T::UInt64) if a.is_unsigned_integer() => T::UInt64,
-        (T::Timestamp(unit, _), T::Timestamp(_, _)) => T::Timestamp(*unit, Some("UTC".into())),
-        _ => T::Utf8,
-    }
-}
-
 /// Makes `batch` of `projection` (columns of the source) from a decoded batch.
 pub(crate) fn cast_batch(
     batch: &RecordBatch,
@@ -304,7 +319,10 @@ pub(crate) fn cast_batch(
             if same {
                 return Ok(array.clone());
             }
-            arrow_cast::cast(array, data_type).map_err(|error| error.to_string())
+            // An answer may round what has no exact form in the type of its column; only the lake must not.
+            aap_columns::convert(array, data_type)
+                .or_else(|_inexact| arrow_cast::cast(array, data_type))
+                .map_err(|error| error.to_string())
         })
         .collect()
 }

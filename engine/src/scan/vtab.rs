@@ -24,6 +24,8 @@ use super::vector;
 pub(crate) const FUNCTION: &str = "aap_scan";
 /// Rows of a DuckDB vector.
 const VECTOR_ROWS: usize = 2048;
+/// Bytes of a chunk, about: a line may have a megabyte, and two thousand of them do not fit into a query's memory.
+const CHUNK_BYTES: usize = 8 << 20;
 
 /// Makes the sources scannable as `aap_scan(index)`.
 pub(crate) fn register(connection: &Connection, sources: Vec<Arc<Source>>) -> duckdb::Result<()> {
@@ -209,6 +211,12 @@ impl Progress {
 }
 
 impl Part {
+    /// Rows that keep a chunk small where rows are wide.
+    fn rows_of_a_chunk(&self) -> usize {
+        let bytes: usize = self.arrays.iter().flatten().map(|array| array.get_buffer_memory_size()).sum();
+        (CHUNK_BYTES * self.rows.max(1) / bytes.max(1)).max(1)
+    }
+
     /// Fills one chunk.
     fn emit(
         &mut self,
@@ -216,7 +224,7 @@ impl Part {
         source: &Source,
         output: &mut DataChunkHandle,
     ) -> Result<usize, Box<dyn Error>> {
-        let rows = (self.rows - self.emitted).min(VECTOR_ROWS);
+        let rows = (self.rows - self.emitted).min(VECTOR_ROWS).min(self.rows_of_a_chunk());
         for (place, column) in projection.iter().enumerate() {
             let system = column.and_then(|column| source.columns[column].system);
             match (&self.arrays[place], system, &self.id) {

@@ -18,6 +18,10 @@ pub struct StreamTail {
     pub stream: ::prost::alloc::string::String,
     #[prost(uint64, tag = "3")]
     pub sequence: u64,
+    /// In a welcome: the ledger's digest of the newest batch that both sides have, for the agent to compare with its own;
+    /// empty where it is no longer known, or where a skip stands.
+    #[prost(bytes = "bytes", tag = "4")]
+    pub digest: ::prost::bytes::Bytes,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct AgentMessage {
@@ -831,6 +835,9 @@ pub struct Coverage {
     pub late: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     #[prost(string, repeated, tag = "4")]
     pub failed: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// why, for each of `failed`
+    #[prost(string, repeated, tag = "5")]
+    pub reasons: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListQueriesRequest {}
@@ -1823,6 +1830,21 @@ pub mod operator_server {
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RecoverRequest {
+    /// deliver them under new identities; otherwise they are let go
+    #[prost(bool, tag = "1")]
+    pub resend: bool,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RecoverReply {
+    #[prost(uint64, tag = "1")]
+    pub streams: u64,
+    #[prost(uint64, tag = "2")]
+    pub batches: u64,
+    #[prost(uint64, tag = "3")]
+    pub rows: u64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct NodeStatusRequest {}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct NodeStatusReply {
@@ -2090,6 +2112,25 @@ pub mod node_client {
             req.extensions_mut().insert(GrpcMethod::new("aap.v1.Node", "Ingest"));
             self.inner.streaming(req, path, codec).await
         }
+        /// Decides about the batches of streams whose history forked.
+        pub async fn recover(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RecoverRequest>,
+        ) -> std::result::Result<tonic::Response<super::RecoverReply>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/aap.v1.Node/Recover");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("aap.v1.Node", "Recover"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -2119,6 +2160,11 @@ pub mod node_server {
             &self,
             request: tonic::Request<tonic::Streaming<super::IngestRequest>>,
         ) -> std::result::Result<tonic::Response<Self::IngestStream>, tonic::Status>;
+        /// Decides about the batches of streams whose history forked.
+        async fn recover(
+            &self,
+            request: tonic::Request<super::RecoverRequest>,
+        ) -> std::result::Result<tonic::Response<super::RecoverReply>, tonic::Status>;
     }
     #[derive(Debug)]
     pub struct NodeServer<T> {
@@ -2281,6 +2327,49 @@ pub mod node_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/aap.v1.Node/Recover" => {
+                    #[allow(non_camel_case_types)]
+                    struct RecoverSvc<T: Node>(pub Arc<T>);
+                    impl<T: Node> tonic::server::UnaryService<super::RecoverRequest>
+                    for RecoverSvc<T> {
+                        type Response = super::RecoverReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RecoverRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Node>::recover(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RecoverSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

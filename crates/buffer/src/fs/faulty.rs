@@ -114,6 +114,9 @@ impl FileSystem for FaultyFileSystem {
         unless_interrupted(self.plan.step(true))?;
         self.inner.sync_directory(path)
     }
+    fn free_bytes(&self, path: &Utf8Path) -> io::Result<u64> {
+        self.inner.free_bytes(path)
+    }
     fn lock(&self, path: &Utf8Path) -> io::Result<Option<Lock>> {
         self.inner.lock(path)
     }

@@ -75,6 +75,11 @@ impl FileSystem for RealFileSystem {
         File::open(path)?.sync_all()
     }
 
+    fn free_bytes(&self, path: &Utf8Path) -> io::Result<u64> {
+        let about = rustix::fs::statvfs(path.as_std_path())?;
+        Ok(about.f_bavail.saturating_mul(about.f_frsize))
+    }
+
     fn lock(&self, path: &Utf8Path) -> io::Result<Option<Lock>> {
         let file = OpenOptions::new()
             .read(true)

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use aap_types::ByteCount;
 
 use crate::fs::{CrashPlan, Fault, FaultKind, FaultyFileSystem, SimFileSystem};
+use crate::mutant;
 use crate::tests::world::World;
 
 /// Appends across several segments, cursor moves, reclaim, a close, a reopening. Stops where the power goes.
@@ -149,4 +150,34 @@ fn a_disk_that_stays_full_from_every_call_on_loses_nothing_acknowledged() {
 #[test]
 fn short_and_interrupted_writes_are_finished() {
     each_call_fails(FaultKind::Short, 3, false);
+}
+
+/// The directory's sync fails, the file cannot be removed either, more is appended, and the power goes with the name
+/// on the disk.
+fn names_in_doubt() {
+    for (seed, at) in (0..12).flat_map(|seed| (1..40).map(move |at| (seed, at))) {
+        let sim = SimFileSystem::new();
+        let faulty = FaultyFileSystem::over(Arc::new(sim.clone()));
+        let mut world = World::over(sim, Arc::new(faulty.clone()), seed);
+        world.open().expect("opens while nothing fails");
+        faulty.set(Some(Fault { at, times: 2, kind: FaultKind::Io, only_syncs: false }));
+        while world.append() && faulty.calls() < at {}
+        faulty.set(None);
+        for _ in 0..2 {
+            assert!(world.append());
+        }
+        world.crash(CrashPlan { seed: 1, sector_kept: 255, name_kept: 255 });
+        world.must_go_on();
+    }
+}
+
+#[test]
+fn a_segment_whose_name_is_in_doubt_ends_the_one_before_it() {
+    names_in_doubt();
+}
+
+#[test]
+fn a_store_that_appends_behind_the_end_that_a_doubtful_name_tells_is_noticed() {
+    let kept = std::panic::catch_unwind(|| mutant::chosen::with("keepactive", names_in_doubt));
+    assert!(kept.is_err(), "acknowledged groups behind a told end went unnoticed");
 }

@@ -37,6 +37,10 @@ pub(crate) struct World {
     /// What the landing cursor may be after a crash, and must be at least.
     pub(crate) cursors: BTreeMap<StreamKey, (Sequence, Sequence)>,
     pub(crate) random: u64,
+    /// Size of the next payloads, if not random.
+    pub(crate) payload_bytes: Option<usize>,
+    /// Names that own batches go to.
+    pub(crate) streams: Vec<&'static str>,
     serial: u64,
     schemas: Vec<Arc<FrameSchema>>,
 }
@@ -52,6 +56,8 @@ pub(crate) fn test_config() -> BufferConfig {
 }
 
 impl World {
+    pub(crate) const STREAMS: [&'static str; 3] = ["a", "b", "c"];
+
     pub(crate) fn new(seed: u64) -> Self {
         let sim = SimFileSystem::new();
         Self::over(sim.clone(), Arc::new(sim), seed)
@@ -71,6 +77,8 @@ impl World {
             doubtful: vec![],
             cursors: BTreeMap::new(),
             random: seed,
+            payload_bytes: None,
+            streams: Self::STREAMS.to_vec(),
             serial: 0,
             schemas: vec![schema("one"), schema("two")],
         }
@@ -101,6 +109,7 @@ impl World {
     fn batch(&mut self) -> EncodedBatch {
         self.serial += 1;
         let length = if self.chance(20) { 3000 } else { self.below(400) } as usize;
+        let length = self.payload_bytes.unwrap_or(length);
         let mut payload = self.serial.to_le_bytes().to_vec();
         let filler = self.below(256) as u8;
         payload.resize(8 + length, filler);
@@ -131,7 +140,8 @@ impl World {
     fn call(&mut self, tails: &mut BTreeMap<StreamKey, Sequence>) -> (Vec<Entry>, Group) {
         let (mut entries, mut group) = (vec![], vec![]);
         for _ in 0..1 + self.below(3) {
-            let stream = ["a", "b", "c"][self.below(3) as usize];
+            let choice = self.below(self.streams.len() as u64) as usize;
+            let stream = self.streams[choice];
             let key = if self.chance(3) { Self::landed_key() } else { self.own_key(stream) };
             let tail = match tails.get(&key) {
                 Some(tail) => *tail,
@@ -156,6 +166,12 @@ impl World {
             tails.insert(key, last);
         }
         (entries, group)
+    }
+
+    /// One append of one batch of this node, outside of the model.
+    pub(crate) fn one_call(&mut self) -> Vec<Entry> {
+        let batch = self.batch();
+        vec![Entry::Own { stream: "large".parse().unwrap(), batch, positions: vec![] }]
     }
 
     fn entry(&mut self, key: &StreamKey, sequence: Sequence, batch: EncodedBatch) -> Entry {

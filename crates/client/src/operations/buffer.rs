@@ -66,9 +66,9 @@ pub(super) const OPERATIONS: &[Operation] = &[
         Id::BufferSalvage,
         "salvage",
         Effect::Mutate,
-        "Copy what can be read from a damaged buffer into a new one",
+        "Copy what can be read from a damaged buffer into a new one: --out DIR",
         &[Example {
-            command: "aap buffer salvage /mnt/broken/buffer /mnt/new/buffer",
+            command: "aap buffer salvage /mnt/broken/buffer --out /mnt/new/buffer",
             purpose: "after a failing disk",
         }],
     ),
@@ -76,14 +76,17 @@ pub(super) const OPERATIONS: &[Operation] = &[
         Id::BufferExport,
         "export",
         Effect::Read,
-        "Write the rows of a buffer to files",
-        &[Example { command: "aap buffer export /mnt/old/buffer /tmp/rows", purpose: "read it elsewhere" }],
+        "Write the rows of a stream: --stream NAME, --out FILE, --format ndjson|arrow",
+        &[Example {
+            command: "aap buffer export /mnt/old/buffer --stream logs --out /tmp/logs.ndjson",
+            purpose: "read it elsewhere",
+        }],
     ),
     operation(
         Id::BufferReplay,
         "replay",
         Effect::Mutate,
-        "Hand the unsent rows of a buffer to a running platform",
+        "Hand the undelivered rows of a buffer at rest to a running agent: --stream NAME, --all",
         &[Example { command: "aap buffer replay /mnt/old/buffer", purpose: "after a node was lost" }],
     ),
 ];

@@ -352,4 +352,35 @@ reason. Stdin without --name is a new run each time.",
         examples: &[Example { command: "aap node show edge-17", purpose: "one node" }],
         hints: &["aap query --node NAME \"select count(*) from logs\""],
     },
+    Operation {
+        id: Id::NodeRecover,
+        noun: "node",
+        verb: "recover",
+        is_default: false,
+        summary: "Decide about batches of a node whose store was rolled back or cloned",
+        details: "Such batches wait, because the coordinator has others under the same identities. --resend delivers \
+their rows under new identities: right where they are new. --discard lets them go: right where sources read again what \
+had landed already. Run it on the node, with its home.",
+        arguments: &[
+            Argument::position("node", Value::Node, "Which"),
+            Argument::flag("resend", "Deliver the rows under new identities"),
+            Argument::flag("discard", "Let the rows go; needs --yes"),
+        ],
+        effect: Effect::Destructive,
+        permission: "node:recover",
+        output: Output::Item {
+            kind: "node.recovered",
+            fields: &[
+                Field::shown("node", "node", FieldType::Text),
+                Field::shown("action", "action", FieldType::Text),
+                Field::shown("streams", "streams", FieldType::Count),
+                Field::shown("batches", "batches", FieldType::Count),
+                Field::shown("rows", "rows", FieldType::Count),
+            ],
+        },
+        formats: ITEM,
+        exits: READ_ONE,
+        examples: &[Example { command: "aap node recover edge-17 --resend", purpose: "the rows are new" }],
+        hints: &["aap node show NAME"],
+    },
 ];

@@ -26,6 +26,7 @@ pub enum Id {
     StreamDelete,
     NodeLs,
     NodeShow,
+    NodeRecover,
     BufferLs,
     BufferShow,
     BufferVerify,
@@ -36,7 +37,7 @@ pub enum Id {
 
 impl Id {
     /// Every id.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::Up,
         Self::Down,
         Self::Logs,
@@ -55,6 +56,7 @@ impl Id {
         Self::StreamDelete,
         Self::NodeLs,
         Self::NodeShow,
+        Self::NodeRecover,
         Self::BufferLs,
         Self::BufferShow,
         Self::BufferVerify,

@@ -144,7 +144,8 @@ fn welcome(number: i64) -> CoordinatorMessage {
 }
 
 fn ack(batch: &Batch) -> CoordinatorMessage {
-    let tail = StreamTail { epoch: batch.epoch, stream: batch.stream.clone(), sequence: batch.sequence };
+    let stream = batch.stream.clone();
+    let tail = StreamTail { epoch: batch.epoch, stream, sequence: batch.sequence, ..StreamTail::default() };
     CoordinatorMessage { kind: Some(coordinator_message::Kind::Ack(Ack { through: vec![tail] })) }
 }
 

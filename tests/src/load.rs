@@ -1,0 +1,245 @@
+//! Producers that can say for certain what they produced: a followed file that rotates, HTTP requests with keys, runs of
+//! `aap ingest`. Each repeats what was not answered, as a real one would.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crate::platform::Platform;
+use crate::wait::{eventually, wait_until};
+
+/// No answer for so long is a failure: the platform did not come back.
+const TAKEN_WITHIN: Duration = Duration::from_secs(120);
+
+/// How much is produced.
+#[derive(Debug, Clone, Copy)]
+pub struct Pace {
+    /// Between two additions to the file.
+    pub every: Duration,
+    /// Lines of one addition.
+    pub lines: u64,
+    /// Lines between two rotations of the file.
+    pub rotate_every: u64,
+    /// Between two requests, and between two runs.
+    pub posts_every: Duration,
+    /// Rows of one request; none if 0.
+    pub post_rows: u64,
+    /// Rows of one `aap ingest` run; none if 0.
+    pub run_rows: u64,
+}
+
+impl Pace {
+    /// As much as the producers can.
+    pub const FULL: Self = Self {
+        every: Duration::from_millis(5),
+        lines: 500,
+        rotate_every: 20_000,
+        posts_every: Duration::ZERO,
+        post_rows: 50,
+        run_rows: 20_000,
+    };
+    /// Steady and light, for tests that look at single steps.
+    pub const LIGHT: Self = Self {
+        every: Duration::from_millis(10),
+        lines: 20,
+        rotate_every: 4_000,
+        posts_every: Duration::from_millis(20),
+        post_rows: 50,
+        run_rows: 500,
+    };
+    /// The file alone.
+    pub const FILE: Self = Self { post_rows: 0, run_rows: 0, ..Self::LIGHT };
+}
+
+/// Running producers. The platform must be there for them to end.
+#[derive(Debug)]
+pub struct Load {
+    stop: Arc<AtomicBool>,
+    producers: Option<[JoinHandle<u64>; 3]>,
+    posted: Arc<AtomicU64>,
+}
+
+/// What was produced: the ids 0..n of each stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Produced {
+    /// Lines of the file; stream `logs`.
+    pub lines: u64,
+    /// Rows of requests; stream `posts`.
+    pub posts: u64,
+    /// Rows of runs; stream `runs`.
+    pub runs: u64,
+}
+
+impl Load {
+    /// The file to follow: this glob, in a folder that exists afterwards.
+    pub fn glob(platform: &Platform) -> String {
+        let folder = platform.beside("logs");
+        std::fs::create_dir_all(&folder).unwrap();
+        folder.join("app.log*").to_str().unwrap().to_owned()
+    }
+
+    /// Starts all producers.
+    pub fn start(platform: &Arc<Platform>, pace: Pace) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let posted = Arc::new(AtomicU64::new(0));
+        let producers = [
+            append_and_rotate(platform.beside("logs"), pace, stop.clone()),
+            post_with_keys(platform.clone(), pace, stop.clone(), posted.clone()),
+            ingest_files(platform.clone(), pace, stop.clone()),
+        ];
+        Self { stop, producers: Some(producers), posted }
+    }
+
+    /// Rows that were posted and answered until now.
+    pub fn posted(&self) -> u64 {
+        self.posted.load(Ordering::Relaxed)
+    }
+
+    /// Ends the producers after what they have begun.
+    pub fn stop(mut self) -> Produced {
+        self.stop.store(true, Ordering::Relaxed);
+        let [lines, posts, runs] = self.producers.take().unwrap().map(|producer| producer.join().unwrap());
+        let produced = Produced { lines, posts, runs };
+        eprintln!("{produced:?}");
+        produced
+    }
+}
+
+impl Drop for Load {
+    /// After a failed test the producers end too, as soon as they can.
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Produced {
+    /// Every row is there, once, and those of one source in their order.
+    #[track_caller]
+    pub fn assert_exactly_once(&self, platform: &Platform) {
+        await_lines(platform, self.lines);
+        exactly_once(platform, "logs", "cast(body as bigint)", self.lines);
+        exactly_once(platform, "posts", "id", self.posts);
+        exactly_once(platform, "runs", "id", self.runs);
+    }
+}
+
+/// A followed file is read when the agent gets to it; nobody acknowledges.
+#[track_caller]
+pub fn await_lines(platform: &Platform, lines: u64) {
+    let came = wait_until(TAKEN_WITHIN, || platform.count("select count(*) from logs") >= lines);
+    assert!(came, "{} of {lines} lines", platform.count("select count(*) from logs"));
+}
+
+/// Waits until the coordinator has more lines than now.
+#[track_caller]
+pub fn await_progress(platform: &Platform) {
+    let rows = || platform.count("select count(*) from logs");
+    let before = rows();
+    eventually("new lines", || (rows() > before).then_some(()));
+}
+
+/// The ids 0..`rows` are there, each once.
+#[track_caller]
+pub fn exactly_once(platform: &Platform, stream: &str, id: &str, rows: u64) {
+    if rows == 0 {
+        return;
+    }
+    let counted = &platform.rows(&format!(
+        "select count(*) n, count(distinct {id}) unique_ids, min({id}) low, max({id}) high from {stream}"
+    ))[0];
+    let expected = serde_json::json!({"n": rows, "unique_ids": rows, "low": 0, "high": rows - 1});
+    assert_eq!(counted, &expected, "{stream}");
+}
+
+/// Lines with a running number, in a file that is renamed away again and again.
+fn append_and_rotate(folder: PathBuf, pace: Pace, stop: Arc<AtomicBool>) -> JoinHandle<u64> {
+    thread::spawn(move || {
+        let path = folder.join("app.log");
+        let open = || OpenOptions::new().create(true).append(true).open(&path).unwrap();
+        let mut file: File = open();
+        let mut lines = 0;
+        while !stop.load(Ordering::Relaxed) {
+            let chunk: String = (lines..lines + pace.lines).map(|n| format!("{n}\n")).collect();
+            file.write_all(chunk.as_bytes()).unwrap();
+            lines += pace.lines;
+            if lines % pace.rotate_every == 0 {
+                let aside = folder.join(format!("app.log.{}", lines / pace.rotate_every));
+                std::fs::rename(&path, aside).unwrap();
+                file = open();
+            }
+            thread::sleep(pace.every);
+        }
+        lines
+    })
+}
+
+/// Requests with keys, each repeated until it is answered with 200.
+fn post_with_keys(
+    platform: Arc<Platform>,
+    pace: Pace,
+    stop: Arc<AtomicBool>,
+    posted: Arc<AtomicU64>,
+) -> JoinHandle<u64> {
+    thread::spawn(move || {
+        let mut rows = 0;
+        while pace.post_rows > 0 && !stop.load(Ordering::Relaxed) {
+            post_until_taken(&platform, rows, pace.post_rows);
+            rows += pace.post_rows;
+            posted.store(rows, Ordering::Relaxed);
+            thread::sleep(pace.posts_every);
+        }
+        rows
+    })
+}
+
+/// Posts the rows `from..from + count` to `posts` under their own key, again and again until they are taken.
+///
+/// # Panics
+/// If the answer is one that no repetition changes, or none comes.
+pub fn post_until_taken(platform: &Platform, from: u64, count: u64) {
+    let body: String = (from..from + count).map(|id| format!("{{\"id\":{id}}}\n")).collect();
+    let key = format!("key-{from}");
+    let headers = [("content-type", "application/x-ndjson"), ("idempotency-key", key.as_str())];
+    let began = Instant::now();
+    loop {
+        match platform.http().post("posts", &headers, body.as_bytes()) {
+            Ok(answer) if answer.status == 200 => return,
+            // 401: the agent is down, and another test's agent listens on its default port.
+            Ok(answer) if ![401, 409, 429, 503].contains(&answer.status) => panic!("{answer:?}"),
+            answer => {
+                assert!(began.elapsed() < TAKEN_WITHIN, "never taken: {answer:?}");
+                thread::sleep(Duration::from_millis(20));
+            }
+        }
+    }
+}
+
+/// Runs of `aap ingest`, each repeated until it succeeds.
+fn ingest_files(platform: Arc<Platform>, pace: Pace, stop: Arc<AtomicBool>) -> JoinHandle<u64> {
+    thread::spawn(move || {
+        let mut rows = 0;
+        while pace.run_rows > 0 && !stop.load(Ordering::Relaxed) {
+            let path = platform.beside(&format!("run-{rows}.ndjson"));
+            let text: String = (rows..rows + pace.run_rows)
+                .map(|id| format!("{{\"id\":{id},\"text\":\"row {id}\"}}\n"))
+                .collect();
+            std::fs::write(&path, text).unwrap();
+            let began = Instant::now();
+            loop {
+                let ran = platform.aap(&["ingest", "runs", path.to_str().unwrap()]);
+                if ran.code == 0 {
+                    break;
+                }
+                assert!(began.elapsed() < TAKEN_WITHIN, "never taken: {ran:?}");
+                thread::sleep(Duration::from_millis(50));
+            }
+            rows += pace.run_rows;
+            thread::sleep(pace.posts_every);
+        }
+        rows
+    })
+}
