@@ -427,3 +427,19 @@ fn a_wrong_token_is_refused_and_says_so() {
     std::fs::write(&path, right).unwrap();
     platform.aap(&["query", "select 1"]).ok();
 }
+
+#[test]
+fn the_rows_that_a_lost_node_had_not_sent_are_replayed_once() {
+    let lost = Platform::new();
+    let dark = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (running, http) = lost.agent_alone(&format!("{{ coordinator: {{ address: '{dark}' }} }}"));
+    http.post("unsent", &[("content-type", "text/plain")], b"one\ntwo\nthree\n").unwrap();
+    running.signal(Signal::TERM);
+    running.end().code(0);
+    let platform = Platform::started(&[]);
+    let buffer = lost.home().join("agent/buffer");
+    for round in 0..2 {
+        platform.aap(&["buffer", "replay", buffer.to_str().unwrap()]).ok();
+        assert_eq!(platform.count("select count(*) from unsent"), 3, "round {round}");
+    }
+}
