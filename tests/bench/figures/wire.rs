@@ -1,12 +1,15 @@
 //! Bytes between node and coordinator, and what each carrier makes of the same data.
 
 use std::fs;
+use std::time::Duration;
 
 use crate::input::Input;
 use crate::limits::zstd;
+use crate::link::{HERE, Link, Weather};
+use crate::load::Watch;
 use crate::proxy;
 use crate::scale::Scale;
-use crate::site::{Setup, Site, free_address};
+use crate::site::{Setup, Site, free_address, landed};
 use crate::table::{Figure, Goal};
 
 /// Rows of the batches that the goal is stated for.
@@ -14,6 +17,8 @@ const SMALL_BATCH: usize = 1000;
 /// Rows of a batch while a file is read, about.
 const LARGE_BATCH: usize = 4000;
 const REQUESTS: usize = 100;
+/// 2 % and a round trip of 50 ms.
+const LOSSY: Weather = Weather { delay: Duration::from_millis(25), lost_of_1000: 20 };
 
 /// Bytes of TCP and UDP payload for a JSON line, counted by a relay between the two.
 pub(crate) fn wire(_: &Scale) -> Vec<Figure> {
@@ -77,4 +82,46 @@ fn ship(input: &Input, carrier: &str, bytes: u64) -> (f64, f64) {
     site.await_landed(rows);
     let megabytes = bytes as f64 / 1e6;
     (megabytes / (agent.cpu() + coordinator.cpu()), megabytes / agent.wall().as_secs_f64())
+}
+
+/// Both carriers over a link with loss and delay, between two network namespaces.
+pub(crate) fn lossy(scale: &Scale) -> Vec<Figure> {
+    if !Link::possible() {
+        println!(
+            "QUIC and gRPC at loss are not measured: that needs root, for network namespaces and TUN devices"
+        );
+        return vec![];
+    }
+    let input = Input::plain();
+    let [quic, grpc] = ["quic", "grpc"].map(|carrier| over_link(&input, carrier, scale));
+    vec![
+        Figure::new("QUIC, 2 % loss and 50 ms", quic, "MB/s")
+            .beside("gRPC", grpc)
+            .goal(Goal::AtLeast(grpc))
+            .note(
+                "MB as read, both with CUBIC; delay and loss are made by this program between two TUN devices (no netem): \
+                 25 ms and 2 % of the packets in each direction, whatever the protocol",
+            ),
+    ]
+}
+
+/// 10^6 bytes of input that land in a second.
+fn over_link(input: &Input, carrier: &str, scale: &Scale) -> f64 {
+    let link = Link::up(LOSSY);
+    let port = free_address().port();
+    let uplink = format!("address: '{HERE}:{port}', carrier: {carrier}");
+    let listen = format!("agents: {{ bind: '{HERE}:{port}', names: ['{HERE}'] }}");
+    let mut site =
+        Site::new(&Setup { delivers: true, uplink: &uplink, coordinator: &listen, ..Setup::default() });
+    site.agent_prefix = link.prefix();
+    input.write(&site.path("in/input.log"), 1);
+    site.start_coordinator();
+    let metrics = site.coordinator_metrics();
+    site.start_agent();
+    site.await_that("the first batch over a bad link", || landed(&metrics) > 0);
+    let watch = Watch::of(Duration::from_millis(5), move || landed(&metrics));
+    std::thread::sleep(scale.lossy);
+    let marks = watch.stop();
+    let ((first, before), (last, after)) = (marks[0], marks[marks.len() - 1]);
+    (after - before) as f64 * input.line_bytes() / 1e6 / (last - first).as_secs_f64()
 }
