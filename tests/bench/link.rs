@@ -38,6 +38,8 @@ pub(crate) struct Weather {
     pub(crate) delay: Duration,
     /// Packets lost out of a thousand.
     pub(crate) lost_of_1000: u64,
+    /// Decides which.
+    pub(crate) seed: u64,
 }
 
 /// A link that is up until it is dropped, and the namespace at its other end.
@@ -70,8 +72,8 @@ impl Link {
         inside(&["route", "replace", HERE, "dev", "aapbench1", "congctl", "cubic"]);
         let stop = Arc::new(AtomicBool::new(false));
         let (from, to) = (here.try_clone().unwrap(), there.try_clone().unwrap());
-        let mut threads = wire(from, to, weather, 1, &stop);
-        threads.extend(wire(there, here, weather, 2, &stop));
+        let mut threads = wire(from, to, weather, 2 * weather.seed, &stop);
+        threads.extend(wire(there, here, weather, 2 * weather.seed + 1, &stop));
         Self { namespace, stop, threads }
     }
 
