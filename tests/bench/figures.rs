@@ -15,7 +15,7 @@ use crate::table::Figure;
 pub(crate) type Measure = fn(&Scale) -> Vec<Figure>;
 
 /// In the order of the table.
-pub(crate) const ALL: [(&str, Measure); 13] = [
+pub(crate) const ALL: [(&str, Measure); 14] = [
     ("plain_lines", throughput::plain_lines),
     ("json_lines", throughput::json_lines),
     ("durability", throughput::durability),
@@ -29,4 +29,5 @@ pub(crate) const ALL: [(&str, Measure); 13] = [
     ("outage", outage::outage),
     ("history", history::group_by),
     ("carriers", wire::carriers),
+    ("lossy", wire::lossy),
 ];

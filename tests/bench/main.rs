@@ -22,6 +22,7 @@
 mod figures;
 mod input;
 mod limits;
+mod link;
 mod load;
 mod machine;
 mod meter;

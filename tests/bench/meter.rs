@@ -11,19 +11,26 @@ pub(crate) struct Meter {
     pid: u32,
     began: Instant,
     cpu: f64,
+    children: f64,
     written: u64,
 }
 
 impl Meter {
     /// From now on.
     pub(crate) fn start(pid: u32) -> Self {
-        Self { pid, began: Instant::now(), cpu: cpu_seconds(pid), written: bytes_written(pid) }
+        let (cpu, children) = (cpu_seconds(pid, OWN), cpu_seconds(pid, CHILDREN));
+        Self { pid, began: Instant::now(), cpu, children, written: bytes_written(pid) }
     }
 
     /// Seconds on a core, user and system.
     pub(crate) fn cpu(&self) -> f64 {
         // One tick is the least that can be told apart.
-        (cpu_seconds(self.pid) - self.cpu).max(1.0 / TICKS)
+        (cpu_seconds(self.pid, OWN) - self.cpu).max(1.0 / TICKS)
+    }
+
+    /// The same of its children that have ended.
+    pub(crate) fn children(&self) -> f64 {
+        cpu_seconds(self.pid, CHILDREN) - self.children
     }
 
     /// Bytes that the process wrote to files. Over QUIC none of them are the network's, which `sendmsg` does not count here.
@@ -39,12 +46,15 @@ impl Meter {
     }
 }
 
-fn cpu_seconds(pid: u32) -> f64 {
+/// Where user and system time stand in `/proc/PID/stat`, after the name in parentheses, which may hold anything.
+const OWN: [usize; 2] = [11, 12];
+const CHILDREN: [usize; 2] = [13, 14];
+
+fn cpu_seconds(pid: u32, fields_of: [usize; 2]) -> f64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    // The name in parentheses may hold anything; user and system time are fields 14 and 15.
     let after = &stat[stat.rfind(')').unwrap() + 2..];
     let fields: Vec<&str> = after.split(' ').collect();
-    let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+    let ticks: u64 = fields_of.iter().map(|at| fields[*at].parse::<u64>().unwrap()).sum();
     ticks as f64 / TICKS
 }
 

@@ -17,7 +17,7 @@ pub(crate) struct Scale {
     pub(crate) stored: u64,
     /// Rows of the node's history.
     pub(crate) history_rows: u64,
-    /// How long a lossy link is watched.
+    /// How long a lossy link is watched, each time.
     pub(crate) lossy: Duration,
 }
 
@@ -35,7 +35,7 @@ impl Scale {
             outage: Duration::from_secs(180),
             stored: 1_000_000_000,
             history_rows: 10_000_000,
-            lossy: Duration::from_secs(30),
+            lossy: Duration::from_secs(25),
         }
     }
 
@@ -46,7 +46,7 @@ impl Scale {
             load: Duration::from_secs(10),
             outage: Duration::from_secs(60),
             stored: 300_000_000,
-            history_rows: 2_000_000,
+            history_rows: 10_000_000,
             lossy: Duration::from_secs(15),
         }
     }

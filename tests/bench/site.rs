@@ -188,12 +188,6 @@ impl Site {
         move |name| metric(&http, name)
     }
 
-    /// Rows that are durable on the node.
-    pub(crate) fn durable(&self, stream: &str) -> u64 {
-        let name = format!("aap_agent_rows_durable_total{{stream=\"{stream}\"}}");
-        self.agent_metrics()(&name).unwrap_or(0.0) as u64
-    }
-
     /// Waits until so many rows of a stream are durable on the node.
     pub(crate) fn await_durable(&self, stream: &str, rows: u64) {
         let read = self.agent_metrics();

@@ -34,26 +34,28 @@ pub(crate) fn outage(scale: &Scale) -> Vec<Figure> {
     site.await_that("a node that catches up", || {
         let rows = landed(&metrics);
         if rows > 0 {
-            first.get_or_insert_with(Instant::now);
+            first.get_or_insert_with(|| (Instant::now(), rows));
         }
         // What was written since counts as well, but for a moment's worth.
         rows + CAUGHT_UP_ROWS >= missing
     });
-    let took = first.unwrap().elapsed().as_secs_f64();
-    let megabytes = landed(&metrics) as f64 * input.line_bytes() / 1e6;
+    // From the first batch on: how soon the node dials again is another matter.
+    let (began, before) = first.unwrap();
+    let took = began.elapsed().as_secs_f64();
+    let rows = landed(&metrics);
+    let megabytes = |rows: u64| rows as f64 * input.line_bytes() / 1e6;
+    let (rate, megabytes) = (megabytes(rows - before) / took, megabytes(rows));
     load.stop();
     vec![
         Figure::new("coordinator down, memory of the agent grows", slope(&settled) * 60.0 / 1e6, "MB/min")
             .goal(Goal::AtMost(1.0))
             .note(format!("10 MB/s for {} s", scale.outage.as_secs())),
         Figure::new("coordinator down, most memory", most / 1e6, "MB").goal(Goal::AtMost(60.0)),
-        Figure::new("drain beside the live load", megabytes / took, "MB/s").goal(Goal::AtLeast(100.0)).note(
-            format!(
-                "{megabytes:.0} MB; per core-second {:.0} MB of the agent and {:.0} MB of the coordinator",
-                megabytes / agent.cpu(),
-                megabytes / coordinator.cpu()
-            ),
-        ),
+        Figure::new("drain beside the live load", rate, "MB/s").goal(Goal::AtLeast(100.0)).note(format!(
+            "{megabytes:.0} MB; per core-second {:.0} MB of the agent and {:.0} MB of the coordinator",
+            megabytes / agent.cpu(),
+            megabytes / coordinator.cpu()
+        )),
     ]
 }
 
