@@ -1,6 +1,6 @@
 //! The handle: cheap to clone, safe to share; every append goes to the writer thread, every read is its own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
@@ -20,7 +20,7 @@ use crate::read::Scrubbed;
 use crate::recovery::RecoveryReport;
 use crate::stats::{self, Stats};
 use crate::writer::{self, Call, Feed, Work};
-use crate::{BufferConfig, Entry, Error, FileSystem, Frame, read, recovery};
+use crate::{BufferConfig, Entry, Error, FileSystem, Frame, WaitingFrame, read, recovery, waiting};
 
 /// What declarations may add to the entries of one append.
 const GROUP_SLACK: u64 = 8 << 20;
@@ -261,6 +261,34 @@ impl Buffer {
     /// [`Error::Io`] if a segment cannot be opened.
     pub fn read(&self, key: &StreamKey, after: Sequence, bytes_max: usize) -> Result<Vec<Frame>, Error> {
         read::read(&self.inner.shared, key, after, bytes_max)
+    }
+
+    /// Everything behind a consumer's cursor, every key, in order, by one pass over the headers: what it would read, at a
+    /// small part of the cost. What is damaged is left out. Blocking.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if a segment cannot be opened.
+    pub fn waiting(&self, consumer: &str) -> Result<BTreeMap<StreamKey, Vec<WaitingFrame>>, Error> {
+        let cursors: HashMap<StreamKey, Sequence> = {
+            let index = self.inner.shared.index();
+            let of_it = index.cursors.iter().filter(|((of, _), _)| of == consumer);
+            let named = of_it.filter_map(|((_, number), sequence)| {
+                index.named_channel(*number).map(|channel| (channel.key.clone(), *sequence))
+            });
+            named.collect()
+        };
+        self.waiting_after(|key| cursors.get(key).copied().unwrap_or_default())
+    }
+
+    /// The same behind given cuts.
+    ///
+    /// # Errors
+    /// As [`Self::waiting`].
+    pub fn waiting_after(
+        &self,
+        cut: impl Fn(&StreamKey) -> Sequence,
+    ) -> Result<BTreeMap<StreamKey, Vec<WaitingFrame>>, Error> {
+        waiting::after(&self.inner.shared, cut)
     }
 
     /// Reads every byte of the first sealed segment numbered above `after`, against bits that rot: call it at a low rate,

@@ -11,14 +11,13 @@ use crate::FrameSchema;
 use crate::format::{ChannelState, Counters, Footer, Hole, Kind, RecordHeader, Seed, Span, State};
 use crate::frame::parse_skip;
 use crate::identity::Identity;
+use crate::places::Places;
 use crate::positions::{Positions, ReadAt};
 
 /// Digests kept in memory and in checkpoints per channel, for repeats whose frames are gone.
 const DIGESTS_KEPT: usize = 8;
 /// Schemas kept in memory; those beyond are read from their segment again.
 const SCHEMAS_KEPT: usize = 4096;
-/// A few consumers read one channel at different places.
-const HINTS_KEPT: usize = 4;
 /// Distinct problems shown; repetitions count only once.
 const PROBLEMS_KEPT: usize = 32;
 /// Bounds the list of holes of one channel; beyond it the oldest two become one.
@@ -36,8 +35,6 @@ pub(crate) struct Channel {
     pub(crate) digests: VecDeque<Digest>,
     pub(crate) counters: Counters,
     pub(crate) holes: Vec<Hole>,
-    /// Where readers that go on in order continue, the latest last: (next sequence, segment, offset).
-    pub(crate) hints: VecDeque<(Sequence, u64, u64)>,
 }
 
 impl Channel {
@@ -48,7 +45,6 @@ impl Channel {
             digests: VecDeque::new(),
             counters: Counters::default(),
             holes: Vec::new(),
-            hints: VecDeque::new(),
         }
     }
 
@@ -75,13 +71,6 @@ impl Channel {
             self.digests.pop_front();
         }
         self.digests.push_back(digest);
-    }
-
-    pub(crate) fn leave_hint(&mut self, hint: (Sequence, u64, u64)) {
-        if self.hints.len() == HINTS_KEPT {
-            self.hints.pop_front();
-        }
-        self.hints.push_back(hint);
     }
 
     pub(crate) fn hole_at(&self, sequence: Sequence) -> Option<&Hole> {
@@ -113,11 +102,24 @@ pub(crate) struct Segment {
     /// End of durable data, spans and schemas.
     pub(crate) index: Footer,
     pub(crate) sealed: bool,
+    /// Where its frames stand, if that is remembered.
+    pub(crate) places: Option<Places>,
+    /// When it was read last, in reads.
+    pub(crate) read_at: u64,
 }
 
 impl Segment {
     pub(crate) fn new(path: Utf8PathBuf, seed: Seed, file_bytes: u64) -> Self {
-        Self { path, seed, pin: Arc::new(()), file_bytes, index: Footer::default(), sealed: false }
+        Self {
+            path,
+            seed,
+            pin: Arc::new(()),
+            file_bytes,
+            index: Footer::default(),
+            sealed: false,
+            places: Some(Places::default()),
+            read_at: 0,
+        }
     }
 
     pub(crate) fn is_pinned(&self) -> bool {
@@ -126,6 +128,9 @@ impl Segment {
 
     /// Books a frame record of `bytes` at `offset` for its channel.
     pub(crate) fn note_frame(&mut self, header: &RecordHeader, last: Sequence, offset: u64) {
+        if let Some(places) = &mut self.places {
+            places.note(header, offset);
+        }
         let index = &mut self.index;
         let span = index.spans.entry(header.channel).or_insert(Span {
             first: header.sequence,
@@ -162,6 +167,8 @@ pub(crate) struct Index {
     pub(crate) moved_cursors: BTreeSet<CursorKey>,
     pub(crate) positions: Positions,
     pub(crate) segments: BTreeMap<u64, Segment>,
+    /// Counts reads of segments.
+    pub(crate) reads: u64,
     pub(crate) schemas: HashMap<u64, Arc<FrameSchema>>,
     pub(crate) problems: Vec<String>,
     /// Why appends wait, if they do.
@@ -180,6 +187,7 @@ impl Index {
             moved_cursors: BTreeSet::new(),
             positions: Positions::default(),
             segments: BTreeMap::new(),
+            reads: 0,
             schemas: HashMap::new(),
             problems: Vec::new(),
             blocked: None,
@@ -372,7 +380,6 @@ impl Index {
                 digests: channel.digests.into(),
                 counters: channel.counters,
                 holes: channel.holes,
-                hints: VecDeque::new(),
             });
         }
         self.durable_cursors.clone_from(&state.cursors);

@@ -51,6 +51,8 @@
 //! | `index.rs` | what is known in memory: channels, cursors, positions, segments |
 //! | `positions.rs` | how far sources were read |
 //! | `recovery.rs`, `recovery/` | files to index: listing, replaying, finding the end |
+//! | `places.rs` | where the frames of a segment stand |
+//! | `waiting.rs` | what waits for a consumer, by headers alone |
 //! | `read.rs` | frames in order, over whatever is missing; the scrubber |
 //! | `walk.rs` | the bytes of a segment, record by record |
 //! | `format.rs`, `format/` | the form on disk |
@@ -73,12 +75,14 @@ mod index;
 mod log;
 mod mutant;
 pub mod offline;
+mod places;
 mod positions;
 mod read;
 mod recovery;
 pub mod scan;
 mod schema;
 mod stats;
+mod waiting;
 mod walk;
 mod writer;
 
@@ -98,3 +102,4 @@ pub use read::Scrubbed;
 pub use recovery::RecoveryReport;
 pub use schema::{FrameSchema, SCHEMA_BYTES_MAX};
 pub use stats::{Stats, StreamStats};
+pub use waiting::WaitingFrame;

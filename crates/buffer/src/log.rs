@@ -353,6 +353,7 @@ impl Log {
         match written {
             Ok(()) => {
                 let mut index = self.shared.index();
+                index.forget_places(old.id);
                 if let Some(segment) = index.segments.get_mut(&old.id) {
                     segment.file_bytes = segment.file_bytes.max(pointer_at + POINTER as u64);
                 }

@@ -1,5 +1,6 @@
 //! Reading frames back, in order, over whatever is missing.
 
+use std::io;
 use std::sync::Arc;
 
 use aap_types::{BatchId, Digest, NodeId, Sequence, StreamKey};
@@ -10,9 +11,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::format::{Hole, Kind, RECORD_HEADER, RecordHeader, SEGMENT_HEADER, Seed, aligned};
 use crate::frame::{parse_skip, skip_payload};
-use crate::fs::Open;
+use crate::fs::{FileHandle, Open};
 use crate::index::{DAMAGED, Index, RECLAIMED};
 use crate::log::Shared;
+use crate::places::{Place, Places, run_bytes};
 use crate::walk::{Item, Walker};
 use crate::{Error, Frame, FrameKind, FrameSchema};
 
@@ -22,14 +24,18 @@ enum Next {
     End,
     /// Sequences without data, up to and including this one.
     Skip { to: Sequence, rows: u64, reason: String },
-    /// In this part of this segment.
-    In(Place),
+    /// In this segment, where the frames wanted stand at places that are not known yet.
+    Somewhere(Part),
+    /// In this part of this segment, at these places; further ones may follow if they are [`PLACES_AT_ONCE`].
+    In(Part, Vec<Place>),
 }
 
-struct Place {
+/// What one turn of reading takes out of the index.
+const PLACES_AT_ONCE: usize = 256;
+
+struct Part {
     path: Utf8PathBuf,
     seed: Seed,
-    start: u64,
     end: u64,
     /// The last sequence of the key in this segment.
     last: Sequence,
@@ -71,7 +77,8 @@ pub(crate) fn read(
         match reader.locate() {
             Next::End => break,
             Next::Skip { to, rows, reason } => reader.skip(to, rows, &reason),
-            Next::In(place) => reader.read_segment(&place)?,
+            Next::Somewhere(part) => find_places(shared, &part)?,
+            Next::In(part, places) => reader.read_segment(&part, &places)?,
         }
     }
     Ok(reader.frames)
@@ -86,7 +93,7 @@ pub(crate) fn digest_of(shared: &Shared, id: &BatchId) -> Option<Digest> {
     (frame.id == *id && frame.kind == FrameKind::Data).then_some(frame.digest)
 }
 
-fn locate(index: &Index, key: &StreamKey, want: Sequence) -> Next {
+fn locate(index: &mut Index, key: &StreamKey, want: Sequence) -> Next {
     let Some((number, channel)) = index.channel(key) else { return Next::End };
     if want > channel.tail {
         return Next::End;
@@ -96,19 +103,11 @@ fn locate(index: &Index, key: &StreamKey, want: Sequence) -> Next {
         let rows = if hole.from == want { hole.rows } else { 0 };
         return Next::Skip { to: hole.to, rows, reason: hole.reason.clone() };
     }
-    let hinted =
-        channel.hints.iter().rev().find(|(next, ..)| *next == want).and_then(|(_, segment, offset)| {
-            let found = index.segments.get(segment)?;
-            let span = found.index.spans.get(&number)?;
-            (span.last >= want && *offset < found.index.end).then_some((found, span, *offset))
-        });
-    let found = hinted.or_else(|| {
-        index.segments.values().find_map(|segment| {
-            let span = segment.index.spans.get(&number)?;
-            (span.last >= want).then_some((segment, span, span.first_offset))
-        })
+    let found = index.segments.iter().find_map(|(id, segment)| {
+        let span = segment.index.spans.get(&number)?;
+        (span.last >= want).then_some((*id, segment, span))
     });
-    let Some((segment, span, start)) = found else {
+    let Some((id, segment, span)) = found else {
         return Next::Skip { to: channel.tail, rows: 0, reason: RECLAIMED.into() };
     };
     if span.first > want {
@@ -117,21 +116,35 @@ fn locate(index: &Index, key: &StreamKey, want: Sequence) -> Next {
         let reason = if is_before_all { RECLAIMED } else { DAMAGED };
         return Next::Skip { to: Sequence(span.first.0 - 1), rows: 0, reason: reason.into() };
     }
-    Next::In(Place {
+    let part = Part {
         path: segment.path.clone(),
         seed: segment.seed,
-        start,
         end: segment.index.end,
         last: span.last,
         hole: channel.holes.iter().map(|hole| hole.from).filter(|from| *from > want).min(),
         channel: number,
         _pin: segment.pin.clone(),
-    })
+    };
+    let places = segment.places.as_ref().map(|places| places.from(number, want, PLACES_AT_ONCE).to_vec());
+    index.use_places(id);
+    match places {
+        Some(places) => Next::In(part, places),
+        None => Next::Somewhere(part),
+    }
+}
+
+/// Walks over the headers of a segment and keeps where its frames stand.
+fn find_places(shared: &Shared, part: &Part) -> Result<(), Error> {
+    let failed = |error| Error::io("read", &part.path, error);
+    let file = shared.fs.open(&part.path, Open::Read).map_err(failed)?;
+    let places = Places::find(file.as_ref(), part.seed, part.end).map_err(failed)?;
+    shared.index().keep_places(part.seed.segment, places);
+    Ok(())
 }
 
 impl Reader<'_> {
     fn locate(&self) -> Next {
-        locate(&self.shared.index(), self.key, self.want)
+        locate(&mut self.shared.index(), self.key, self.want)
     }
 
     /// A skip from the wanted sequence, or to the next hole if that comes first.
@@ -143,16 +156,24 @@ impl Reader<'_> {
     }
 
     /// Sequences that cannot be read: counted once, and a skip from now on.
-    fn give_up(&mut self, place: &Place, to: Sequence, rows: u64) {
+    fn give_up(&mut self, part: &Part, to: Sequence, rows: u64) {
         let hole = Hole { from: self.want, to, rows, reason: DAMAGED.into() };
         let mut index = self.shared.index();
-        if let Some(channel) = index.channels.get_mut(place.channel as usize)
+        if let Some(channel) = index.channels.get_mut(part.channel as usize)
             && channel.hole_at(hole.from).is_none()
         {
             channel.add_hole(hole);
         }
         drop(index);
         self.skip(to, rows, DAMAGED);
+    }
+
+    /// Sequences that no header in the segment tells of, though they were stored in it.
+    fn give_up_missing(&mut self, part: &Part, to: Sequence) {
+        let (segment, from) = (part.seed.segment, self.want);
+        let text = format!("segment {segment:016x} is damaged: `{}` from {from} to {to} is lost", self.key);
+        self.shared.index().add_problem(text);
+        self.give_up(part, to, 0);
     }
 
     fn push_skip(&mut self, id: BatchId, digest: Digest, sealed_us: i64, payload: Bytes) {
@@ -175,54 +196,70 @@ impl Reader<'_> {
         });
     }
 
-    fn read_segment(&mut self, place: &Place) -> Result<(), Error> {
-        let failed = |error| Error::io("read", &place.path, error);
-        let file = self.shared.fs.open(&place.path, Open::Read).map_err(failed)?;
-        let mut walker = Walker::new(file.as_ref(), place.seed, place.start, place.end);
-        let mut reached = place.start;
-        while self.room > 0 && self.want <= place.last {
-            let Some(found) = walker.next().map_err(failed)? else {
-                let before = place.hole.filter(|hole| *hole <= place.last);
-                self.give_up(place, before.map_or(place.last, |hole| Sequence(hole.0 - 1)), 0);
-                break;
-            };
-            if matches!(found.item, Item::Damage) {
-                self.note_damage(place, found.start);
+    fn read_segment(&mut self, part: &Part, places: &[Place]) -> Result<(), Error> {
+        let failed = |error| Error::io("read", &part.path, error);
+        let file = self.shared.fs.open(&part.path, Open::Read).map_err(failed)?;
+        let mut walker = Walker::new(file.as_ref(), part.seed, 0, part.end);
+        for (number, place) in places.iter().enumerate() {
+            if self.room == 0 {
+                return Ok(());
             }
-            let Item::Record(header) = found.item else { continue };
-            let is_frame = matches!(header.kind, Kind::Data | Kind::Skip);
-            let is_ours = header.channel == place.channel && header.epoch == self.key.epoch;
-            if !is_frame || !is_ours || header.sequence < self.want {
+            if let Some(hole) = part.hole.filter(|hole| *hole <= place.sequence) {
+                // Given up: the outer loop answers with the skip.
+                if hole > self.want {
+                    self.give_up_missing(part, Sequence(hole.0 - 1));
+                }
+                return Ok(());
+            }
+            if place.sequence > self.want {
+                self.give_up_missing(part, Sequence(place.sequence.0 - 1));
+            }
+            if place.sequence < self.want {
+                // A skip before it reached further.
                 continue;
             }
-            if place.hole.is_some_and(|hole| hole <= header.sequence) {
-                // Given up: the outer loop answers with the skip.
-                if place.hole.is_some_and(|hole| hole > self.want) {
-                    let before = place.hole.map_or(self.want, |hole| Sequence(hole.0 - 1));
-                    self.give_up(place, before, 0);
-                }
-                break;
-            }
-            if header.sequence > self.want {
-                self.give_up(place, Sequence(header.sequence.0 - 1), 0);
-            }
-            let body = walker.body(&header, found.start).map_err(failed)?.map(Bytes::copy_from_slice);
-            match body {
-                Some(body) => self.push(place, &header, &body)?,
-                None => {
-                    self.note_damage(place, found.start);
-                    self.give_up(place, header.sequence, header.rows.into());
-                }
-            }
-            reached = found.end;
+            walker.read_ahead(run_bytes(&places[number..], self.room));
+            walker.seek(place.start());
+            self.read_frame(part, *place, &mut walker).map_err(failed)??;
         }
-        if reached > place.start {
-            self.leave_hint(place, reached);
+        if places.len() < PLACES_AT_ONCE && self.want <= part.last {
+            let before = part.hole.filter(|hole| *hole <= part.last);
+            self.give_up_missing(part, before.map_or(part.last, |hole| Sequence(hole.0 - 1)));
         }
         Ok(())
     }
 
-    fn push(&mut self, place: &Place, header: &RecordHeader, body: &Bytes) -> Result<(), Error> {
+    /// The frame at a place, or, if something else stands there now, its loss.
+    fn read_frame(
+        &mut self,
+        part: &Part,
+        place: Place,
+        walker: &mut Walker<&(dyn FileHandle + 'static)>,
+    ) -> io::Result<Result<(), Error>> {
+        let found = walker.next()?;
+        let header = found.and_then(|found| match found.item {
+            Item::Record(header) if found.start == place.start() => Some(header),
+            _ => None,
+        });
+        let is_ours = |header: &RecordHeader| {
+            (header.channel, header.epoch, header.sequence) == (part.channel, self.key.epoch, place.sequence)
+        };
+        let Some(header) = header.filter(is_ours) else {
+            self.note_damage(part, place.start());
+            self.give_up(part, place.sequence, 0);
+            return Ok(Ok(()));
+        };
+        match walker.body(&header, place.start())?.map(Bytes::copy_from_slice) {
+            Some(body) => Ok(self.push(part, &header, &body)),
+            None => {
+                self.note_damage(part, place.start());
+                self.give_up(part, header.sequence, header.rows.into());
+                Ok(Ok(()))
+            }
+        }
+    }
+
+    fn push(&mut self, part: &Part, header: &RecordHeader, body: &Bytes) -> Result<(), Error> {
         let id = BatchId { key: self.key.clone(), sequence: header.sequence };
         let positions = body.slice(..header.positions_bytes as usize);
         let start = aligned(header.positions_bytes as usize);
@@ -234,14 +271,14 @@ impl Reader<'_> {
         if self.key.node != self.own_node && Digest::of(&id, &positions, &payload) != header.digest {
             // A landed frame is read to be written to the lake: nobody behind us checks whose it is.
             self.shared.index().add_problem(format!("`{id}` does not match its digest"));
-            self.give_up(place, header.sequence, header.rows.into());
+            self.give_up(part, header.sequence, header.rows.into());
             return Ok(());
         }
         let known = self.schema.take().filter(|schema| schema.fingerprint() == header.schema);
         let found = known.map_or_else(|| schema(self.shared, header.schema), |schema| Ok(Some(schema)))?;
         let Some(schema) = found else {
             self.shared.index().add_problem(format!("the schema of `{id}` is lost"));
-            self.give_up(place, header.sequence, header.rows.into());
+            self.give_up(part, header.sequence, header.rows.into());
             return Ok(());
         };
         self.schema = Some(schema.clone());
@@ -263,17 +300,10 @@ impl Reader<'_> {
         Ok(())
     }
 
-    fn leave_hint(&self, place: &Place, offset: u64) {
-        let mut index = self.shared.index();
-        if let Some(channel) = index.channels.get_mut(place.channel as usize) {
-            channel.leave_hint((self.want, place.seed.segment, offset));
-        }
-    }
-
-    fn note_damage(&self, place: &Place, offset: u64) {
+    fn note_damage(&self, part: &Part, offset: u64) {
         self.shared
             .index()
-            .add_problem(format!("segment {:016x} is damaged at offset {offset}", place.seed.segment));
+            .add_problem(format!("segment {:016x} is damaged at offset {offset}", part.seed.segment));
     }
 }
 

@@ -6,5 +6,6 @@ mod crash_points;
 mod damage;
 mod disk;
 mod model;
+mod reading;
 mod room;
 mod world;

@@ -7,9 +7,12 @@ use crate::format::{GROUP_HEADER, GroupHeader, RECORD_HEADER, RecordHeader, Seed
 use crate::fs::{FileHandle, read_full_at};
 
 /// Read at once: a group is at most about a megabyte, and a walk over headers skips bodies.
-const WINDOW: usize = 256 << 10;
+pub(crate) const WINDOW: usize = 256 << 10;
 /// What is read at once where reading fails: a bad sector costs this much, not the window.
 const SMALL_READ: usize = 4096;
+
+/// Read at once where only headers are wanted: a block.
+pub(crate) const HEADERS: usize = 4096;
 
 /// What stands at a place of a segment.
 #[derive(Debug)]
@@ -38,12 +41,19 @@ pub(crate) struct Walker<F> {
     end: u64,
     window: Vec<u8>,
     window_start: u64,
+    ahead: usize,
     pub(crate) bytes_read: u64,
 }
 
 impl<F: Deref<Target = dyn FileHandle>> Walker<F> {
     pub(crate) fn new(file: F, seed: Seed, start: u64, end: u64) -> Self {
-        Self { file, seed, at: start, end, window: Vec::new(), window_start: start, bytes_read: 0 }
+        let window_start = start;
+        Self { file, seed, at: start, end, window: Vec::new(), window_start, ahead: WINDOW, bytes_read: 0 }
+    }
+
+    /// How much to read at once from now on.
+    pub(crate) fn read_ahead(&mut self, bytes: usize) {
+        self.ahead = bytes;
     }
 
     /// The next item. A record's body is passed over; ask [`Self::body`] for it.
@@ -133,7 +143,7 @@ impl<F: Deref<Target = dyn FileHandle>> Walker<F> {
 
     fn fill(&mut self, at: u64, length: usize) -> io::Result<()> {
         let left = usize::try_from(self.end - at).unwrap_or(usize::MAX);
-        self.window.resize(length.max(WINDOW).min(left), 0);
+        self.window.resize(length.max(self.ahead).min(left), 0);
         self.window_start = at;
         let read = match read_full_at(&*self.file, &mut self.window, at) {
             Ok(read) => read,

@@ -59,6 +59,7 @@ struct Disk {
     dead: bool,
     failing_syncs: u64,
     capacity: Option<u64>,
+    bytes_read: u64,
     open_files: u64,
     open_files_max: Option<u64>,
     /// Files that cannot be opened, and the error.
@@ -261,6 +262,11 @@ impl SimFileSystem {
         disk.bad_bytes = bad;
     }
 
+    /// Bytes read so far.
+    pub fn bytes_read(&self) -> u64 {
+        self.disk().bytes_read
+    }
+
     /// Bytes in files that have a name.
     pub fn used(&self) -> u64 {
         self.disk().used()
@@ -433,7 +439,7 @@ fn grows_too_far(disk: &Disk, id: u64, end: u64) -> bool {
 
 impl FileHandle for SimFile {
     fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
-        let disk = self.disk()?;
+        let mut disk = self.disk()?;
         let wanted = offset..offset + bytes.len() as u64;
         let is_hit = |bad: &std::ops::Range<u64>| bad.start < wanted.end && wanted.start < bad.end;
         if let Some((_, _, errno)) =
@@ -445,6 +451,7 @@ impl FileHandle for SimFile {
         let start = usize::try_from(offset).unwrap_or(usize::MAX).min(seen.len());
         let count = bytes.len().min(seen.len() - start);
         bytes[..count].copy_from_slice(&seen[start..start + count]);
+        disk.bytes_read += count as u64;
         Ok(count)
     }
 

@@ -22,7 +22,10 @@ impl Recovery {
         segment.sealed = true;
         let handle = file.open(self.fs.as_ref())?;
         match read_footer(seed, handle.as_ref()).filter(|footer| end.is_none_or(|end| footer.end == end)) {
-            Some(footer) => segment.index = footer,
+            Some(footer) => {
+                segment.index = footer;
+                segment.places = None;
+            }
             None => {
                 let end = end.unwrap_or(file.length).min(file.length);
                 segment.index.end = end;
