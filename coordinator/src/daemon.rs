@@ -128,6 +128,9 @@ async fn serve(
     let tasks = Supervisor::new(late.clone());
     let store = parts.store.clone();
     let nodes = Nodes::new(spawn_blocking(move || store.nodes()).await??);
+    nodes.expect(
+        parts.buffer.tails().into_iter().map(|(key, _)| key.node).filter(|node| node.as_str() != OWN_NODE),
+    );
     let landing = Landing::new(parts.buffer.clone(), parts.lake.waiting().clone(), clock.clone());
     let engine = EngineConfig {
         memory_bytes: config.query.memory.0,

@@ -93,6 +93,14 @@ impl Nodes {
         }
     }
 
+    /// Nodes whose data has landed are known, also where the metadata store forgot them.
+    pub fn expect(&self, nodes: impl IntoIterator<Item = NodeId>) {
+        let mut state = self.state();
+        for node in nodes {
+            state.entry(node).or_default();
+        }
+    }
+
     /// Takes a session up. An older one of the same node is asked to end, and has ended when this returns.
     pub async fn attach(
         &self,

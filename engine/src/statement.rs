@@ -359,8 +359,8 @@ fn plain_function(function: &Value, name: &str) -> Result<(), Problem> {
     let qualified = |part: &str, plain: &[&str]| {
         function[part].as_str().is_some_and(|found| !found.is_empty() && !plain.contains(&found))
     };
-    // DuckDB's parser itself writes `main` before the functions that it makes of syntax: lists, structs, `extract`, IN.
-    if qualified("schema", &["main"]) || qualified("catalog", &[]) {
+    // DuckDB's parser itself writes these before the functions that it makes of syntax: lists, `extract`, `substring`, IN.
+    if qualified("schema", &["main", "pg_catalog"]) || qualified("catalog", &["system"]) {
         return Err(denied(&format!("call `{name}` by its name alone")));
     }
     if function["export_state"] == true {

@@ -326,7 +326,7 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
 fn settle_catalogue(store: &dyn MetadataStore, storage: &Storage) -> Result<Catalogue, Error> {
     let catalogue = store.catalogue()?;
     let told = manifest::newest(storage)?;
-    let told_version = told.as_ref().map_or(0, |told| told.version);
+    let (is_told, told_version) = (told.is_some(), told.as_ref().map_or(0, |told| told.version));
     if let Some(told) = told.filter(|told| told.version > catalogue.version) {
         warn!(
             catalogue = catalogue.version,
@@ -336,10 +336,12 @@ fn settle_catalogue(store: &dyn MetadataStore, storage: &Storage) -> Result<Cata
         store.restore(&told)?;
         return Ok(store.catalogue()?);
     }
-    if catalogue.version == 0 && storage.has_published_files()? {
+    // A lake of ours has a manifest before its first file, so that files of a load that was cut off are known for what
+    // they are.
+    if catalogue.version == 0 && !is_told && storage.has_published_files()? {
         return Err(Error::ForeignFiles { root: storage.root().to_owned() });
     }
-    if told_version < catalogue.version {
+    if told_version < catalogue.version || !is_told {
         // A crash came between the commit and its manifest; the buffer may reclaim only after both.
         manifest::write(storage, &catalogue)?;
     }

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use tracing::{debug, info};
 
 use crate::limits::{QUIC_RETRY_PAUSE, QUIC_RETRY_PAUSE_MAX, QUIC_SUSPECT_DEADLINE};
+use crate::quic::Endpoints;
 use crate::session::BetterCarrier;
 use crate::{AgentSession, Error, QUIC_CONNECT_DEADLINE, TlsFiles, grpc, quic};
 
@@ -129,6 +130,8 @@ pub async fn connect(config: &ClientConfig) -> Result<AgentSession, Error> {
 pub(crate) struct Target {
     text: Arc<str>,
     name: ServerName<'static>,
+    /// Where QUIC dials from.
+    pub(crate) endpoints: Endpoints,
 }
 
 impl Target {
@@ -138,7 +141,7 @@ impl Target {
         port.parse::<u16>().map_err(|_| bad())?;
         let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
         let name = ServerName::try_from(host.to_owned()).map_err(|_| bad())?;
-        Ok(Self { text: text.into(), name })
+        Ok(Self { text: text.into(), name, endpoints: Endpoints::default() })
     }
 
     /// `HOST:PORT`.

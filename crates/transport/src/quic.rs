@@ -23,7 +23,7 @@ mod receive;
 mod server;
 mod wire;
 
-pub(crate) use client::{Lanes, connect, probe};
+pub(crate) use client::{Endpoints, Lanes, connect, probe};
 pub(crate) use server::run;
 
 use std::io;

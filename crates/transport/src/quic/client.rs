@@ -15,7 +15,7 @@ use aap_runtime::Shutdown;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use quinn::crypto::rustls::QuicClientConfig;
-use quinn::{Connection, EndpointConfig, RecvStream, SendStream};
+use quinn::{Connection, Endpoint, EndpointConfig, RecvStream, SendStream};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
@@ -99,14 +99,42 @@ async fn shake_hands(target: &Target, config: quinn::ClientConfig) -> io::Result
 }
 
 async fn dial(address: SocketAddr, target: &Target, config: quinn::ClientConfig) -> io::Result<Connection> {
-    let any: IpAddr = match address {
+    let endpoint = target.endpoints.for_address(address)?;
+    let connecting = endpoint
+        .connect_with(config, address, &target.name().to_str())
+        .inspect_err(|_| target.endpoints.forget(address))
+        .map_err(io::Error::other)?;
+    connecting.await.map_err(io::Error::other)
+}
+
+/// Where dials start from: one socket for each family of addresses, as each takes megabytes for what it receives.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Endpoints(Arc<Mutex<HashMap<IpAddr, Endpoint>>>);
+
+impl Endpoints {
+    fn for_address(&self, address: SocketAddr) -> io::Result<Endpoint> {
+        let any = any_of(address);
+        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(endpoint) = open.get(&any) {
+            return Ok(endpoint.clone());
+        }
+        let socket = super::bind(SocketAddr::new(any, 0))?;
+        let endpoint = super::endpoint(socket, EndpointConfig::default(), None)?;
+        open.insert(any, endpoint.clone());
+        Ok(endpoint)
+    }
+
+    /// The next dial takes a new socket: this one no longer works.
+    fn forget(&self, address: SocketAddr) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&any_of(address));
+    }
+}
+
+fn any_of(address: SocketAddr) -> IpAddr {
+    match address {
         SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-    };
-    let endpoint = super::endpoint(super::bind(SocketAddr::new(any, 0))?, EndpointConfig::default(), None)?;
-    let connecting =
-        endpoint.connect_with(config, address, &target.name().to_str()).map_err(io::Error::other)?;
-    connecting.await.map_err(io::Error::other)
+    }
 }
 
 async fn greet(connection: &Connection, kind: u8) -> io::Result<(SendStream, RecvStream)> {
