@@ -121,11 +121,12 @@ impl Platform {
         eventually("a coordinator that answers", || TcpStream::connect(self.endpoint("operator")?).ok());
     }
 
-    /// Waits until the agent holds a session with the coordinator.
+    /// Waits until the agent holds a session with the coordinator, and both know it.
     #[track_caller]
     pub fn await_connected(&self) {
         eventually("an agent that is connected", || {
-            self.agent_metric("aap_agent_uplink_connected").filter(|connected| *connected == 1.0)
+            self.agent_metric("aap_agent_uplink_connected").filter(|connected| *connected == 1.0)?;
+            Some(self.carrier()).filter(|carrier| !carrier.is_empty())
         });
     }
 
