@@ -346,7 +346,9 @@ fn a_buffer_is_read_with_and_without_its_daemon() {
     aap("export", &[]).code(2);
     platform.aap(&["buffer", "verify", "/nowhere"]).code(3);
     platform.aap(&["buffer", "ls", "/tmp"]).code(3);
-    aap("replay", &[]).code(7);
+    aap("replay", &[]).code(6);
+    let copy = platform.beside("copy-false");
+    platform.aap(&["buffer", "replay", copy.to_str().unwrap()]).code(7);
     // Damage is found, named, and the rest can be read.
     let segment =
         std::fs::read_dir(Path::new(buffer).join("segments")).unwrap().flatten().next().unwrap().path();
