@@ -9,7 +9,7 @@
 //! - Guarantee: exactly once. The position is in the same group as the rows; after any kill, reading goes on there.
 //! - A renamed file is followed by its open descriptor to its end. It is closed when its name has left the globs and
 //!   nothing was added for a minute, or for an hour while it has a name elsewhere. A truncated file is read again from
-//!   its beginning; bytes that were written and cut away before they were read are counted as lost.
+//!   its beginning; bytes that were cut away before they were read are counted as lost, unless a copy has them.
 //! - A file that begins as another one does, and has all that was read of it, may be its copy or its compressed form. It waits
 //!   while that one is there, is being read, or while it grows itself; it goes on where the other stood once that one is
 //!   truncated or gone (`copytruncate`, `compress`), one file only. A plain file
@@ -66,6 +66,7 @@ use self::copies::Waiting;
 use self::discover::{Found, Globs, Scan};
 use self::drain::{BUDGET_KIB, Drained};
 use self::history::History;
+use self::home::Loss;
 use self::identity::{FileId, FileKey, Stamp};
 use self::look::{Compared, Looked};
 use self::tracked::{Seat, Tracked};
@@ -159,6 +160,7 @@ struct FileSource {
     scan_allowed_at: Duration,
     last_bytes: Duration,
     troubled: HashSet<String>,
+    losses: Vec<Loss>,
     shutdown: Shutdown,
 }
 
@@ -209,6 +211,7 @@ pub(super) async fn run(
         scan_allowed_at: Duration::ZERO,
         last_bytes: Duration::ZERO,
         troubled: HashSet::new(),
+        losses: vec![],
         shutdown,
     };
     if source.spec.start == Start::End {

@@ -58,6 +58,11 @@ struct Alike {
 }
 
 impl Waiting {
+    /// Whether it may yet turn out to go on where that file stood.
+    pub(super) fn may_copy(&self, key: &FileKey) -> bool {
+        self.alike.iter().any(|alike| alike.key == *key)
+    }
+
     /// A comparison under way was lost.
     pub(super) fn compare_anew(&mut self) {
         self.comparing = false;
@@ -152,6 +157,7 @@ impl FileSource {
             self.looking = true;
             self.job(move || Done::Compared(compare_all(plain)));
         }
+        self.book_losses(now);
         if self.waiting.values().any(|waiting| now < waiting.since + COPY_LOOK_FOR) {
             self.scan_by(now + COPY_LOOK);
         }

@@ -152,3 +152,53 @@ impl History {
         !is_plain && !was_archive || of.ended.is_none_or(|end| birth <= end)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::file::identity::{Detail, Stamp};
+
+    fn stat(device: u64, inode: u64, birth: u64) -> Stat {
+        let stamp = Stamp { size: 100, modified_us: 0 };
+        Stat { id: (device, inode), birth, changed: 0, stamp, regular: true, links: 1 }
+    }
+
+    fn known(stat: &Stat, head: &str, generation: u32) -> Known {
+        let key = FileKey::mint(stat, head.as_bytes(), generation);
+        Known { key, offset: 10, detail: Detail::default() }
+    }
+
+    #[test]
+    fn one_inode_number_on_two_mounts_is_two_files() {
+        let (one, other) = (stat(1, 7, 0), stat(2, 7, 0));
+        let mut history = History::default();
+        history.remember(known(&one, "one", 0));
+        history.remember(known(&other, "other", 0));
+        history.remember(known(&other, "other again", 1));
+        assert_eq!(history.lineage(&one), (vec![known(&one, "one", 0)], 1));
+        assert_eq!(history.lineage(&other), (vec![known(&other, "other again", 1)], 2));
+        // After a reboot the devices have other numbers: whatever fits will do.
+        let (may, generation) = history.lineage(&stat(3, 7, 0));
+        assert_eq!((may.len(), generation), (3, 0));
+        // Another inode of that number is none of them.
+        assert_eq!(History::default().lineage(&stat(1, 7, 0)), (vec![], 0));
+        assert_eq!(history.lineage(&stat(1, 8, 0)), (vec![], 0));
+    }
+
+    #[test]
+    fn a_position_is_inherited_once_and_by_no_copy_that_came_too_late() {
+        let original = known(&stat(1, 7, 70), "head", 0);
+        let key = original.key.clone();
+        let mut history = History::default();
+        history.remember(original);
+        assert_eq!(history.alike((1, 8), b"head and more"), std::slice::from_ref(&key));
+        history.end(&key, 1000);
+        assert!(history.could_copy(&key, 999, true) && !history.could_copy(&key, 1001, true));
+        // An archive may be made of the copy.
+        assert!(history.could_copy(&key, 1001, false));
+        let copy = known(&stat(1, 8, 80), "head", 0);
+        let detail = Detail { copy_of: Some(key.short()), ..Detail::default() };
+        history.remember(Known { detail, ..copy.clone() });
+        assert_eq!(history.alike((1, 9), b"head and more"), [copy.key]);
+    }
+}

@@ -6,13 +6,24 @@ use std::time::Duration;
 use aap_types::SourceKind;
 
 use super::drain::{DrainEnd, Drained, Rest, Start, Work, drain};
-use super::identity::{FileId, Known, Stamp};
+use super::identity::{FileId, FileKey, Known, Stamp};
 use super::reader::Setup;
 use super::tracked::{Seat, Tracked};
 use super::{
     AWAKE_MAX, DELETED_CLOSE, DRAINS_MAX, Done, FileSource, GONE_LOOK, IDLE, OPEN_MAX, RENAMED_CLOSE, RETRY,
     RETRY_BUG, SLEEP_AFTER,
 };
+
+/// A copy that has what was cut away is found within this.
+const LOSS_CERTAIN: Duration = Duration::from_secs(3);
+
+/// Bytes that were cut away before they were read.
+pub(super) struct Loss {
+    key: FileKey,
+    bytes: u64,
+    /// When no copy is to be expected any more.
+    at: Duration,
+}
 
 impl FileSource {
     /// Sends the files that have something new on their way, as many as may be.
@@ -38,7 +49,10 @@ impl FileSource {
         let known = self.history.get(&file.key).map(|of| of.known.clone());
         let Some(known) = known else { return };
         let seat = match std::mem::replace(&mut file.seat, Seat::Away) {
-            Seat::Awake(reader) => Start::Awake(reader),
+            Seat::Awake(mut reader) => {
+                reader.renamed(&file.path);
+                Start::Awake(reader)
+            }
             Seat::Away => return,
             Seat::Asleep(open) => {
                 self.awake += 1;
@@ -214,13 +228,32 @@ impl FileSource {
 
     /// The same inode has other content now: begin again under a new key.
     fn truncated(&mut self, id: FileId, lost: u64) {
+        let now = self.now();
+        if lost > 0
+            && let Some(file) = self.files.get(&id)
+        {
+            self.losses.push(Loss { key: file.key.clone(), bytes: lost, at: now + LOSS_CERTAIN });
+            self.scan_by(now + LOSS_CERTAIN);
+        }
+        let path = self.files.get(&id).map(|file| file.path.clone()).unwrap_or_default();
+        tracing::info!(source = self.name, path = %path.display(), lost, "file was truncated; it begins anew");
+        self.end(id);
+        self.scan_soon();
+    }
+
+    /// Books what was cut away unread, unless a copy has it.
+    pub(super) fn book_losses(&mut self, now: Duration) {
+        let (history, waiting) = (&self.history, &self.waiting);
+        let mut lost = 0;
+        self.losses.retain(|loss| {
+            let may_come = waiting.values().any(|waiting| waiting.may_copy(&loss.key));
+            let is_certain = history.is_open(&loss.key) && !may_come && now >= loss.at;
+            lost += if is_certain { loss.bytes } else { 0 };
+            history.is_open(&loss.key) && !is_certain
+        });
         if lost > 0 {
             self.deps.ingress.counters.count(&self.spec.stream, |count| count.bytes_lost += lost);
         }
-        let path = self.files.get(&id).map(|file| file.path.clone()).unwrap_or_default();
-        tracing::info!(source = self.name, path = %path.display(), lost, "file was truncated; reading it again");
-        self.end(id);
-        self.scan_soon();
     }
 
     /// A file is no more.

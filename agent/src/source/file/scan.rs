@@ -82,12 +82,12 @@ impl FileSource {
             now.insert(what);
         }
         now.extend(self.files.values().filter_map(|file| file.problem.clone()));
-        let is_there = |what: &String| {
-            let path = Path::new(what);
-            scan.files.iter().any(|found| found.path == path)
-        };
-        let gone: Vec<String> =
-            self.troubled.difference(&now).filter(|what| !is_there(what)).cloned().collect();
+        if self.troubled.is_subset(&now) {
+            return;
+        }
+        let there: HashSet<&Path> = scan.files.iter().map(|found| found.path.as_path()).collect();
+        let gone = self.troubled.difference(&now).filter(|what| !there.contains(Path::new(what.as_str())));
+        let gone: Vec<String> = gone.cloned().collect();
         for what in gone {
             self.problem(&what, None);
         }

@@ -190,3 +190,29 @@ impl Watcher {
         changes
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn only_names_that_are_meant_ask_for_a_scan() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut watcher = Watcher::new().unwrap();
+        watcher.directory(dir.path()).unwrap();
+        let is_meant = |path: &Path| path.extension().is_some_and(|extension| extension == "log");
+        std::fs::write(dir.path().join("a.tmp"), "x").unwrap();
+        watcher.changed().await;
+        assert_eq!(watcher.take(is_meant), Changes::default());
+        std::fs::write(dir.path().join("a.log"), "x").unwrap();
+        watcher.changed().await;
+        assert!(watcher.take(is_meant).names);
+        std::fs::create_dir(dir.path().join("sub")).unwrap();
+        watcher.changed().await;
+        assert!(watcher.take(is_meant).names);
+        watcher.links(HashSet::from([dir.path().join("a.tmp")]));
+        std::fs::remove_file(dir.path().join("a.tmp")).unwrap();
+        watcher.changed().await;
+        assert!(watcher.take(is_meant).names);
+    }
+}

@@ -199,3 +199,29 @@ async fn start_at_the_end_holds_for_archives_and_not_for_files_that_came_while_n
     rig.expect("logs", "body", &["while down"]).await;
     follower.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_cut_away_unread_is_counted_unless_a_copy_has_it() {
+    let rig = Rig::new();
+    let log = rig.path("logs/a.log");
+    let lost = |rig: &Rig| {
+        let counts = rig.deps.ingress.counters.snapshot();
+        counts.get(&"logs".parse().unwrap()).map_or(0, |count| count.bytes_lost)
+    };
+    append(&log, &format!("{}no end", numbered(0, 50)));
+    let follower = follow(&rig, "");
+    rig.until("the lines", |rig| rig.texts("logs", "body").len() >= 50).await;
+    fs::copy(&log, rig.path("logs/a.log.1")).unwrap();
+    truncate(&log);
+    append(&log, &format!("{}no end", numbered(50, 60)));
+    rig.until("the lines", |rig| rig.texts("logs", "body").len() >= 61).await;
+    truncate(&log);
+    a_while().await;
+    // Taken or lost: the two ends are in the books once each.
+    rig.until("the books add up", |rig| {
+        let taken = rig.texts("logs", "body").iter().filter(|text| *text == "no end").count() as u64;
+        lost(rig) + taken * 6 == 12
+    })
+    .await;
+    follower.stop().await;
+}
