@@ -67,6 +67,14 @@ impl Arrival {
         }
     }
 
+    /// Its first sequence.
+    pub fn sequence(&self) -> Sequence {
+        match self {
+            Self::Batch { id, .. } | Self::Poison { id, .. } => id.sequence,
+            Self::Skip { from, .. } => *from,
+        }
+    }
+
     /// What it took of the agent's credit: its payload, as it stands in the agent's buffer.
     pub fn credit_bytes(&self) -> u64 {
         let bytes = match self {

@@ -1,6 +1,6 @@
 //! Where data of nodes becomes durable: the ledger decides, the buffer stores, and only then the node hears of it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -142,6 +142,10 @@ impl Landing {
 
     async fn plan(&self, plan: &mut Plan, arrival: Arrival) -> Result<(), Error> {
         let key = arrival.key().clone();
+        if plan.forked.contains(&key) {
+            plan.outcomes.push(Outcome::Forked { id: BatchId { key, sequence: arrival.sequence() } });
+            return Ok(());
+        }
         let tail = self.tail(plan, &key);
         match arrival {
             Arrival::Batch { id, digest, positions, sealed_us, batch } => {
@@ -236,6 +240,8 @@ struct Plan {
     outcomes: Vec<Outcome>,
     /// Where the ledger will end with this group.
     tails: HashMap<StreamKey, Sequence>,
+    /// Streams of which a batch was refused as another one: what follows it has that other history, too.
+    forked: HashSet<StreamKey>,
 }
 
 impl Plan {
@@ -251,6 +257,7 @@ impl Plan {
             Decision::Gap { expected } => Outcome::Gap { key, expected },
             Decision::Forked => {
                 counters.forks.fetch_add(1, Ordering::Relaxed);
+                self.forked.insert(key);
                 Outcome::Forked { id: id.clone() }
             }
             Decision::Duplicate | Decision::DuplicateUnverified => {

@@ -94,6 +94,17 @@ pub fn new_epoch_reason(
     })
 }
 
+/// What an operator must know when a node comes back with another store: nobody has what the former one alone held.
+pub fn replaced_store(hello: &v1::Hello, known: Option<&NodeRecord>) -> Option<String> {
+    let known =
+        known.filter(|known| !known.store_id.is_empty() && known.store_id[..] != hello.store_id[..])?;
+    Some(format!(
+        "the node came back with a new store: what the former one (epoch {}) had acknowledged and not delivered is lost; \
+         replayable sources read it again",
+        known.epoch
+    ))
+}
+
 /// Whether the ledger's positions must go with the welcome: the store has nothing of its epoch in the ledger yet.
 pub fn needs_positions(hello: &v1::Hello, new_epoch: bool, ledger: &[(StreamKey, Sequence)]) -> bool {
     new_epoch || !ledger.iter().any(|(key, _)| key.epoch == Epoch(hello.epoch))

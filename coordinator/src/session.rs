@@ -6,7 +6,7 @@
 //! ```
 //! While one group is being synced the next one gathers, so that a slow disk makes larger groups, not more waiting.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -146,6 +146,10 @@ impl Sessions {
         if let Some(reason) = &reason {
             warn!(%node, %reason, "the node is told to begin a new epoch");
         }
+        let replaced = ledger::replaced_store(hello, known.as_ref());
+        if let Some(replaced) = &replaced {
+            warn!(%node, %replaced, "the store of the node was replaced");
+        }
         let record = NodeRecord {
             node: node.clone(),
             first_seen_us: known.map_or(now_us, |known| known.first_seen_us),
@@ -158,7 +162,9 @@ impl Sessions {
         self.nodes.update(node, |state| {
             state.record = Some(record.clone());
             state.clock_offset_us = hello.clock_unix_us - now_us;
-            state.complaint = None;
+            if replaced.is_some() {
+                state.complaint = replaced;
+            }
         });
         self.record(record).await?;
         let positions = match ledger::needs_positions(hello, reason.is_some(), &tails) {
@@ -296,6 +302,8 @@ struct Flow<'a> {
     bytes_landing: u64,
     /// What each arrival of the group took of the credit.
     credit_landing: Vec<u64>,
+    /// Streams that forked in this session: nothing more of them lands, however it may follow on the ledger's end.
+    forked: HashSet<StreamKey>,
     /// Refusals told already, so that each batch behind a gap does not repeat it.
     told: HashMap<StreamKey, Sequence>,
 }
@@ -322,6 +330,7 @@ impl<'a> Flow<'a> {
             bytes_on_their_way: 0,
             bytes_landing: 0,
             credit_landing: vec![],
+            forked: HashSet::new(),
             told: HashMap::new(),
         }
     }
@@ -471,6 +480,7 @@ impl<'a> Flow<'a> {
     }
 
     fn start_landing(&mut self) {
+        self.leave_out_forked();
         if self.ready.is_empty() || !is_idle(&self.landing) {
             return;
         }
@@ -496,6 +506,19 @@ impl<'a> Flow<'a> {
         self.landing = task.fuse();
     }
 
+    /// The agent was told, and takes its credit back by itself.
+    fn leave_out_forked(&mut self) {
+        if self.forked.is_empty() {
+            return;
+        }
+        let (out, stay) = std::mem::take(&mut self.ready)
+            .into_iter()
+            .partition::<Vec<_>, _>(|arrival| self.forked.contains(arrival.key()));
+        self.ready = stay;
+        let bytes: u64 = out.iter().map(|arrival| arrival.bytes() as u64).sum();
+        self.bytes_on_their_way = self.bytes_on_their_way.saturating_sub(bytes);
+    }
+
     async fn answer(&mut self, outcomes: Vec<Outcome>) -> Result<(), End> {
         self.bytes_on_their_way = self.bytes_on_their_way.saturating_sub(self.bytes_landing);
         let mut through: HashMap<StreamKey, Sequence> = HashMap::new();
@@ -510,7 +533,10 @@ impl<'a> Flow<'a> {
                     *end = (*end).max(to);
                 }
                 Outcome::Gap { key, expected } => refusals.push(("GAP", key, expected)),
-                Outcome::Forked { id } => refusals.push(("FORKED", id.key, id.sequence)),
+                Outcome::Forked { id } => {
+                    self.forked.insert(id.key.clone());
+                    refusals.push(("FORKED", id.key, id.sequence));
+                }
             }
         }
         if !through.is_empty() {

@@ -255,6 +255,8 @@ async fn a_batch_sent_again_is_acknowledged_and_another_of_its_identity_is_a_for
         agent.acknowledged("logs", sequence).await.unwrap();
     }
     agent.send_batch(batch("logs", 2, 99)).await.unwrap();
+    // It would be the next of the ledger, but it follows another history.
+    agent.send_batch(batch("logs", 3, 99)).await.unwrap();
     let refusal = agent.refused().await;
     assert_eq!((refusal.code.as_str(), refusal.stream.as_str(), refusal.sequence), ("FORKED", "logs", 2));
     // Other streams go on.
