@@ -45,8 +45,6 @@ pub(crate) struct Call {
     pub(crate) entries: Vec<Entry>,
     pub(crate) bytes: u64,
     pub(crate) answer: Answer<Vec<BatchId>>,
-    /// Whether it waits for room; otherwise it is refused as soon as there is none.
-    pub(crate) waits: bool,
     pub(crate) _room: OwnedSemaphorePermit,
 }
 
@@ -112,21 +110,6 @@ impl Feed {
         drop(queue);
         self.wake.notify_one();
         Ok(())
-    }
-
-    /// There is no room: who does not wait for it hears so now.
-    fn refuse_impatient(&self) {
-        let mut queue = self.queue();
-        let (stay, refused) = std::mem::take(&mut queue.work)
-            .into_iter()
-            .partition(|work| !matches!(work, Work::Append(call) if !call.waits));
-        queue.work = stay;
-        drop(queue);
-        for work in Vec::from(refused) {
-            if let Work::Append(call) = work {
-                answer_with(call.answer, Err(Error::Full));
-            }
-        }
     }
 
     /// Says that a cursor moved.
@@ -332,15 +315,7 @@ fn append(log: &mut Log, feed: &Feed, calls: Vec<Call>) {
             return;
         }
     };
-    let outcome = if calls.iter().all(|call| call.waits) {
-        persist(log, feed, |log| log.commit_planned(&mut plan))
-    } else {
-        match log.commit_planned(&mut plan) {
-            Ok(()) => Ok(()),
-            Err(NotNow::Failed(error)) => Err(error),
-            Err(NotNow::NoRoom(_)) => return append_patient(log, feed, calls),
-        }
-    };
+    let outcome = persist(log, feed, |log| log.commit_planned(&mut plan));
     let mut answers = std::mem::take(&mut plan.answers).into_iter();
     for call in calls {
         let answer = match &outcome {
@@ -348,15 +323,6 @@ fn append(log: &mut Log, feed: &Feed, calls: Vec<Call>) {
             Err(error) => Err(error.clone()),
         };
         answer_with(call.answer, answer);
-    }
-}
-
-/// There is no room for all of them: who does not wait for it is refused, and the others go on without him.
-fn append_patient(log: &mut Log, feed: &Feed, calls: Vec<Call>) {
-    let (patient, refused): (Vec<Call>, Vec<Call>) = calls.into_iter().partition(|call| call.waits);
-    refused.into_iter().for_each(|call| answer_with(call.answer, Err(Error::Full)));
-    if !patient.is_empty() {
-        append(log, feed, patient);
     }
 }
 
@@ -381,7 +347,6 @@ fn persist<T>(
         if newly_blocked {
             tracing::warn!(error = %reason, "buffer blocks its sources until there is room");
         }
-        feed.refuse_impatient();
         if !wait_for_room(log, feed, &mut retry_after) {
             break Err(Error::Closed);
         }
@@ -397,8 +362,7 @@ fn wait_for_room(log: &mut Log, feed: &Feed, retry_after: &mut Duration) -> bool
         let woken = feed.wait(Some(deadline.saturating_sub(log.now())), true);
         match woken {
             Woken::Closing => return false,
-            Woken::Work => feed.refuse_impatient(),
-            Woken::Moved | Woken::TimedOut => {}
+            Woken::Work | Woken::Moved | Woken::TimedOut => {}
         }
         match log.free_delivered() {
             Ok(true) => {
