@@ -76,7 +76,7 @@ impl AppendTicket {
     /// Waits until the group is durable.
     ///
     /// # Errors
-    /// [`Error::OutOfOrder`], [`Error::Oversize`], [`Error::Io`], [`Error::Closed`].
+    /// [`Error::Full`], [`Error::OutOfOrder`], [`Error::Oversize`], [`Error::Io`], [`Error::Closed`].
     pub async fn durable(self) -> Result<Vec<BatchId>, Error> {
         self.answer.await.unwrap_or(Err(Error::Closed))
     }
@@ -154,7 +154,7 @@ impl Buffer {
         }
         let bytes = check_size(&entries)?;
         let room = self.inner.feed.room(bytes).await?;
-        self.enqueue(entries, bytes, room)?.durable().await
+        self.enqueue(entries, bytes, true, room)?.durable().await
     }
 
     /// Like [`Self::append`], but refuses with [`Error::Full`] instead of waiting for room.
@@ -163,21 +163,22 @@ impl Buffer {
     /// [`Error::Full`], [`Error::Oversize`], [`Error::Closed`].
     pub fn try_append(&self, entries: Vec<Entry>) -> Result<AppendTicket, Error> {
         let bytes = check_size(&entries)?;
-        if self.inner.shared.index().blocked.is_some() {
+        if self.inner.feed.is_waiting() {
             return Err(Error::Full);
         }
         let room = self.inner.feed.try_room(bytes)?;
-        self.enqueue(entries, bytes, room)
+        self.enqueue(entries, bytes, false, room)
     }
 
     fn enqueue(
         &self,
         entries: Vec<Entry>,
         bytes: u64,
+        waits: bool,
         room: tokio::sync::OwnedSemaphorePermit,
     ) -> Result<AppendTicket, Error> {
         let (sender, answer) = oneshot::channel();
-        self.inner.feed.push(Work::Append(Call { entries, bytes, answer: sender, _room: room }))?;
+        self.inner.feed.push(Work::Append(Call { entries, bytes, answer: sender, waits, _room: room }))?;
         Ok(AppendTicket { answer })
     }
 

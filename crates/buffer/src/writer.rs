@@ -6,6 +6,7 @@
 //! nothing to the second. Cursor moves ride in the next group, or get one of their own after a second.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -45,6 +46,8 @@ pub(crate) struct Call {
     pub(crate) entries: Vec<Entry>,
     pub(crate) bytes: u64,
     pub(crate) answer: Answer<Vec<BatchId>>,
+    /// Whether it waits for room; otherwise it is refused as soon as there is none.
+    pub(crate) waits: bool,
     pub(crate) _room: OwnedSemaphorePermit,
 }
 
@@ -63,6 +66,8 @@ pub(crate) struct Feed {
     queue: Mutex<Queue>,
     wake: Condvar,
     room: Arc<Semaphore>,
+    /// Whether an append waits for room; what comes behind it cannot be taken either.
+    waiting: AtomicBool,
 }
 
 /// Why the thread woke.
@@ -76,7 +81,8 @@ enum Woken {
 impl Feed {
     pub(crate) fn new() -> Self {
         let units = usize::try_from(QUEUE_BYTES / UNIT).unwrap_or(usize::MAX);
-        Self { queue: Mutex::default(), wake: Condvar::new(), room: Arc::new(Semaphore::new(units)) }
+        let room = Arc::new(Semaphore::new(units));
+        Self { queue: Mutex::default(), wake: Condvar::new(), room, waiting: AtomicBool::new(false) }
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
@@ -110,6 +116,26 @@ impl Feed {
         drop(queue);
         self.wake.notify_one();
         Ok(())
+    }
+
+    /// Whether an append waits for room.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.waiting.load(Ordering::Acquire)
+    }
+
+    /// There is no room: who does not wait for it hears so now.
+    fn refuse_impatient(&self) {
+        let mut queue = self.queue();
+        let (stay, refused) = std::mem::take(&mut queue.work)
+            .into_iter()
+            .partition(|work| !matches!(work, Work::Append(call) if !call.waits));
+        queue.work = stay;
+        drop(queue);
+        for work in Vec::from(refused) {
+            if let Work::Append(call) = work {
+                answer_with(call.answer, Err(Error::Full));
+            }
+        }
     }
 
     /// Says that a cursor moved.
@@ -223,7 +249,8 @@ pub(crate) fn run(mut log: Log, feed: &Feed, changes: &watch::Sender<u64>) {
                     ignore_failure("prepare the next segment", log.prepare_spare());
                 }
             }
-            Woken::Moved => {}
+            // What was delivered may have made room for those who were refused.
+            Woken::Moved => shared.index().blocked = None,
             Woken::TimedOut => flush(&mut log),
             Woken::Closing => break,
         }
@@ -315,7 +342,21 @@ fn append(log: &mut Log, feed: &Feed, calls: Vec<Call>) {
             return;
         }
     };
-    let outcome = persist(log, feed, |log| log.commit_planned(&mut plan));
+    let outcome = if calls.iter().all(|call| call.waits) {
+        persist(log, feed, |log| log.commit_planned(&mut plan))
+    } else {
+        match log.commit_planned(&mut plan) {
+            Ok(()) => {
+                log.shared.index().blocked = None;
+                Ok(())
+            }
+            Err(NotNow::Failed(error)) => Err(error),
+            Err(NotNow::NoRoom(error)) => {
+                tell_blocked(log, &error);
+                return append_patient(log, feed, calls);
+            }
+        }
+    };
     let mut answers = std::mem::take(&mut plan.answers).into_iter();
     for call in calls {
         let answer = match &outcome {
@@ -323,6 +364,15 @@ fn append(log: &mut Log, feed: &Feed, calls: Vec<Call>) {
             Err(error) => Err(error.clone()),
         };
         answer_with(call.answer, answer);
+    }
+}
+
+/// There is no room for all of them: who does not wait for it is refused, and the others go on without him.
+fn append_patient(log: &mut Log, feed: &Feed, calls: Vec<Call>) {
+    let (patient, refused): (Vec<Call>, Vec<Call>) = calls.into_iter().partition(|call| call.waits);
+    refused.into_iter().for_each(|call| answer_with(call.answer, Err(Error::Full)));
+    if !patient.is_empty() {
+        append(log, feed, patient);
     }
 }
 
@@ -339,20 +389,28 @@ fn persist<T>(
             Err(NotNow::Failed(error)) => break Err(error),
             Err(NotNow::NoRoom(error)) => error,
         };
-        let text = match &reason {
-            Error::Full => "the budget is used up by data that waits for delivery".to_owned(),
-            error => format!("no space: {error}"),
-        };
-        let newly_blocked = log.shared.index().blocked.replace(text).is_none();
-        if newly_blocked {
-            tracing::warn!(error = %reason, "buffer blocks its sources until there is room");
-        }
+        tell_blocked(log, &reason);
+        feed.waiting.store(true, Ordering::Release);
+        feed.refuse_impatient();
         if !wait_for_room(log, feed, &mut retry_after) {
             break Err(Error::Closed);
         }
     };
+    feed.waiting.store(false, Ordering::Release);
     log.shared.index().blocked = None;
     outcome
+}
+
+/// Shows that there is no room, and why.
+fn tell_blocked(log: &Log, reason: &Error) {
+    let text = match reason {
+        Error::Full => "the budget is used up by data that waits for delivery".to_owned(),
+        error => format!("no space: {error}"),
+    };
+    let newly_blocked = log.shared.index().blocked.replace(text).is_none();
+    if newly_blocked {
+        tracing::warn!(error = %reason, "buffer blocks its sources until there is room");
+    }
 }
 
 /// Returns when there may be room. `false` if the buffer is closing.
@@ -362,7 +420,8 @@ fn wait_for_room(log: &mut Log, feed: &Feed, retry_after: &mut Duration) -> bool
         let woken = feed.wait(Some(deadline.saturating_sub(log.now())), true);
         match woken {
             Woken::Closing => return false,
-            Woken::Work | Woken::Moved | Woken::TimedOut => {}
+            Woken::Work => feed.refuse_impatient(),
+            Woken::Moved | Woken::TimedOut => {}
         }
         match log.free_delivered() {
             Ok(true) => {

@@ -144,6 +144,30 @@ async fn drop_oldest_counts_what_it_drops_and_leaves_skips() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_does_not_wait_for_room_is_refused_at_once_also_by_the_append_that_finds_none() {
+    let sim = SimFileSystem::new();
+    let buffer = open(&sim, config());
+    let key = key(&buffer);
+    let mut taken = 0;
+    let refusal = loop {
+        match buffer.try_append(vec![entry()]) {
+            Ok(ticket) => match within("an answer", ticket.durable()).await {
+                Ok(_) => taken += 1,
+                Err(error) => break error,
+            },
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(refusal, Error::Full), "{refusal:?}");
+    assert!(taken > 30, "{taken}");
+    // Nobody waits, so nothing is blocked: as soon as there is room, the next is taken.
+    buffer.advance("uplink", &key, Sequence(taken));
+    let ids = within("the next", buffer.append(vec![entry()])).await.unwrap();
+    assert_eq!(ids[0].sequence, Sequence(taken + 1), "what was refused was not stored");
+    buffer.close();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_blocks_and_the_buffer_goes_on_by_itself() {
     let sim = SimFileSystem::new();
     let buffer = open(&sim, config());
