@@ -15,6 +15,11 @@ const ZSTD_WINDOW_LOG_MAX: u32 = 23;
 /// A body that does not move for this long is given up.
 const STALL: std::time::Duration = std::time::Duration::from_secs(30);
 
+/// Of a body that is refused for its size, this much more is read and dropped: several times the largest that is taken.
+const PASSED_OVER_MAX: usize = 128 << 20;
+/// And for this long.
+const PASS_OVER: std::time::Duration = std::time::Duration::from_secs(5);
+
 /// How the body is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Codec {
@@ -70,6 +75,23 @@ pub(super) fn too_large(limit: usize) -> Refused {
     Refused::new(StatusCode::PAYLOAD_TOO_LARGE, "http.too_large", message)
 }
 
+/// Reads what a client goes on sending, for a while: most look for the answer only when all is sent, and would meet a
+/// closed connection instead.
+async fn pass_over(mut body: Body) {
+    let mut left = PASSED_OVER_MAX;
+    let rest = async {
+        while let Some(Ok(frame)) = body.frame().await {
+            left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
+            if left == 0 {
+                return;
+            }
+        }
+    };
+    if tokio::time::timeout(PASS_OVER, rest).await.is_err() {
+        tracing::debug!("a client goes on sending a body that is refused");
+    }
+}
+
 /// Reads a body of at most `limit` bytes.
 pub(super) async fn read(mut body: Body, limit: usize) -> Result<Bytes, Refused> {
     let cut = |reason: &str| {
@@ -90,6 +112,8 @@ pub(super) async fn read(mut body: Body, limit: usize) -> Result<Bytes, Refused>
         };
         if let Some(data) = frame.data_ref() {
             if whole.len() + data.len() > limit {
+                drop(whole);
+                pass_over(body).await;
                 return Err(too_large(limit));
             }
             whole.extend_from_slice(data);
