@@ -6,9 +6,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use aap_buffer::{Buffer, BufferConfig, Opened, RealFileSystem};
+use aap_buffer::{Buffer, BufferConfig, Opened, RealFileSystem, SCRUB_PAUSE, scrub_for_ever};
 use aap_runtime::{Clock, Home, Shutdown, Supervisor, SystemClock, TaskKind, notify_ready, write_durably};
-use aap_sql::{Engine, EngineConfig};
+use aap_sql::{Engine, EngineConfig, Serving, ServingLimits};
 use aap_types::{NodeId, Problem};
 use anyhow::Context;
 use camino::{Utf8Path, Utf8PathBuf};
@@ -20,6 +20,7 @@ use crate::counters::Counters;
 use crate::failpoint::Failpoints;
 use crate::ingress::Ingress;
 use crate::node::{self, NodeService};
+use crate::operator::OperatorService;
 use crate::query::NodeQueries;
 use crate::source::{Listening, SourceDeps};
 use crate::sources::{Sources, watch_configuration};
@@ -95,13 +96,15 @@ async fn serve(
     let services = Supervisor::new(Shutdown::default());
     let uplink_state = Arc::new(uplink::State::default());
     let service = NodeService::new(deps.clone(), node.clone(), uplink_state.clone(), services.shutdown());
+    let serving = serving(&options.home, &config.agent, clock.clone(), services.clone());
+    let operator = OperatorService::new(deps.clone(), node.clone(), serving.clone());
     let socket = node::bind(&options.home).await?;
-    services.spawn(TaskKind::vital("socket"), node::serve(socket, service, services.shutdown()));
+    services.spawn(TaskKind::vital("socket"), node::serve(socket, service, operator, services.shutdown()));
 
     let uplinks = Supervisor::new(Shutdown::default());
     if let Some(spec) = config.agent.coordinator.clone() {
         let dial = Arc::new(RealDial::new(spec, node.clone(), options.home.root().to_owned()));
-        let queries = NodeQueries::new(engine(&options.home, &config.agent), buffer.clone());
+        let queries = NodeQueries::new(serving.engine().clone(), buffer.clone());
         let uplink_deps = UplinkDeps {
             buffer: buffer.clone(),
             clock: clock.clone(),
@@ -132,6 +135,8 @@ async fn serve(
     tracing::info!(%node, sources = config.sources.len(), coordinator = config.agent.coordinator.is_some(), "agent is ready");
 
     services.spawn(TaskKind::optional("memory"), release_start_up(services.shutdown()));
+    let scrubber = scrub_for_ever(buffer.clone(), SCRUB_PAUSE, services.shutdown());
+    services.spawn(TaskKind::optional("scrubber"), scrubber);
     let failed = services.shutdown();
     let uplink_failed = uplinks.shutdown();
     tokio::select! {
@@ -263,12 +268,17 @@ fn buffer_config(home: &Home, spec: &AgentSpec, node: &NodeId) -> anyhow::Result
     serde_json::from_value(settings).context("read buffer settings")
 }
 
-fn engine(home: &Home, spec: &AgentSpec) -> Engine {
+fn serving(home: &Home, spec: &AgentSpec, clock: Arc<dyn Clock>, tasks: Supervisor) -> Serving {
     let mut config = EngineConfig::new(home.tmp().join("agent"));
     config.memory_bytes = spec.query.memory.0;
     config.deadline = spec.query.deadline.0;
     config.concurrency = spec.query.concurrency;
-    Engine::new(config)
+    let limits = ServingLimits {
+        deadline: spec.query.deadline.0,
+        deadline_max: spec.query.deadline.0,
+        memory_bytes: spec.query.memory.0,
+    };
+    Serving::new(Engine::new(config), clock, limits, tasks)
 }
 
 /// Says where the agent listens, for `aap` and for whoever posts to it.

@@ -13,6 +13,7 @@
 //! | `formats.rs`, `records.rs` | which decoder; where records end |
 //! | `ingest.rs` | `aap ingest` |
 //! | `node.rs` | the unix socket |
+//! | `operator.rs` | what the node answers operators by itself |
 //! | `uplink.rs` | delivery to the coordinator |
 //! | `welcome.rs` | when sources may begin: after the coordinator's first word, or without it |
 //! | `query.rs` | SQL over the node's own buffer |
@@ -32,6 +33,7 @@ pub mod ingest;
 pub mod ingress;
 pub mod node;
 pub mod offline;
+pub mod operator;
 pub mod query;
 pub mod records;
 mod replay;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use aap_proto::status_of_problem;
 use aap_proto::v1::node_server::{Node, NodeServer};
+use aap_proto::v1::operator_server::OperatorServer;
 use aap_proto::v1::{
     IngestReply, IngestRequest, NodeStatusReply, NodeStatusRequest, RecoverReply, RecoverRequest,
     SourceStatus,
@@ -21,6 +22,7 @@ use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::ingest::{self, Runs};
+use crate::operator::OperatorService;
 use crate::source::SourceDeps;
 use crate::uplink::{self, Recovery, node_report};
 
@@ -71,8 +73,10 @@ fn bind_failure(path: &Utf8Path) -> String {
 pub async fn serve(
     listener: UnixListener,
     service: NodeService,
+    operator: OperatorService,
     shutdown: Shutdown,
 ) -> Result<(), tonic::transport::Error> {
+    let operator = OperatorServer::new(operator).max_encoding_message_size(aap_proto::MESSAGE_BYTES_MAX);
     let node = NodeServer::new(service)
         .max_decoding_message_size(aap_proto::MESSAGE_BYTES_MAX)
         .max_encoding_message_size(aap_proto::MESSAGE_BYTES_MAX);
@@ -80,6 +84,7 @@ pub async fn serve(
         .initial_stream_window_size(1 << 20)
         .initial_connection_window_size(2 << 20)
         .add_service(node)
+        .add_service(operator)
         .serve_with_incoming_shutdown(
             UnixListenerStream::new(listener),
             async move { shutdown.requested().await },

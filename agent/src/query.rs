@@ -82,12 +82,12 @@ async fn send(tx: &AgentSender, id: &str, kind: OutputKind) -> Result<(), aap_tr
 
 /// The streams of the buffer as tables.
 #[derive(Debug)]
-struct BufferCatalog {
-    buffer: Buffer,
+pub(crate) struct BufferCatalog {
+    pub(crate) buffer: Buffer,
 }
 
 impl BufferCatalog {
-    fn streams(&self) -> Vec<StreamName> {
+    pub(crate) fn streams(&self) -> Vec<StreamName> {
         let mut names: Vec<StreamName> = self.buffer.tails().into_iter().map(|(key, _)| key.stream).collect();
         names.sort();
         names.dedup();

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use aap_buffer::Durability;
 use aap_lake::LakeConfig;
+use aap_sql::ServingLimits;
 use aap_types::{ByteCount, ExitCode, Problem};
 use camino::Utf8Path;
 use serde::{Deserialize, Serialize};
@@ -114,10 +115,13 @@ impl Default for QueryConfig {
 }
 
 impl QueryConfig {
-    /// The deadline of a query that asks for `asked_ms` (0: none asked).
-    pub fn deadline(&self, asked_ms: u64) -> Duration {
-        let asked = if asked_ms == 0 { self.deadline_seconds.saturating_mul(1000) } else { asked_ms };
-        Duration::from_millis(asked.min(self.deadline_seconds_max.saturating_mul(1000)))
+    /// What one query may take.
+    pub fn serving_limits(&self) -> ServingLimits {
+        ServingLimits {
+            deadline: Duration::from_secs(self.deadline_seconds),
+            deadline_max: Duration::from_secs(self.deadline_seconds_max),
+            memory_bytes: self.memory.0,
+        }
     }
 }
 

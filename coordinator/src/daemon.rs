@@ -4,10 +4,10 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use aap_buffer::{Buffer, BufferConfig, RealFileSystem};
+use aap_buffer::{Buffer, BufferConfig, RealFileSystem, SCRUB_PAUSE, scrub_for_ever};
 use aap_lake::{CONSUMER, Lake, LakeDependencies};
 use aap_runtime::{Clock, Home, Shutdown, Supervisor, TaskKind, notify_ready, write_durably};
-use aap_sql::{Engine, EngineConfig};
+use aap_sql::{Engine, EngineConfig, Serving};
 use aap_store::{MetadataStore, SqliteStore};
 use aap_transport::{Server, ServerConfig, TlsFiles};
 use aap_types::NodeId;
@@ -24,7 +24,7 @@ use crate::init::{operator_token, prepare_home};
 use crate::landing::Landing;
 use crate::nodes::Nodes;
 use crate::operator::OperatorService;
-use crate::queries::{Queries, QueriesDependencies};
+use crate::queries::{self, Queries};
 use crate::session::Sessions;
 use crate::status::Board;
 
@@ -134,22 +134,20 @@ async fn serve(
     let landing = Landing::new(parts.buffer.clone(), parts.lake.waiting().clone(), clock.clone());
     let engine = EngineConfig {
         memory_bytes: config.query.memory.0,
-        deadline: config.query.deadline(0),
+        deadline: config.query.serving_limits().deadline,
         concurrency: config.query.concurrency,
         ..EngineConfig::new(home.tmp().join("coordinator"))
     };
-    let queries = Queries::new(
-        QueriesDependencies {
-            engine: Engine::new(engine),
-            tables: Arc::new(LakeAndLanding { lake: parts.lake.clone(), buffer: parts.buffer.clone() }),
-            nodes: nodes.clone(),
-            landing: landing.clone(),
-            clock: clock.clone(),
-            scratch: home.tmp().join("coordinator"),
-            tasks: tasks.clone(),
-        },
-        config.query.clone(),
-    );
+    let serving =
+        Serving::new(Engine::new(engine), clock.clone(), config.query.serving_limits(), tasks.clone());
+    let queries = Queries::new(queries::Inner {
+        serving,
+        tables: Arc::new(LakeAndLanding { lake: parts.lake.clone(), buffer: parts.buffer.clone() }),
+        nodes: nodes.clone(),
+        landing: landing.clone(),
+        scratch: home.tmp().join("coordinator"),
+        node_answers_bytes: config.query.node_answers.0,
+    });
     let board =
         Board::new(landing.clone(), parts.lake.clone(), nodes.clone(), queries.clone(), clock.clone());
     let sessions = Sessions {
@@ -163,6 +161,8 @@ async fn serve(
     let service = OperatorService { board: board.clone(), queries, lake: parts.lake.clone() };
     tasks.spawn(TaskKind::vital("landing"), until_writer_ends(parts.buffer.clone(), late.clone()));
     tasks.spawn(TaskKind::vital("lake"), parts.lake.clone().run(late.clone()));
+    let scrubber = scrub_for_ever(parts.buffer.clone(), SCRUB_PAUSE, late.clone());
+    tasks.spawn(TaskKind::optional("scrubber"), scrubber);
     tasks.spawn(TaskKind::optional("rates"), board.sample(late.clone()));
     tasks.spawn(TaskKind::vital("operators"), http::serve(operators, service, token, late.clone()));
 

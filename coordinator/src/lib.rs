@@ -18,7 +18,7 @@
 //! | `landing.rs` | appending, in groups, per node in order |
 //! | `nodes.rs` | who is here, and calls to them |
 //! | `catalog.rs` | what tables are made of |
-//! | `queries.rs`, `freshness.rs`, `node_query.rs`, `tail.rs` | queries |
+//! | `queries.rs`, `freshness.rs`, `node_query.rs` | queries |
 //! | `status.rs`, `metrics.rs` | the books |
 //! | `operator.rs`, `http.rs` | the operators' port |
 
@@ -38,6 +38,5 @@ pub mod operator;
 pub mod queries;
 pub mod session;
 pub mod status;
-pub mod tail;
 #[cfg(test)]
 mod tests;

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use aap_proto::v1::{self, query_output};
+use aap_sql::serving::{AnswerSender, Ticket};
 use aap_sql::{Catalog, EngineQuery, QueryEnd};
 use aap_types::{ExitCode, NodeId, Problem};
 use camino::{Utf8Path, Utf8PathBuf};
@@ -15,7 +16,7 @@ use tokio::time::timeout;
 
 use crate::catalog::{Answers, ScratchFolder};
 use crate::nodes::Session;
-use crate::queries::{AnswerSender, Queries, Ticket};
+use crate::queries::Queries;
 
 /// The table of answers when a single node is asked: its rows pass as they are.
 const ONE_NODE_TABLE: &str = "answer";
@@ -52,24 +53,25 @@ pub(crate) async fn answer(
     answer: &AnswerSender,
 ) -> Result<(), Problem> {
     let targets = targets(queries, &request)?;
-    let as_of_us = queries.inner.clock.unix_us();
+    let as_of_us = queries.clock().unix_us();
     let (node_sql, merge_sql, table) = match targets.len() {
         1 => (request.sql.clone(), format!("select * from {ONE_NODE_TABLE}"), ONE_NODE_TABLE.to_owned()),
         _ => {
             let tables: Arc<dyn Catalog> = queries.inner.tables.clone();
-            let planned = queries.inner.engine.plan(&request.sql, tables, ticket.cancel.clone()).await?;
+            let planned =
+                queries.inner.serving.engine().plan(&request.sql, tables, ticket.cancel.clone()).await?;
             (planned.node_sql, planned.merge_sql, planned.table)
         }
     };
     let limits = v1::QueryLimits {
         // A cut may be made only where nothing is merged any more.
         rows: if targets.len() == 1 { query.limits.rows } else { 0 },
-        bytes: queries.inner.config.node_answers.0,
+        bytes: queries.inner.node_answers_bytes,
         deadline_ms: query.limits.deadline_ms,
     };
     let folder = scratch_folder(queries, ticket).await?;
     let asked = Asked { id: &ticket.id, sql: &node_sql, limits };
-    let room = AtomicU64::new(queries.inner.config.node_answers.0);
+    let room = AtomicU64::new(queries.inner.node_answers_bytes);
     let parts = targets.iter().map(|node| asked.node(queries, node, &folder.0, &room));
     let parts = tokio::select! {
         parts = join_all(parts) => parts,
@@ -88,10 +90,8 @@ pub(crate) async fn answer(
         ..Default::default()
     };
     let tables: Arc<dyn Catalog> = Arc::new(Answers { name: table, files: collected.files, folder });
-    let deadline_ms = query.limits.deadline_ms;
     let merge = EngineQuery { sql: merge_sql, ..query };
-    let stream = queries.inner.engine.run(merge, tables, ticket.cancel.clone()).await?;
-    queries.forward(stream, deadline_ms, ticket, answer, done).await
+    queries.inner.serving.answer(merge, tables, ticket, answer, done).await
 }
 
 fn targets(queries: &Queries, request: &v1::QueryRequest) -> Result<Vec<NodeId>, Problem> {

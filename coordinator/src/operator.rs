@@ -5,17 +5,18 @@ use std::pin::Pin;
 use aap_lake::Lake;
 use aap_proto::v1::{self, operator_server::Operator};
 use aap_proto::{status_of_problem, v1::CancelQueryReply};
-use aap_types::{ExitCode, Problem};
+use aap_sql::serving::Answer;
+use aap_sql::unknown_stream;
+use aap_types::{ExitCode, Problem, StreamName};
 use futures::{Stream, StreamExt};
 use tokio::task::spawn_blocking;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use crate::catalog::cut_of;
+use crate::catalog::{catalogue_problem, cut_of};
 use crate::node_query::unknown_node;
-use crate::queries::{Answer, Queries};
+use crate::queries::Queries;
 use crate::status::{Board, Books};
-use crate::tail::{bug, require_stream, tail};
 
 /// Whoever holds the operator's token.
 const PRINCIPAL: &str = "operator";
@@ -170,7 +171,7 @@ impl Operator for OperatorService {
     ) -> Result<Response<Self::TailStreamStream>, Status> {
         let request = request.into_inner();
         require_stream(&self.queries, &request.stream).await.map_err(refuse)?;
-        Ok(events(tail(&self.queries, request, PRINCIPAL).map_err(refuse)?))
+        Ok(events(self.queries.tail(&request, PRINCIPAL).map_err(refuse)?))
     }
 
     type RunQueryStream = EventStream;
@@ -186,19 +187,39 @@ impl Operator for OperatorService {
         &self,
         _: Request<v1::ListQueriesRequest>,
     ) -> Result<Response<v1::ListQueriesReply>, Status> {
-        Ok(Response::new(v1::ListQueriesReply { queries: self.queries.list() }))
+        Ok(Response::new(v1::ListQueriesReply { queries: self.queries.inner.serving.list() }))
     }
 
     async fn cancel_query(
         &self,
         request: Request<v1::CancelQuery>,
     ) -> Result<Response<CancelQueryReply>, Status> {
-        let id = request.into_inner().id;
-        if !self.queries.cancel(&id) {
-            let problem =
-                Problem::new("query.unknown", ExitCode::NotFound, format!("no query `{id}` is running"));
-            return Err(refuse(problem.hint_command("list the running ones", "aap query ls")));
-        }
+        self.queries.inner.serving.cancel_or_refuse(&request.into_inner().id).map_err(refuse)?;
         Ok(Response::new(CancelQueryReply { found: true }))
     }
+}
+
+/// Whether the stream exists. Blocking work on the pool.
+async fn require_stream(queries: &Queries, name: &str) -> Result<StreamName, Problem> {
+    let (tables, wanted) = (queries.inner.tables.clone(), name.to_owned());
+    let found = spawn_blocking(move || {
+        let catalogue = tables.lake.catalogue().map_err(|error| catalogue_problem(&error))?;
+        let stream: Option<StreamName> = wanted.parse().ok();
+        Ok(stream.filter(|stream| tables.streams(&catalogue).contains(stream)))
+    });
+    let found: Result<Option<StreamName>, Problem> = found.await.map_err(|panic| bug(&panic))?;
+    match found? {
+        Some(stream) => Ok(stream),
+        None => {
+            let (tables, name) = (queries.inner.tables.clone(), name.to_owned());
+            Err(spawn_blocking(move || unknown_stream(tables.as_ref(), &name))
+                .await
+                .unwrap_or_else(|panic| bug(&panic)))
+        }
+    }
+}
+
+/// A panic of ours, as a problem.
+fn bug(error: &tokio::task::JoinError) -> Problem {
+    Problem::new("platform.bug", ExitCode::Bug, "the coordinator failed at its work").caused_by(error)
 }

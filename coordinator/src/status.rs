@@ -156,7 +156,7 @@ impl Board {
         let mut problems: Vec<String> =
             stats.problems.iter().map(|problem| format!("landing buffer: {problem}")).collect();
         problems.extend(self.inner.lake.problem());
-        let missing = self.inner.queries.sandbox_missing();
+        let missing = self.inner.queries.inner.serving.sandbox_missing();
         if !missing.is_empty() {
             problems
                 .push(format!("queries run without these layers of their sandbox: {}", missing.join(", ")));

@@ -4,6 +4,7 @@
 #![expect(clippy::disallowed_methods, reason = "tests of real processes wait in real time")]
 
 mod accounting;
+mod alone;
 mod bad_input;
 mod cli;
 mod comparison;

@@ -34,7 +34,7 @@ pub(super) async fn run(context: &mut Context<'_>, arguments: &ArgMatches) -> Re
     let style = row_style(context, arguments)?;
     let id = query_id()?;
     let request = request(context, arguments, sql, &style, &id);
-    let mut api = context.platform.operator().await?;
+    let mut api = context.platform.operator_for(&request.nodes).await?;
     let mut printer = RowPrinter::new(style);
     let deadline = context.settings.timeout.map(|timeout| timeout + DEADLINE_GRACE);
     let answer = answer(context, &mut api, request, &mut printer);

@@ -32,16 +32,16 @@ const AGENT_TIMEOUT: Duration = Duration::from_secs(3);
 const REFRESH: Duration = Duration::from_secs(2);
 
 pub(super) async fn show(context: &mut Context<'_>, arguments: &ArgMatches) -> Result<ExitCode, Failure> {
-    let mut api = context.platform.operator().await?;
+    let (mut api, absent) = connect(context).await?;
     if !arguments.get_flag("watch") {
-        let view = look(context, &mut api).await?;
+        let view = look(context, &mut api, absent.as_ref()).await?;
         print(context, &view)?;
         return Ok(view.exit());
     }
     let mut interrupts = Interrupts::new()?;
     loop {
         let view = tokio::select! {
-            view = look(context, &mut api) => view?,
+            view = look(context, &mut api, absent.as_ref()) => view?,
             _ = interrupts.next() => return Ok(ExitCode::Ok),
         };
         if context.printer.stdout_is_terminal() && context.settings.format.is_none() {
@@ -56,26 +56,53 @@ pub(super) async fn show(context: &mut Context<'_>, arguments: &ArgMatches) -> R
     }
 }
 
+/// Connects to whoever can say how things are: where the coordinator does not answer, the node of this home speaks for
+/// itself, and the problem says what is missing.
+async fn connect(context: &Context<'_>) -> Result<(OperatorApi, Option<Problem>), Problem> {
+    match context.platform.operator().await {
+        Ok(api) => Ok((api, None)),
+        Err(problem) if problem.exit == ExitCode::Unavailable => {
+            match context.platform.operator_of_node().await {
+                Ok(api) => Ok((api, Some(problem))),
+                Err(_neither) => Err(problem),
+            }
+        }
+        Err(problem) => Err(problem),
+    }
+}
+
 /// What one look found.
 struct View {
     status: StatusReply,
     agent: Option<NodeStatusReply>,
     /// Why data does not advance; empty when all is well.
     reasons: Vec<String>,
+    /// The coordinator does not answer; what is shown is the node's own view.
+    alone: bool,
 }
 
 impl View {
     fn exit(&self) -> ExitCode {
-        if self.reasons.is_empty() { ExitCode::Ok } else { ExitCode::CheckFailed }
+        match () {
+            () if self.alone => ExitCode::Unavailable,
+            () if self.reasons.is_empty() => ExitCode::Ok,
+            () => ExitCode::CheckFailed,
+        }
     }
 }
 
-async fn look(context: &Context<'_>, api: &mut OperatorApi) -> Result<View, Problem> {
+async fn look(
+    context: &Context<'_>,
+    api: &mut OperatorApi,
+    absent: Option<&Problem>,
+) -> Result<View, Problem> {
     let first = fetch(context, api).await?;
     let (status, stalled) = watch_progress(context, api, first).await?;
     let agent = local_agent(context).await;
-    let mut reasons: Vec<String> =
-        status.nodes.iter().filter_map(|node| absence(node, status.as_of_us)).collect();
+    let mut reasons: Vec<String> = absent.iter().map(|problem| problem.message.clone()).collect();
+    if absent.is_none() {
+        reasons.extend(status.nodes.iter().filter_map(|node| absence(node, status.as_of_us)));
+    }
     if status.nodes.is_empty() {
         reasons.push("no node has connected yet".to_owned());
     }
@@ -88,7 +115,7 @@ async fn look(context: &Context<'_>, api: &mut OperatorApi) -> Result<View, Prob
         Agent::Answers(reply) => reasons.extend(agent_reasons(reply)),
     }
     let agent = if let Agent::Answers(reply) = agent { Some(*reply) } else { None };
-    Ok(View { status, agent, reasons })
+    Ok(View { status, agent, reasons, alone: absent.is_some() })
 }
 
 async fn fetch(context: &Context<'_>, api: &mut OperatorApi) -> Result<StatusReply, Problem> {
@@ -209,9 +236,13 @@ fn problems(view: &View) -> Vec<String> {
 fn print_summary(context: &mut Context<'_>, view: &View) -> Result<(), Failure> {
     let style = context.printer.style();
     let up = crate::text::span_ms((view.status.as_of_us - view.status.started_us).max(0) / 1000);
-    let version = clean(&view.status.coordinator_version);
+    let who = match (view.status.coordinator_version.as_str(), view.status.nodes.first()) {
+        ("", Some(node)) => format!("node {} by itself, agent {}", node.node, node.agent_version),
+        (version, _) => format!("coordinator {version}"),
+    };
+    let who = clean(&who);
     let head = if view.reasons.is_empty() { style.green("healthy") } else { style.red("not healthy") };
-    context.printer.line(&format!("{head}   coordinator {version}, up {up}"))?;
+    context.printer.line(&format!("{head}   {who}, up {up}"))?;
     for reason in &view.reasons {
         let line = format!("  {}", clean(reason));
         context.printer.line(&line)?;

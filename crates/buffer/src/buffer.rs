@@ -16,8 +16,8 @@ use crate::format::SEGMENT_HEADER;
 use crate::identity::Identity;
 use crate::index::Channel;
 use crate::log::{GROUP_BYTES_MAX, Shared};
-use crate::read::Scrubbed;
 use crate::recovery::RecoveryReport;
+use crate::scrub::{self, Scrubbed};
 use crate::stats::{self, Stats};
 use crate::writer::{self, Call, Feed, Work};
 use crate::{BufferConfig, Entry, Error, FileSystem, Frame, WaitingFrame, read, recovery, waiting};
@@ -299,7 +299,7 @@ impl Buffer {
     /// # Errors
     /// [`Error::Io`] if the segment cannot be opened.
     pub fn scrub(&self, after: u64) -> Result<Option<Scrubbed>, Error> {
-        read::scrub(&self.inner.shared, after)
+        scrub::scrub(&self.inner.shared, after)
     }
 
     /// How far a consumer came.

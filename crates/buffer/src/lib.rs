@@ -53,7 +53,8 @@
 //! | `recovery.rs`, `recovery/` | files to index: listing, replaying, finding the end |
 //! | `places.rs` | where the frames of a segment stand |
 //! | `waiting.rs` | what waits for a consumer, by headers alone |
-//! | `read.rs` | frames in order, over whatever is missing; the scrubber |
+//! | `read.rs` | frames in order, over whatever is missing |
+//! | `scrub.rs` | reading everything, against bits that rot |
 //! | `walk.rs` | the bytes of a segment, record by record |
 //! | `format.rs`, `format/` | the form on disk |
 //! | `identity.rs` | the file `STORE` |
@@ -81,6 +82,7 @@ mod read;
 mod recovery;
 pub mod scan;
 mod schema;
+mod scrub;
 mod stats;
 mod waiting;
 mod walk;
@@ -98,8 +100,8 @@ pub use frame::{Entry, Frame, FrameKind};
 pub use fs::{FileHandle, FileSystem, RealFileSystem};
 pub use identity::Identity;
 pub use index::RECLAIMED;
-pub use read::Scrubbed;
 pub use recovery::RecoveryReport;
 pub use schema::{FrameSchema, SCHEMA_BYTES_MAX};
+pub use scrub::{SCRUB_PAUSE, Scrubbed, scrub_for_ever};
 pub use stats::{Stats, StreamStats};
 pub use waiting::WaitingFrame;

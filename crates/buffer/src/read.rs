@@ -7,9 +7,8 @@ use aap_types::{BatchId, Digest, NodeId, Sequence, StreamKey};
 use arrow_schema::Schema;
 use bytes::Bytes;
 use camino::Utf8PathBuf;
-use serde::{Deserialize, Serialize};
 
-use crate::format::{Hole, Kind, RECORD_HEADER, RecordHeader, SEGMENT_HEADER, Seed, aligned};
+use crate::format::{Hole, Kind, RECORD_HEADER, RecordHeader, Seed, aligned};
 use crate::frame::{parse_skip, skip_payload};
 use crate::fs::{FileHandle, Open};
 use crate::index::{DAMAGED, Index, RECLAIMED};
@@ -338,45 +337,4 @@ pub(crate) fn schema(shared: &Shared, fingerprint: u64) -> Result<Option<Arc<Fra
         }
     }
     Ok(None)
-}
-
-/// What checking one segment found.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Scrubbed {
-    /// The segment.
-    pub segment: u64,
-    /// Bytes read.
-    pub bytes: u64,
-    /// Of these, damaged.
-    pub damaged_bytes: u64,
-}
-
-/// Reads every byte of the first sealed segment after `after`. Damage becomes a problem of the store.
-pub(crate) fn scrub(shared: &Shared, after: u64) -> Result<Option<Scrubbed>, Error> {
-    let place = {
-        let index = shared.index();
-        let next = index.segments.range(after.saturating_add(1)..).find(|(_, segment)| segment.sealed);
-        next.map(|(id, s)| (*id, s.path.clone(), s.seed, s.index.end, s.pin.clone()))
-    };
-    let Some((segment, path, seed, end, _pin)) = place else { return Ok(None) };
-    let failed = |error| Error::io("read", &path, error);
-    let file = shared.fs.open(&path, Open::Read).map_err(failed)?;
-    let start = SEGMENT_HEADER as u64;
-    let mut walker = Walker::new(file, seed, start, end);
-    let mut scrubbed = Scrubbed { segment, bytes: end.saturating_sub(start), damaged_bytes: 0 };
-    while let Some(found) = walker.next().map_err(failed)? {
-        let is_intact = match &found.item {
-            Item::Record(header) => walker.body(header, found.start).map_err(failed)?.is_some(),
-            Item::Group(_) | Item::Trailer => true,
-            Item::Damage => false,
-        };
-        if !is_intact {
-            scrubbed.damaged_bytes += found.end - found.start;
-        }
-    }
-    if scrubbed.damaged_bytes > 0 {
-        let text = format!("segment {segment:016x} has {} damaged bytes", scrubbed.damaged_bytes);
-        shared.index().add_problem(text);
-    }
-    Ok(Some(scrubbed))
 }

@@ -3,12 +3,14 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use aap_buffer::scan::Scanner;
 use aap_buffer::{
-    Buffer, BufferConfig, EncodedBatch, Encoder, Entry, Error, FrameKind, FrameSchema, RealFileSystem, decode,
+    Buffer, BufferConfig, EncodedBatch, Encoder, Entry, Error, FrameKind, FrameSchema, RealFileSystem,
+    decode, scrub_for_ever,
 };
-use aap_runtime::SystemClock;
+use aap_runtime::{Shutdown, SystemClock};
 use aap_types::{ByteCount, Epoch, Sequence, SourceKind, SourcePosition, StreamKey};
 use arrow_array::{ArrayRef, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
 use camino::Utf8PathBuf;
@@ -194,4 +196,33 @@ fn a_second_owner_and_a_foreign_node_are_refused() {
         .replace("\"format\":1", "\"format\":99");
     std::fs::write(&path, format!("{text}\ncrc32c {:08x}\n", crc32c::crc32c(text.as_bytes()))).unwrap();
     assert!(matches!(open(store.config.clone()), Err(Error::NewerFormat { found: 99, .. })));
+}
+
+#[tokio::test]
+async fn a_byte_that_rots_in_a_running_store_becomes_a_problem_of_it() {
+    use std::os::unix::fs::FileExt;
+    let store = Store::new();
+    let buffer = store.open();
+    for i in 0..200 {
+        buffer.append(vec![own("logs", i * 100, 100)]).await.unwrap();
+    }
+    let shutdown = Shutdown::default();
+    let scrubber = scrub_for_ever(buffer.clone(), Duration::from_millis(1), shutdown.clone());
+    let rotten = async {
+        let segment = buffer.snapshot(None).segments.into_iter().nth(1).unwrap();
+        let file = std::fs::File::options().read(true).write(true).open(&segment.path).unwrap();
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, segment.durable_end / 2).unwrap();
+        assert_eq!(buffer.stats().problems, Vec::<String>::new());
+        file.write_all_at(&[byte[0] ^ 16], segment.durable_end / 2).unwrap();
+        while buffer.stats().problems.is_empty() {
+            tokio::task::yield_now().await;
+        }
+        shutdown.request();
+        buffer.stats().problems
+    };
+    let both = async { tokio::join!(scrubber, rotten) };
+    let (_, problems) = tokio::time::timeout(Duration::from_secs(60), both).await.unwrap();
+    assert!(problems[0].contains("damaged bytes"), "{problems:?}");
+    buffer.close();
 }

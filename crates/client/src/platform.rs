@@ -1,7 +1,8 @@
 //! Finding a platform by its home, and connecting to its daemons when first asked.
 //!
 //! The coordinator is reached over TCP with the operator's bearer token, the agent over its unix socket. Both write
-//! where they listen into `run/` themselves; nothing is guessed.
+//! where they listen into `run/` themselves; nothing is guessed. A node without a coordinator answers operators itself,
+//! on the same socket.
 
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Request, Status};
 
 use crate::problems::{not_running, problem_of};
+use crate::v1::NodeStatusRequest;
 use crate::v1::node_client::NodeClient;
 use crate::v1::operator_client::OperatorClient;
 
@@ -28,7 +30,7 @@ const RESTART_PATIENCE: Duration = Duration::from_secs(5);
 /// Between two attempts meanwhile.
 const RESTART_LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// What the coordinator answers operators.
+/// What the coordinator answers operators, or a node by itself.
 pub type OperatorApi = OperatorClient<InterceptedService<Channel, Bearer>>;
 /// What an agent answers on its own machine.
 pub type NodeApi = NodeClient<Channel>;
@@ -91,11 +93,14 @@ impl Platform {
         })
     }
 
-    /// Connects to the coordinator.
+    /// Connects to the coordinator, or to the node where there never was one in this home.
     ///
     /// # Errors
     /// `platform.not_running` (7) where nobody listens, `auth.token_unreadable` (4) without a token.
     pub async fn operator(&self) -> Result<OperatorApi, Problem> {
+        if !self.coordinator_file().exists() && self.agent_socket().exists() {
+            return self.operator_of_node().await;
+        }
         let endpoints = self.coordinator_endpoints()?;
         let bearer = Bearer::read(&self.home.operator_token_file())?;
         let address = &endpoints.operator;
@@ -111,11 +116,51 @@ impl Platform {
         Ok(client.max_decoding_message_size(crate::MESSAGE_BYTES_MAX))
     }
 
+    /// The same; but where the coordinator does not answer, the node of this home does if it alone is asked.
+    ///
+    /// # Errors
+    /// As [`Self::operator`], with a hint where the node could answer.
+    pub async fn operator_for(&self, nodes: &[String]) -> Result<OperatorApi, Problem> {
+        let refused = match self.operator().await {
+            Err(problem) if problem.exit == ExitCode::Unavailable => problem,
+            other => return other,
+        };
+        let Ok(here) = self.node_here().await else { return Err(refused) };
+        match nodes {
+            [only] if *only == here => self.operator_of_node().await,
+            _ => {
+                let command = format!("aap query --node {here} 'select …'");
+                Err(refused.hint_command("ask the node of this home, which answers by itself", command))
+            }
+        }
+    }
+
+    /// Connects to the agent on this machine, which answers operators by itself.
+    ///
+    /// # Errors
+    /// `platform.not_running` (7) where nobody listens on its socket.
+    pub async fn operator_of_node(&self) -> Result<OperatorApi, Problem> {
+        let channel = self.agent_channel().await?;
+        let client = OperatorClient::with_interceptor(channel, Bearer::none());
+        Ok(client.max_decoding_message_size(crate::MESSAGE_BYTES_MAX))
+    }
+
+    /// The name of the node of this home, if its agent answers.
+    async fn node_here(&self) -> Result<String, Problem> {
+        let mut api = self.node().await?;
+        Ok(call(CONNECT_TIMEOUT, api.status(NodeStatusRequest {})).await?.node)
+    }
+
     /// Connects to the agent on this machine.
     ///
     /// # Errors
     /// `platform.not_running` (7) where nobody listens on its socket.
     pub async fn node(&self) -> Result<NodeApi, Problem> {
+        let client = NodeClient::new(self.agent_channel().await?);
+        Ok(client.max_decoding_message_size(crate::MESSAGE_BYTES_MAX))
+    }
+
+    async fn agent_channel(&self) -> Result<Channel, Problem> {
         let socket = self.agent_socket();
         // The name is only for the `:authority` header; the connector below ignores it.
         let endpoint = tuned(Endpoint::from_static("http://agent.local"));
@@ -124,11 +169,9 @@ impl Platform {
             let path = path.clone();
             async move { tokio::net::UnixStream::connect(path).await.map(hyper_util::rt::TokioIo::new) }
         });
-        let channel = self
-            .patiently(async || endpoint.connect_with_connector(connector.clone()).await)
+        self.patiently(async || endpoint.connect_with_connector(connector.clone()).await)
             .await
-            .map_err(|error| nobody_answers("the agent", socket.as_str(), &error))?;
-        Ok(NodeClient::new(channel).max_decoding_message_size(crate::MESSAGE_BYTES_MAX))
+            .map_err(|error| nobody_answers("the agent", socket.as_str(), &error))
     }
 
     /// Connects again for a while where a supervisor is about to bring a killed daemon back.
@@ -209,13 +252,17 @@ pub async fn call<T>(
     }
 }
 
-/// Puts the operator's token on every call. Never prints it.
+/// Puts the operator's token on every call; none on a socket, whose mode is the permission. Never prints it.
 #[derive(Clone)]
 pub struct Bearer {
-    header: MetadataValue<Ascii>,
+    header: Option<MetadataValue<Ascii>>,
 }
 
 impl Bearer {
+    fn none() -> Self {
+        Self { header: None }
+    }
+
     fn read(path: &Utf8Path) -> Result<Self, Problem> {
         let refused = |problem: Problem| {
             problem.hint("the coordinator writes this file when it starts; only its owner can read it")
@@ -229,7 +276,7 @@ impl Bearer {
             refused(Problem::new("auth.token_unreadable", ExitCode::LoginNeeded, message))
         })?;
         header.set_sensitive(true);
-        Ok(Self { header })
+        Ok(Self { header: Some(header) })
     }
 }
 
@@ -241,7 +288,9 @@ impl std::fmt::Debug for Bearer {
 
 impl Interceptor for Bearer {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        request.metadata_mut().insert("authorization", self.header.clone());
+        if let Some(header) = &self.header {
+            request.metadata_mut().insert("authorization", header.clone());
+        }
         Ok(request)
     }
 }

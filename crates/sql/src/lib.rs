@@ -21,13 +21,17 @@
 //! | `stream.rs` | [`QueryStream`]: the answer, deadline, cancel, death |
 //! | `problem.rs` | what can go wrong with a query, as the operator sees it |
 //! | `fragment.rs` | [`Planned`]: a statement split for many nodes |
+//! | `serving.rs` | [`Serving`]: the queries of one daemon, listed, cancelled, on their way to clients |
+//! | `tail.rs` | the newest rows of a stream, and what comes |
 
 mod catalog;
 mod dialog;
 mod engine;
 mod fragment;
 pub mod problem;
+pub mod serving;
 mod stream;
+mod tail;
 pub mod wire;
 
 pub use aap_buffer::SegmentRef;
@@ -37,4 +41,6 @@ pub use dialog::{
 };
 pub use engine::{Engine, EngineConfig};
 pub use fragment::{PlanRequest, Planned};
+pub use serving::{Serving, ServingLimits};
 pub use stream::{QueryEvent, QueryStream};
+pub use tail::{TailTables, tail, unknown_stream};

@@ -1,61 +1,78 @@
-//! `aap stream tail`: the newest rows of a stream, and then what lands.
+//! `aap stream tail`: the newest rows of a stream, and then what comes.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use aap_buffer::Buffer;
 use aap_proto::v1::{self, query_event};
-use aap_sql::{Catalog, EngineQuery, Format, QueryEvent, ResolvedTables, TableNeed};
 use aap_types::{ExitCode, Problem, Sequence, StreamKey, StreamName};
 use bytes::Bytes;
-use tokio::task::spawn_blocking;
 
-use crate::catalog::{LakeAndLanding, catalogue_problem};
-use crate::queries::{Answer, AnswerSender, Queries, Ticket, format_of, send};
+use crate::serving::{Answer, AnswerSender, Serving, Ticket, format_of, send};
+use crate::{Catalog, EngineQuery, Format, QueryEvent, ResolvedTables, TableNeed, problem};
 
 /// Rows shown when none are asked for.
 const ROWS: u64 = 10;
 /// Each look at what is new starts an engine; more often would cost more than it shows.
 const FOLLOW_PAUSE: Duration = Duration::from_millis(300);
 
+/// Where a tail finds its rows.
+#[derive(Clone)]
+pub struct TailTables {
+    /// All of the stream.
+    pub tables: Arc<dyn Catalog>,
+    /// Where new rows of it appear first.
+    pub buffer: Buffer,
+}
+
+impl std::fmt::Debug for TailTables {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TailTables").field("buffer", &self.buffer).finish_non_exhaustive()
+    }
+}
+
 /// Starts a tail for `principal`.
-pub fn tail(queries: &Queries, request: v1::TailStreamRequest, principal: &str) -> Result<Answer, Problem> {
-    let stream: StreamName = request.stream.parse().map_err(|_| unknown_stream(queries, &request.stream))?;
+///
+/// # Errors
+/// `stream.unknown` (3) for what is no name, `stream.follow_format` (2).
+pub fn tail(
+    serving: &Serving,
+    source: TailTables,
+    request: &v1::TailStreamRequest,
+    principal: &str,
+) -> Result<Answer, Problem> {
+    let stream: StreamName =
+        request.stream.parse().map_err(|_| unknown_stream(source.tables.as_ref(), &request.stream))?;
     let format = format_of(&request.format)?;
     if request.follow && !matches!(format, Format::Rows | Format::Ndjson | Format::Csv) {
         let message = format!("a stream cannot be followed as {}", request.format);
         return Err(Problem::new("stream.follow_format", ExitCode::Usage, message).hint("use ndjson or csv"));
     }
-    let ticket = queries.register("", &format!("tail {stream}"), principal)?;
-    let tail = Tail { stream, format, rows: if request.rows == 0 { ROWS } else { request.rows } };
-    Ok(queries.spawn(ticket, move |queries, ticket, answer| async move {
-        tail.run(&queries, &ticket, &answer, request.follow).await
-    }))
+    let ticket = serving.register("", &format!("tail {stream}"), principal)?;
+    let rows = if request.rows == 0 { ROWS } else { request.rows };
+    let (tail, follow) = (Tail { serving: serving.clone(), source, stream, format, rows }, request.follow);
+    Ok(serving.spawn(ticket, move |ticket, answer| async move { tail.run(&ticket, &answer, follow).await }))
 }
 
 /// `stream.unknown`, naming the near ones.
-pub(crate) fn unknown_stream(queries: &Queries, name: &str) -> Problem {
-    let known = queries.inner.tables.table_names();
-    let near = aap_sql::problem::unknown_table(name, &known);
+pub fn unknown_stream(tables: &dyn Catalog, name: &str) -> Problem {
+    let near = problem::unknown_table(name, &tables.table_names());
     Problem { code: "stream.unknown".to_owned(), ..near }
 }
 
 struct Tail {
+    serving: Serving,
+    source: TailTables,
     stream: StreamName,
     format: Format,
     rows: u64,
 }
 
 impl Tail {
-    async fn run(
-        self,
-        queries: &Queries,
-        ticket: &Ticket,
-        answer: &AnswerSender,
-        follow: bool,
-    ) -> Result<(), Problem> {
-        let as_of_us = queries.inner.clock.unix_us();
+    async fn run(self, ticket: &Ticket, answer: &AnswerSender, follow: bool) -> Result<(), Problem> {
+        let as_of_us = self.serving.clock().unix_us();
         // The engine takes its snapshot later than we look: what lands in between belongs to the next part.
-        let mut seen = self.tails(queries);
+        let mut seen = self.tails();
         let newest = format!(
             "select * from (select * from \"{}\" where not ({}) order by {} limit {}) order by {}",
             self.stream,
@@ -64,15 +81,15 @@ impl Tail {
             self.rows,
             order("asc")
         );
-        let call = Call { queries, ticket, answer };
-        let mut rows = self.part(&call, newest, queries.inner.tables.clone(), Part::First).await?;
-        let mut changes = queries.inner.landing.buffer().changes();
+        let call = Call { ticket, answer };
+        let mut rows = self.part(&call, newest, self.source.tables.clone(), Part::First).await?;
+        let mut changes = self.source.buffer.changes();
         if !follow {
             return self.end(answer, rows, as_of_us).await;
         }
         loop {
             changes.mark_unchanged();
-            let now = self.tails(queries);
+            let now = self.tails();
             if now != seen {
                 let sql = format!(
                     "select * from \"{}\" where {} order by _node, _epoch, _seq, _row",
@@ -80,7 +97,7 @@ impl Tail {
                     any_of(&now, "_seq <=")
                 );
                 let after: Arc<dyn Catalog> = Arc::new(Beyond {
-                    tables: queries.inner.tables.clone(),
+                    tables: self.source.tables.clone(),
                     stream: self.stream.clone(),
                     seen,
                 });
@@ -89,7 +106,7 @@ impl Tail {
             }
             tokio::select! {
                 changed = changes.changed() => if changed.is_err() { break },
-                () = ticket.cancel.requested() => return Err(aap_sql::problem::cancelled()),
+                () = ticket.cancel.requested() => return Err(problem::cancelled()),
             }
             tokio::time::sleep(FOLLOW_PAUSE).await;
         }
@@ -102,8 +119,8 @@ impl Tail {
     }
 
     /// Where the stream ends now.
-    fn tails(&self, queries: &Queries) -> Vec<(StreamKey, Sequence)> {
-        let tails = queries.inner.landing.buffer().tails().into_iter();
+    fn tails(&self) -> Vec<(StreamKey, Sequence)> {
+        let tails = self.source.buffer.tails().into_iter();
         let mut tails: Vec<_> = tails.filter(|(key, _)| key.stream == self.stream).collect();
         tails.sort();
         tails
@@ -117,9 +134,9 @@ impl Tail {
         tables: Arc<dyn Catalog>,
         part: Part,
     ) -> Result<u64, Problem> {
-        let query = call.queries.engine_query(&v1::QueryRequest::default())?;
+        let query = self.serving.engine_query(&v1::QueryRequest::default())?;
         let query = EngineQuery { sql, format: self.format, ..query };
-        let mut stream = call.queries.inner.engine.run(query, tables, call.ticket.cancel.clone()).await?;
+        let mut stream = self.serving.engine().run(query, tables, call.ticket.cancel.clone()).await?;
         let mut header = part == Part::Next && self.format == Format::Csv;
         let mut rows = 0;
         while let Some(event) = stream.next().await {
@@ -147,7 +164,6 @@ impl Tail {
 
 /// Whose tail this is, and who listens.
 struct Call<'a> {
-    queries: &'a Queries,
     ticket: &'a Ticket,
     answer: &'a AnswerSender,
 }
@@ -156,7 +172,7 @@ impl Call<'_> {
     async fn send(&self, kind: query_event::Kind) -> Result<(), Problem> {
         tokio::select! {
             sent = send(self.answer, kind) => sent,
-            () = self.ticket.cancel.requested() => Err(aap_sql::problem::cancelled()),
+            () = self.ticket.cancel.requested() => Err(problem::cancelled()),
         }
     }
 }
@@ -187,7 +203,7 @@ fn without_first_line(bytes: Bytes) -> Bytes {
 
 /// The frames of a stream beyond what was seen; no files.
 struct Beyond {
-    tables: Arc<LakeAndLanding>,
+    tables: Arc<dyn Catalog>,
     stream: StreamName,
     seen: Vec<(StreamKey, Sequence)>,
 }
@@ -205,29 +221,4 @@ impl Catalog for Beyond {
     fn table_names(&self) -> Vec<String> {
         self.tables.table_names()
     }
-}
-
-/// Whether the stream exists. Blocking work on the pool.
-pub(crate) async fn require_stream(queries: &Queries, name: &str) -> Result<StreamName, Problem> {
-    let (tables, wanted) = (queries.inner.tables.clone(), name.to_owned());
-    let found = spawn_blocking(move || {
-        let catalogue = tables.lake.catalogue().map_err(|error| catalogue_problem(&error))?;
-        let stream: Option<StreamName> = wanted.parse().ok();
-        Ok(stream.filter(|stream| tables.streams(&catalogue).contains(stream)))
-    });
-    let found: Result<Option<StreamName>, Problem> = found.await.map_err(|panic| bug(&panic))?;
-    match found? {
-        Some(stream) => Ok(stream),
-        None => {
-            let (queries, name) = (queries.clone(), name.to_owned());
-            Err(spawn_blocking(move || unknown_stream(&queries, &name))
-                .await
-                .unwrap_or_else(|panic| bug(&panic)))
-        }
-    }
-}
-
-/// A panic of ours, as a problem.
-pub(crate) fn bug(error: &tokio::task::JoinError) -> Problem {
-    Problem::new("platform.bug", ExitCode::Bug, "the coordinator failed at its work").caused_by(error)
 }
