@@ -86,10 +86,10 @@ impl Arrival {
         bytes as u64
     }
 
-    /// Bytes it holds in memory, about.
+    /// Bytes it holds in memory, but for its small parts.
     pub fn bytes(&self) -> usize {
         match self {
-            Self::Batch { batch, positions, .. } => batch.payload.len() + positions.len(),
+            Self::Batch { batch, .. } => batch.payload.len(),
             Self::Poison { payload, .. } => payload.len(),
             Self::Skip { .. } => 0,
         }

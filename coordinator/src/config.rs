@@ -52,11 +52,13 @@ pub struct AgentsConfig {
     pub names: Vec<String>,
     /// Most unacknowledged payload that one agent may have under way. Default: 32 MiB.
     pub credit: ByteCount,
+    /// Memory for what all agents together have on its way to the disk; beyond it each waits for its own. Default: 256 MiB.
+    pub room: ByteCount,
 }
 
 impl Default for AgentsConfig {
     fn default() -> Self {
-        Self { bind: None, names: vec![], credit: ByteCount::mib(32) }
+        Self { bind: None, names: vec![], credit: ByteCount::mib(32), room: ByteCount::mib(256) }
     }
 }
 

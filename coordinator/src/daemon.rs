@@ -25,6 +25,7 @@ use crate::landing::Landing;
 use crate::nodes::Nodes;
 use crate::operator::OperatorService;
 use crate::queries::{self, Queries};
+use crate::room::Room;
 use crate::session::Sessions;
 use crate::status::Board;
 
@@ -156,6 +157,7 @@ async fn serve(
         store: parts.store.clone(),
         clock,
         credit_bytes: config.agents.credit.0,
+        room: Room::new(config.agents.room.0),
         shutdown: shutdown.clone(),
     };
     let service = OperatorService { board: board.clone(), queries, lake: parts.lake.clone() };

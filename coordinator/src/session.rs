@@ -27,6 +27,7 @@ use crate::arrival::{Arrival, chain, check_batch, check_skip};
 use crate::landing::{Landing, Outcome};
 use crate::ledger;
 use crate::nodes::{Attached, Nodes};
+use crate::room::{Part, Room};
 
 /// A peer that connects says hello at once.
 const HELLO_DEADLINE: Duration = Duration::from_secs(10);
@@ -54,6 +55,8 @@ pub struct Sessions {
     pub clock: Arc<dyn Clock>,
     /// Most unacknowledged payload of one agent.
     pub credit_bytes: u64,
+    /// What all agents together may have on its way.
+    pub room: Room,
     /// The process's request to stop.
     pub shutdown: Shutdown,
 }
@@ -298,7 +301,7 @@ struct Flow<'a> {
     ready: Vec<Arrival>,
     landing: Fuse<LandTask>,
     /// Payload that was received and is not landed yet.
-    bytes_on_their_way: u64,
+    on_its_way: Part,
     bytes_landing: u64,
     /// What each arrival of the group took of the credit.
     credit_landing: Vec<u64>,
@@ -327,7 +330,7 @@ impl<'a> Flow<'a> {
             checks: FuturesOrdered::new(),
             ready: vec![],
             landing: Fuse::terminated(),
-            bytes_on_their_way: 0,
+            on_its_way: sessions.room.part(),
             bytes_landing: 0,
             credit_landing: vec![],
             forked: HashSet::new(),
@@ -360,8 +363,8 @@ impl<'a> Flow<'a> {
 
     async fn next_event(&mut self, rx: &mut AgentReceiver, close: &Shutdown) -> Result<Event, End> {
         // An honest agent keeps its credit; one that does not is simply not read.
-        let has_room =
-            self.bytes_on_their_way < 2 * self.sessions.credit_bytes && self.checks.len() < CHECKS_MAX;
+        let keeps_its_credit = self.on_its_way.bytes() < 2 * self.sessions.credit_bytes;
+        let has_room = keeps_its_credit && self.on_its_way.may_grow() && self.checks.len() < CHECKS_MAX;
         tokio::select! {
             biased;
             () = close.requested() => Ok(Event::Closed),
@@ -459,7 +462,7 @@ impl<'a> Flow<'a> {
         let Some(schema) = self.schemas.get(&batch.schema_fingerprint).cloned() else {
             return protocol_error(&self.tx, "a batch whose schema was not sent").await;
         };
-        self.bytes_on_their_way += (batch.payload.len() + batch.positions.len()) as u64;
+        self.on_its_way.take(batch.payload.len() as u64);
         let node = self.node.clone();
         let sealed_us = batch.sealed_us;
         self.sessions.nodes.update(&self.node, |state| {
@@ -516,11 +519,11 @@ impl<'a> Flow<'a> {
             .partition::<Vec<_>, _>(|arrival| self.forked.contains(arrival.key()));
         self.ready = stay;
         let bytes: u64 = out.iter().map(|arrival| arrival.bytes() as u64).sum();
-        self.bytes_on_their_way = self.bytes_on_their_way.saturating_sub(bytes);
+        self.on_its_way.give_back(bytes);
     }
 
     async fn answer(&mut self, outcomes: Vec<Outcome>) -> Result<(), End> {
-        self.bytes_on_their_way = self.bytes_on_their_way.saturating_sub(self.bytes_landing);
+        self.on_its_way.give_back(self.bytes_landing);
         let mut through: HashMap<StreamKey, Sequence> = HashMap::new();
         let mut refusals = vec![];
         let mut freed = 0;
