@@ -280,7 +280,7 @@ fn a_running_statement_is_cancelled_by_another_command_and_by_ctrl_c() {
     let id = listed(&platform);
     platform.aap(&["query", "cancel", &id]).ok();
     let ended = cancelled.end();
-    ended.refused(ended.code, "query.cancelled");
+    ended.refused(1, "query.cancelled");
     platform.aap(&["query", "cancel", &id, "-o", "json"]).refused(3, "query.unknown");
 
     let node = platform.aap(&["node", "ls", "-o", "json"]).ok().json()["items"][0]["node"]
