@@ -87,6 +87,16 @@ fn nodes_that_did_not_answer_are_named_and_the_exit_is_9() {
 }
 
 #[test]
+fn nothing_is_said_of_nodes_where_all_answered_but_json_names_them() {
+    let home = Home::running();
+    let ran = home.aap(&["query", "whole"]);
+    assert_eq!((ran.code, ran.err.as_str()), (0, ""));
+    assert!(home.aap(&["query", "whole", "--verbose"]).err.contains("3 of 3 nodes answered"));
+    let coverage = home.aap(&["query", "-o", "json", "whole"]).json()["coverage"].take();
+    assert_eq!(coverage["answered"].as_array().unwrap().len(), 3);
+}
+
+#[test]
 fn nothing_in_the_data_acts_on_the_terminal() {
     let home = Home::running();
     let table = home.aap(&["query", "-o", "table", "nasty"]).out;
