@@ -111,6 +111,22 @@ fn status_is_unhealthy_when_a_node_left_or_what_waits_does_not_move() {
 }
 
 #[test]
+fn status_says_each_problem_once() {
+    let home = Home::running();
+    {
+        let status = &mut home.fake.state.lock().unwrap().status;
+        status.problems = vec!["the lake is full".into()];
+        status.nodes[0].problems = vec!["its clock differs".into(), "its disk is full".into()];
+    }
+    let ran = home.aap(&["status"]);
+    assert_eq!(ran.code, 0, "problems do not stop data");
+    let said = ran.out + &ran.err;
+    for problem in ["the lake is full", "its clock differs", "its disk is full"] {
+        assert_eq!(said.matches(problem).count(), 1, "{problem}: {said}");
+    }
+}
+
+#[test]
 fn formats_of_a_listing_hold_the_same_values() {
     let home = Home::running();
     let plain = home.aap(&["stream", "files", "logs"]).out;

@@ -604,6 +604,7 @@ pub struct StatusReply {
     pub nodes: ::prost::alloc::vec::Vec<NodeStatus>,
     #[prost(message, repeated, tag = "5")]
     pub streams: ::prost::alloc::vec::Vec<StreamStatus>,
+    /// of the coordinator; those of a node stand with the node
     #[prost(string, repeated, tag = "6")]
     pub problems: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
