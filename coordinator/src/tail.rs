@@ -12,8 +12,6 @@ use tokio::task::spawn_blocking;
 use crate::catalog::{LakeAndLanding, catalogue_problem};
 use crate::queries::{Answer, AnswerSender, Queries, Ticket, format_of, send};
 
-/// Rows shown when none are asked for.
-const ROWS: u64 = 10;
 /// Each look at what is new starts an engine; more often would cost more than it shows.
 const FOLLOW_PAUSE: Duration = Duration::from_millis(300);
 
@@ -26,7 +24,7 @@ pub fn tail(queries: &Queries, request: v1::TailStreamRequest, principal: &str) 
         return Err(Problem::new("stream.follow_format", ExitCode::Usage, message).hint("use ndjson or csv"));
     }
     let ticket = queries.register("", &format!("tail {stream}"), principal)?;
-    let tail = Tail { stream, format, rows: if request.rows == 0 { ROWS } else { request.rows } };
+    let tail = Tail { stream, format, rows: request.rows };
     Ok(queries.spawn(ticket, move |queries, ticket, answer| async move {
         tail.run(&queries, &ticket, &answer, request.follow).await
     }))
@@ -42,6 +40,7 @@ pub(crate) fn unknown_stream(queries: &Queries, name: &str) -> Problem {
 struct Tail {
     stream: StreamName,
     format: Format,
+    /// How many of the newest rows come first: none, or all with `u64::MAX`.
     rows: u64,
 }
 
@@ -56,14 +55,7 @@ impl Tail {
         let as_of_us = queries.inner.clock.unix_us();
         // The engine takes its snapshot later than we look: what lands in between belongs to the next part.
         let mut seen = self.tails(queries);
-        let newest = format!(
-            "select * from (select * from \"{}\" where not ({}) order by {} limit {}) order by {}",
-            self.stream,
-            any_of(&seen, "_seq >"),
-            order("desc").replace("nulls first", "nulls last"),
-            self.rows,
-            order("asc")
-        );
+        let newest = newest(&self.stream, &seen, self.rows);
         let call = Call { queries, ticket, answer };
         let mut rows = self.part(&call, newest, queries.inner.tables.clone(), Part::First).await?;
         let mut changes = queries.inner.landing.buffer().changes();
@@ -168,6 +160,17 @@ enum Part {
     Next,
 }
 
+/// The newest `rows` of what was there when the stream ended at `seen`, oldest first.
+fn newest(stream: &StreamName, seen: &[(StreamKey, Sequence)], rows: u64) -> String {
+    let seen = any_of(seen, "_seq >");
+    // What is beyond the engine's numbers is beyond any stream.
+    let limit = i64::try_from(rows).map_or(String::new(), |rows| format!(" limit {rows}"));
+    let (newest_first, oldest_first) = (order("desc").replace("nulls first", "nulls last"), order("asc"));
+    format!(
+        "select * from (select * from \"{stream}\" where not ({seen}) order by {newest_first}{limit}) order by {oldest_first}"
+    )
+}
+
 fn order(direction: &str) -> String {
     format!("ts {direction} nulls first, _epoch {direction}, _seq {direction}, _row {direction}")
 }
@@ -230,4 +233,16 @@ pub(crate) async fn require_stream(queries: &Queries, name: &str) -> Result<Stre
 /// A panic of ours, as a problem.
 pub(crate) fn bug(error: &tokio::task::JoinError) -> Problem {
     Problem::new("platform.bug", ExitCode::Bug, "the coordinator failed at its work").caused_by(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_rows_means_none_and_the_largest_number_means_all() {
+        let newest = |rows| newest(&"logs".parse().unwrap(), &[], rows);
+        assert!(newest(0).contains(" limit 0)") && newest(7).contains(" limit 7)"));
+        assert!(!newest(u64::MAX).contains("limit"), "{}", newest(u64::MAX));
+    }
 }

@@ -205,17 +205,22 @@ fn streams_are_listed_shown_followed_and_deleted() {
     let ids: Vec<Value> =
         newest.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["id"].clone()).collect();
     assert_eq!(ids, [json!(8), json!(9)], "the newest rows, in order");
+    assert_eq!(stream(&["tail", "events", "-n", "0", "-o", "ndjson"]).ok().out, "");
+    let all = stream(&["tail", "events", "--limit", "0", "-o", "ndjson"]).ok().out;
+    assert_eq!(all.lines().count(), 10);
 
     let mut follow = platform.begin(&["stream", "tail", "events", "-f", "-o", "ndjson"]);
     follow.line_with("\"id\":9");
-    let mut follow_new = platform.begin(&["stream", "tail", "events", "-f", "-n", "0", "-o", "ndjson"]);
+    let mut follow_new = platform.begin(&["stream", "tail", "events", "-f", "-n", "0", "-o", "plain"]);
+    follow_new.line_with("_seq");
     platform
         .aap_with_input(
             &["ingest", "events", "-", "--format", "ndjson", "--name", "more"],
             b"{\"id\":4711}\n",
         )
         .ok();
-    follow_new.line_with("4711");
+    let first = follow_new.line_with("");
+    assert!(first.contains("4711"), "only what is new: {first}");
     for (running, signal) in [(follow, Signal::INT), (follow_new, Signal::TERM)] {
         running.signal(signal);
         assert_eq!(running.end().code, 128 + signal.as_raw());

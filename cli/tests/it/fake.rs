@@ -37,6 +37,7 @@ pub(crate) struct State {
     pub(crate) opened: Vec<IngestOpen>,
     pub(crate) cancelled: Vec<String>,
     pub(crate) last_query: Option<QueryRequest>,
+    pub(crate) last_tail: Option<TailStreamRequest>,
     pub(crate) deleted: Vec<String>,
 }
 
@@ -269,6 +270,7 @@ impl Operator for Fake {
         if request.stream != "logs" {
             return Err(no_stream(&request.stream));
         }
+        self.state.lock().unwrap().last_tail = Some(request.clone());
         Ok(Response::new(rows(&request.format, request.rows.min(3), 3, request.follow)))
     }
 

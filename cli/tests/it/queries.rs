@@ -159,6 +159,18 @@ fn rows_show_while_the_query_goes_on() {
 }
 
 #[test]
+fn a_tail_asks_for_none_some_or_all_of_the_newest_rows() {
+    let home = Home::running();
+    for (options, rows) in
+        [(&[][..], 20), (&["-n", "0"], 0), (&["-n", "2"], 2), (&["--limit", "0"], u64::MAX)]
+    {
+        let ran = home.aap(&[&["stream", "tail", "logs"], options].concat());
+        assert_eq!((ran.code, ran.out.lines().count()), (0, 1 + rows.min(3) as usize), "{options:?}");
+        assert_eq!(home.fake.state.lock().unwrap().last_tail.clone().unwrap().rows, rows, "{options:?}");
+    }
+}
+
+#[test]
 fn a_reader_that_goes_away_ends_the_query_quietly() {
     let home = Home::running();
     let mut child = home

@@ -757,7 +757,7 @@ pub struct DeleteStreamReply {
 pub struct TailStreamRequest {
     #[prost(string, tag = "1")]
     pub stream: ::prost::alloc::string::String,
-    /// how many of the newest rows first
+    /// how many of the newest rows first; the largest number: all
     #[prost(uint64, tag = "2")]
     pub rows: u64,
     #[prost(bool, tag = "3")]
