@@ -14,8 +14,8 @@
 //! the URI name in its certificate, never something that it says.
 //!
 //! Delivery promise of a session: messages of one data stream (its schemas, batches and skips) arrive in the
-//! order in which they were sent, and so do all other messages among themselves. There is no order between data
-//! streams. What was sent but not acknowledged when a session ends may or may not have arrived.
+//! order in which they were sent, so do parts of answers to queries, and all other messages among themselves. There
+//! is no order between these. What was sent but not acknowledged when a session ends may or may not have arrived.
 //!
 //! | file | owns |
 //! |---|---|
