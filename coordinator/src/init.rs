@@ -62,6 +62,12 @@ pub fn operator_token(home: &Home) -> Result<String> {
     Ok(token)
 }
 
+/// This machine's name, where a certificate can carry it.
+pub fn local_host() -> Option<String> {
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    aap_transport::is_host_name(&host).then_some(host)
+}
+
 /// This machine's name as a node.
 pub fn local_node() -> NodeId {
     let host = rustix::system::uname();

@@ -450,3 +450,15 @@ fn the_rows_that_a_lost_node_had_not_sent_are_replayed_once() {
         assert_eq!(platform.count("select count(*) from unsent"), 3, "round {round}");
     }
 }
+
+#[test]
+fn a_coordinator_that_listens_on_every_address_is_found_by_the_agent_of_its_home() {
+    let platform = Platform::new();
+    std::fs::create_dir_all(platform.home().join("config")).unwrap();
+    let open = "apiVersion: aap/v1\nkind: Coordinator\nmetadata: { name: c }\nspec: { agents: { bind: '0.0.0.0:0' } }\n";
+    std::fs::write(platform.home().join("config/coordinator.yaml"), open).unwrap();
+    // Ready means that the agent is connected.
+    platform.up(&[]).ok();
+    let agents = platform.endpoint("agents").unwrap();
+    assert!(agents.starts_with("127.0.0.1:"), "{agents}");
+}

@@ -207,9 +207,16 @@ fn server_names(names: &[String]) -> Result<Vec<SanType>, Error> {
     Ok(wanted)
 }
 
+/// Whether a certificate can carry `name` as the name of a host.
+pub fn is_host_name(name: &str) -> bool {
+    rustls_pki_types::DnsName::try_from(name).is_ok()
+}
+
 fn dns_name(name: &str) -> Result<rcgen::string::Ia5String, Error> {
     let bad = || Error::BadName { name: name.to_owned() };
-    rustls_pki_types::DnsName::try_from(name).map_err(|_| bad())?;
+    if !is_host_name(name) {
+        return Err(bad());
+    }
     name.try_into().map_err(|_| bad())
 }
 

@@ -47,7 +47,7 @@ mod session;
 pub mod testing;
 mod tls;
 
-pub use ca::Authority;
+pub use ca::{Authority, is_host_name};
 pub use client::{ClientConfig, Dialer, Prefer, connect};
 pub use error::Error;
 pub use limits::{QUIC_CONNECT_DEADLINE, STALL_DEADLINE};
