@@ -49,6 +49,7 @@ pub async fn run(home: Home, config: Config, clock: Arc<dyn Clock>, shutdown: Sh
     let (tls, token) = spawn_blocking(move || -> Result<(TlsFiles, String)> {
         let authority = prepare_home(&prepared, time)?;
         let tls = authority.server_files(&names).context("issue the coordinator's certificate")?;
+        init::renew_nodes(&authority)?;
         Ok((tls, operator_token(&prepared)?))
     })
     .await??;
