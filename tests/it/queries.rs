@@ -2,7 +2,6 @@
 //! everything that was acknowledged before it began.
 
 use std::process::Stdio;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use aap_tests::{Load, Pace, Platform, Random, Settings, wait_until};
@@ -13,11 +12,9 @@ const LOOKED_AT: Duration = Duration::from_secs(15);
 #[test]
 fn every_answer_is_a_whole_prefix_that_holds_what_was_acknowledged_before() {
     let mut random = Random::of_test("queries under load");
-    let platform = Platform::new();
     // The seam between landing and lake moves all the time.
     let coordinator = "lake: { age_seconds: 0, compact_files: 2 }".to_owned();
-    platform.prepare("n1", &Settings { coordinator, ..Settings::default() }.tail(&Load::glob(&platform)));
-    let platform = Arc::new(platform);
+    let platform = Load::prepared(Settings { coordinator, ..Settings::default() });
     let (mut coordinator, mut agent) = platform.start_both();
     let load = Load::start(&platform, Pace::LIGHT);
     assert!(wait_until(aap_tests::PATIENCE, || load.posted() > 0));
