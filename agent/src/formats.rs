@@ -12,6 +12,7 @@ pub struct Recipe {
     pattern: Option<String>,
     timestamp: Option<TimestampRule>,
     keep_raw: bool,
+    joins_lines: bool,
 }
 
 impl Recipe {
@@ -22,7 +23,18 @@ impl Recipe {
         timestamp: Option<TimestampRule>,
         keep_raw: bool,
     ) -> Self {
-        Self { format, pattern, timestamp, keep_raw }
+        Self { format, pattern, timestamp, keep_raw, joins_lines: false }
+    }
+
+    /// The same for records whose inner line ends are taken out of them before they are decoded.
+    #[must_use]
+    pub fn joining_lines(self) -> Self {
+        Self { joins_lines: true, ..self }
+    }
+
+    /// Whether inner line ends are to be put back.
+    pub fn joins_lines(&self) -> bool {
+        self.joins_lines
     }
 
     /// Makes the decoder of something that begins with `head`, and says whether its bodies may have several lines.

@@ -21,6 +21,7 @@ use arrow_schema::{DataType, Field, Schema, SchemaRef, TimeUnit};
 
 use crate::counters::{Counters, DropReason};
 use crate::failpoint::Failpoints;
+use crate::line_ends;
 
 /// Rows a batch is sealed at: the cost per batch is small from here on, and a query can still skip it by its time range.
 pub const BATCH_BYTES: usize = 1 << 20;
@@ -231,6 +232,7 @@ pub struct Packer {
     decoder: Decoder,
     sealer: Sealer,
     letters: Sealer,
+    joins_lines: bool,
 }
 
 /// What became of the bytes of one call.
@@ -245,7 +247,15 @@ pub struct Packed {
 impl Packer {
     /// A packer that feeds `stream`; `source` names the origin in dead letters.
     pub fn new(stream: StreamName, source: String, decoder: Decoder) -> Self {
-        Self { stream, source, decoder, sealer: Sealer::default(), letters: Sealer::default() }
+        let (sealer, letters) = Default::default();
+        Self { stream, source, decoder, sealer, letters, joins_lines: false }
+    }
+
+    /// Whether line ends inside of records were taken out of them: they are put back into the rows.
+    #[must_use]
+    pub fn joining_lines(mut self, joins_lines: bool) -> Self {
+        self.joins_lines = joins_lines;
+        self
     }
 
     /// The decoder, for its record boundaries.
@@ -267,17 +277,6 @@ impl Packer {
         records: &[u8],
         context: &Context<'_>,
         positions: Vec<SourcePosition>,
-    ) -> Result<Packed, IngressError> {
-        self.pack_with(records, context, positions, |batch| batch)
-    }
-
-    /// The same with a last touch on the rows.
-    pub fn pack_with(
-        &mut self,
-        records: &[u8],
-        context: &Context<'_>,
-        positions: Vec<SourcePosition>,
-        mut finish: impl FnMut(RecordBatch) -> RecordBatch,
     ) -> Result<Packed, IngressError> {
         let mut packed = Packed { parcel: Parcel::default(), first_bad: None };
         let mut at = 0;
@@ -301,7 +300,7 @@ impl Packer {
             let taken = usize::try_from(decoded.raw_bytes).unwrap_or(usize::MAX).min(records.len() - at);
             debug_assert!(taken > 0, "a decoder that takes nothing never ends");
             at = if taken == 0 { records.len() } else { at + taken };
-            self.seal(decoded, context, taken, &mut finish, &mut packed.parcel)?;
+            self.seal(decoded, context, taken, &mut packed.parcel)?;
         }
         // With the last entry, so that the position is not there before all of what it stands for.
         if let Some(Entry::Own { positions: own, .. }) = packed.parcel.entries.last_mut() {
@@ -316,7 +315,6 @@ impl Packer {
         decoded: Decoded,
         context: &Context<'_>,
         bytes: usize,
-        finish: &mut impl FnMut(RecordBatch) -> RecordBatch,
         parcel: &mut Parcel,
     ) -> Result<(), IngressError> {
         let mut tally = Tally {
@@ -329,7 +327,7 @@ impl Packer {
             parcel.entries.push(self.dead(&decoded.bad, context.observed_us, &mut tally)?);
         }
         if tally.rows > 0 {
-            let batch = finish(decoded.batch);
+            let batch = self.with_line_ends(decoded.batch);
             let parts = self
                 .sealer
                 .seal_parts(&batch, decoded.raw_bytes)
@@ -355,12 +353,17 @@ impl Packer {
         Ok(parcel)
     }
 
+    fn with_line_ends(&self, batch: RecordBatch) -> RecordBatch {
+        if self.joins_lines { line_ends::restore(batch) } else { batch }
+    }
+
     fn dead(&mut self, bad: &[BadRow], observed_us: i64, tally: &mut Tally) -> Result<Entry, IngressError> {
         let stream = self.stream.dead_letters();
         let batch = dead_letters(bad, self.stream.as_str(), &self.source, observed_us).map_err(|error| {
             IngressError::DeadLetters { stream: self.stream.clone(), reason: error.to_string() }
         })?;
         let raw_bytes = bad.iter().map(|row| row.text.len() as u64).sum();
+        let batch = self.with_line_ends(batch);
         let batch = self
             .letters
             .seal(&batch, raw_bytes)

@@ -31,6 +31,7 @@ pub mod failpoint;
 pub mod formats;
 pub mod ingest;
 pub mod ingress;
+mod line_ends;
 pub mod node;
 pub mod offline;
 pub mod operator;

@@ -14,6 +14,8 @@ use aap_transport::AgentSender;
 use aap_types::{Problem, StreamName};
 use bytes::Bytes;
 
+use crate::uplink::Window;
+
 /// Bytes of an answer in one message: small enough that batches between them are not kept waiting.
 const CHUNK_BYTES: usize = 256 << 10;
 
@@ -31,9 +33,9 @@ impl NodeQueries {
     }
 
     /// Answers the coordinator's query over the session it came from.
-    pub async fn answer(&self, query: RunQuery, tx: AgentSender, cancel: Shutdown) {
+    pub async fn answer(&self, query: RunQuery, tx: AgentSender, cancel: Shutdown, window: Window) {
         let id = query.id.clone();
-        let result = self.stream(query, &tx, cancel).await;
+        let result = self.stream(query, &tx, cancel, &window).await;
         let last = match result {
             Ok(end) => OutputKind::End(end),
             Err(problem) => OutputKind::Problem(serde_json::to_string(&problem).unwrap_or_default()),
@@ -43,19 +45,29 @@ impl NodeQueries {
         }
     }
 
-    async fn stream(&self, query: RunQuery, tx: &AgentSender, cancel: Shutdown) -> Result<String, Problem> {
+    async fn stream(
+        &self,
+        query: RunQuery,
+        tx: &AgentSender,
+        cancel: Shutdown,
+        window: &Window,
+    ) -> Result<String, Problem> {
         let asked = query.limits.unwrap_or_default();
         let limits =
             Limits { rows: asked.rows, bytes: asked.bytes, deadline_ms: asked.deadline_ms, memory_bytes: 0 };
         let run = EngineQuery { sql: query.sql, format: Format::Arrow, limits, ..EngineQuery::default() };
         let catalog = Arc::new(BufferCatalog { buffer: self.buffer.clone() });
-        let mut answer = self.engine.run(run, catalog, cancel).await?;
+        let mut answer = self.engine.run(run, catalog, cancel.clone()).await?;
         let mut end = String::new();
         while let Some(event) = answer.next().await {
             match event? {
                 QueryEvent::Columns(_) => {}
                 QueryEvent::Data(bytes) => {
                     for chunk in chunks(bytes) {
+                        tokio::select! {
+                            () = window.pass() => {}
+                            () = cancel.requested() => return Err(aap_sql::problem::cancelled()),
+                        }
                         send(tx, &query.id, OutputKind::ArrowIpc(chunk))
                             .await
                             .map_err(|error| error.problem())?;

@@ -4,9 +4,7 @@ use memchr::{memchr, memchr_iter, memrchr};
 use regex::bytes::Regex;
 
 use crate::config::MultilineSpec;
-
-/// Stands for a line end inside a record of several lines until the record is decoded, where the format keeps them.
-pub const INNER_LINE_END: u8 = 0x1e;
+use crate::line_ends::INNER_LINE_END;
 
 /// What is known of what follows the bytes at hand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

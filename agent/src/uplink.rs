@@ -16,16 +16,19 @@
 //! |---|---|
 //! | `uplink/state.rs` | [`State`]: per stream what was sent and acknowledged; the credit; pure decisions |
 //! | `uplink/session.rs` | one session: hello, sending, receiving |
+//! | `uplink/answers.rs` | queries that run for a session, and [`Window`]: how far an answer may run ahead |
 //! | `uplink/reconcile.rs` | whether the ledger has what stands here: pure decisions |
 //! | `uplink/recover.rs` | what an operator decides about batches whose stream forked |
 //! | `uplink/report.rs` | the node's report, and its tails |
 
+mod answers;
 mod reconcile;
 mod recover;
 mod report;
 mod session;
 mod state;
 
+pub use answers::Window;
 pub use recover::{Recovered, Recovery, recover};
 pub use report::{node_report, tails};
 pub use state::{Next, State, landing_consumer};

@@ -70,5 +70,8 @@ fn text_of(problem: &Problem, style: Style) -> String {
     }
     let retryable = if problem.is_retryable() { " (retryable)" } else { "" };
     text.push_str(&format!("\n  exit {}{retryable}", problem.exit.number()));
+    if crate::error_pages::page(&problem.code).is_some() {
+        text.push_str(&format!(" · aap help error {}", problem.code));
+    }
     text
 }

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `arguments.rs` | the clap tree, made from the registry of operations, and [`arguments::Settings`] |
 //! | `context.rs` | what every command gets: platform, settings, printer |
+//! | `error_pages.rs` | the pages of `docs/errors/`, which `build.rs` puts into the program |
 //! | `failure.rs` | how a command ends, and how a problem looks |
 //! | `printer.rs` | stdout and stderr; the only place that prints |
 //! | `listing.rs`, `table.rs`, `text.rs` | objects as table, plain, json, ndjson, csv |
@@ -16,6 +17,7 @@
 mod arguments;
 mod commands;
 mod context;
+mod error_pages;
 mod failure;
 mod ingest;
 mod interrupt;

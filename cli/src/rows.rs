@@ -75,7 +75,9 @@ impl RowPrinter {
             Format::Json => self.open_envelope(printer),
             Format::Plain if self.style.headers => {
                 let names: Vec<String> = self.columns.iter().map(|c| text::escape_plain(&c.name)).collect();
-                printer.line(&names.join("\t"))
+                printer.line(&names.join("\t"))?;
+                // Who follows a stream sees that it has begun before the first row comes.
+                printer.flush()
             }
             _ => Ok(()),
         }

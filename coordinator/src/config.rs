@@ -11,7 +11,7 @@
 //!   lake:      { streams: { logs: { hours: 720 } } }
 //! ```
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use aap_buffer::Durability;
@@ -48,12 +48,27 @@ pub struct Config {
 pub struct AgentsConfig {
     /// Address of both UDP and TCP. Default: 127.0.0.1:7400, or a free port when that is taken.
     pub bind: Option<SocketAddr>,
-    /// Host names and addresses that agents use beside `localhost`: they go into the certificate. Default: none.
+    /// Host names and addresses that agents use beside `localhost`: they go into the certificate. Default: none; where
+    /// `bind` is not loopback, this host's name and, unless it is `0.0.0.0`, that address are always among them.
     pub names: Vec<String>,
     /// Most unacknowledged payload that one agent may have under way. Default: 32 MiB.
     pub credit: ByteCount,
     /// Memory for what all agents together have on its way to the disk; beyond it each waits for its own. Default: 256 MiB.
     pub room: ByteCount,
+}
+
+impl AgentsConfig {
+    /// The names for the certificate. Beyond loopback agents on other machines dial, by what was set, by this host's name,
+    /// or by the address that is listened on.
+    pub fn certificate_names(&self, host: Option<&str>) -> Vec<String> {
+        let mut names = self.names.clone();
+        let beyond = self.bind.map(|bind| bind.ip()).filter(|ip| !ip.is_loopback());
+        if let Some(ip) = beyond {
+            names.extend(host.map(str::to_owned));
+            names.extend((!ip.is_unspecified()).then(|| ip.to_string()));
+        }
+        names
+    }
 }
 
 impl Default for AgentsConfig {
@@ -182,6 +197,9 @@ impl Config {
                 "operators.bind is {bind}: without TLS operators are served on loopback only; use 127.0.0.1 and a tunnel"
             ));
         }
+        for name in &self.agents.names {
+            check_name(name).map_err(|why| format!("agents.names has `{name}`, {why}"))?;
+        }
         if self.lake.file_bytes.0 == 0 {
             return Err("lake.file_bytes must be larger than 0".to_owned());
         }
@@ -189,9 +207,31 @@ impl Config {
     }
 }
 
+/// A name that agents can dial and a certificate can carry.
+fn check_name(name: &str) -> Result<(), &'static str> {
+    match name.parse::<IpAddr>() {
+        Ok(ip) if ip.is_unspecified() => Err("which nobody can dial: name the host or an address of it"),
+        Ok(_) => Ok(()),
+        Err(_) if aap_transport::is_host_name(name) => Ok(()),
+        Err(_) => Err("which is no host name and no address (no port, no spaces, ASCII only)"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_certificate_names_what_other_machines_can_dial() {
+        let names = |spec: &str| parse(spec).unwrap().agents.certificate_names(Some("hub"));
+        assert_eq!(names("{}"), Vec::<String>::new());
+        assert_eq!(names("{agents: {bind: '127.0.0.1:7400', names: [a]}}"), ["a"]);
+        assert_eq!(names("{agents: {bind: '0.0.0.0:7400'}}"), ["hub"]);
+        assert_eq!(
+            names("{agents: {bind: '10.1.2.3:7400', names: [a.example]}}"),
+            ["a.example", "hub", "10.1.2.3"]
+        );
+    }
 
     fn parse(spec: &str) -> Result<Config, String> {
         Config::parse(&format!(
@@ -210,6 +250,8 @@ mod tests {
             ("{operators: {bind: '0.0.0.0:7401'}}", "loopback"),
             ("{lake: {file_bytes: 0}}", "file_bytes"),
             ("{agents: {bind: nowhere}}", "bind"),
+            ("{agents: {names: ['a b']}}", "`a b`"),
+            ("{agents: {names: ['0.0.0.0']}}", "`0.0.0.0`"),
         ] {
             let error = parse(bad).unwrap_err();
             assert!(error.contains(named), "{bad}: {error}");

@@ -1,6 +1,6 @@
 //! The daemon: opens its parts, says where it listens, serves, and stops in the order in which data flows.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use tracing::{info, warn};
 use crate::catalog::LakeAndLanding;
 use crate::config::{AGENTS_PORT, Config, OPERATORS_PORT};
 use crate::http;
-use crate::init::{operator_token, prepare_home};
+use crate::init::{self, operator_token, prepare_home};
 use crate::landing::Landing;
 use crate::nodes::Nodes;
 use crate::operator::OperatorService;
@@ -39,16 +39,18 @@ const STOP_DEADLINE: Duration = Duration::from_secs(10);
 pub struct Endpoints {
     /// For operators.
     pub operator: SocketAddr,
-    /// For agents.
+    /// For agents on this machine: never the unspecified address, which nobody can dial.
     pub agents: SocketAddr,
 }
 
 /// Runs until `shutdown`.
 pub async fn run(home: Home, config: Config, clock: Arc<dyn Clock>, shutdown: Shutdown) -> Result<()> {
-    let (prepared, names, time) = (home.clone(), config.agents.names.clone(), clock.clone());
+    let (prepared, time) = (home.clone(), clock.clone());
+    let names = config.agents.certificate_names(init::local_host().as_deref());
     let (tls, token) = spawn_blocking(move || -> Result<(TlsFiles, String)> {
         let authority = prepare_home(&prepared, time)?;
         let tls = authority.server_files(&names).context("issue the coordinator's certificate")?;
+        init::renew_nodes(&authority)?;
         Ok((tls, operator_token(&prepared)?))
     })
     .await??;
@@ -122,7 +124,7 @@ async fn serve(
     let before = read_endpoints(home);
     let agents = bind_agents(config, before.as_ref(), tls).await?;
     let operators = bind_operators(config, before.as_ref()).await?;
-    let endpoints = Endpoints { operator: operators.local_addr()?, agents: agents.address() };
+    let endpoints = Endpoints { operator: operators.local_addr()?, agents: dialable(agents.address()) };
 
     // Agents stop first; queries and the lake go on until the sessions have landed what they had.
     let late = Shutdown::default();
@@ -170,7 +172,7 @@ async fn serve(
 
     write_endpoints(home, &endpoints)?;
     notify_ready().context("tell the service manager")?;
-    info!(agents = %endpoints.agents, operators = %endpoints.operator, "coordinator ready");
+    info!(agents = %agents.address(), operators = %endpoints.operator, "coordinator ready");
     let served = tokio::select! {
         served = agents.run(Arc::new(sessions), shutdown.clone()) => served.context("serve agents"),
         () = late.requested() => Err(anyhow::anyhow!("a task that is needed ended")),
@@ -231,6 +233,15 @@ fn candidates(set: Option<SocketAddr>, before: Option<SocketAddr>, default_port:
     wanted
 }
 
+/// Where an agent of this machine dials a listener on `bound`.
+fn dialable(bound: SocketAddr) -> SocketAddr {
+    match bound.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => SocketAddr::from((Ipv4Addr::LOCALHOST, bound.port())),
+        IpAddr::V6(ip) if ip.is_unspecified() => SocketAddr::from((Ipv6Addr::LOCALHOST, bound.port())),
+        _ => bound,
+    }
+}
+
 fn read_endpoints(home: &Home) -> Option<Endpoints> {
     let bytes = std::fs::read(home.run().join("coordinator.json")).ok()?;
     serde_json::from_slice(&bytes).ok()
@@ -240,4 +251,21 @@ fn write_endpoints(home: &Home, endpoints: &Endpoints) -> Result<()> {
     let path = home.run().join("coordinator.json");
     let json = serde_json::to_vec(endpoints).context("write down where it listens")?;
     write_durably(&path, &json, 0o644).with_context(|| format!("write `{path}`"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn agents_of_this_machine_never_dial_the_unspecified_address() {
+        for (bound, dialled) in [
+            ("0.0.0.0:7400", "127.0.0.1:7400"),
+            ("[::]:7400", "[::1]:7400"),
+            ("10.1.2.3:7400", "10.1.2.3:7400"),
+            ("127.0.0.1:1", "127.0.0.1:1"),
+        ] {
+            assert_eq!(dialable(bound.parse().unwrap()), dialled.parse().unwrap());
+        }
+    }
 }

@@ -6,10 +6,12 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::sync::Arc;
 
 use aap_runtime::{Clock, Home, write_durably};
-use aap_transport::{Authority, TlsFiles};
+use aap_transport::Authority;
 use aap_types::NodeId;
 use anyhow::{Context, Result, ensure};
 use camino::Utf8Path;
+
+use crate::arrival::chain;
 
 /// Bytes of randomness in a token.
 const TOKEN_BYTES: usize = 32;
@@ -27,16 +29,19 @@ pub fn prepare_home(home: &Home, clock: Arc<dyn Clock>) -> Result<Authority> {
     Ok(authority)
 }
 
-/// Issues the certificate of the node that lives in this home, and puts it where its agent looks for it: `ca.pem`,
-/// `node.pem` and `node.key` in `tls/`.
-pub fn issue_node(home: &Home, authority: &Authority, node: &NodeId) -> Result<()> {
-    let TlsFiles { root, certificate, key } =
-        authority.node_files(node).with_context(|| format!("issue the certificate of node `{node}`"))?;
-    // The certificate last: whoever finds it finds its key too.
-    for (from, name) in [(root, "ca.pem"), (key, "node.key"), (certificate, "node.pem")] {
-        let bytes = std::fs::read(&from).with_context(|| format!("read `{from}`"))?;
-        let path = home.tls().join(name);
-        write_durably(&path, &bytes, 0o600).with_context(|| format!("write `{path}`"))?;
+/// Issues the certificate of a node: `tls/nodes/NODE.pem` and `.key`, where an agent of this home looks for them.
+pub fn issue_node(authority: &Authority, node: &NodeId) -> Result<()> {
+    authority.node_files(node).with_context(|| format!("issue the certificate of node `{node}`"))?;
+    Ok(())
+}
+
+/// Issues the certificates of nodes again that are past half of their life. The agent of this home takes its own up at
+/// the next connection; to other nodes somebody must take theirs, for which the other half is time.
+pub fn renew_nodes(authority: &Authority) -> Result<()> {
+    for node in authority.nodes().context("list the nodes with certificates")? {
+        if let Err(error) = authority.node_files(&node) {
+            tracing::warn!(%node, error = %chain(&error), "the certificate of a node cannot be looked after");
+        }
     }
     Ok(())
 }
@@ -60,6 +65,12 @@ pub fn operator_token(home: &Home) -> Result<String> {
     write_durably(&path, format!("{token}\n").as_bytes(), 0o600)
         .with_context(|| format!("write `{path}`"))?;
     Ok(token)
+}
+
+/// This machine's name, where a certificate can carry it.
+pub fn local_host() -> Option<String> {
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    aap_transport::is_host_name(&host).then_some(host)
 }
 
 /// This machine's name as a node.

@@ -85,7 +85,7 @@ fn run(arguments: Arguments) -> Result<()> {
     if let Some(Command::Init { node }) = arguments.command {
         let node = node.unwrap_or_else(init::local_node);
         let authority = init::prepare_home(&home, clock)?;
-        init::issue_node(&home, &authority, &node)?;
+        init::issue_node(&authority, &node)?;
         return Ok(());
     }
     let path = arguments.config.clone().unwrap_or_else(|| home.config().join("coordinator.yaml"));

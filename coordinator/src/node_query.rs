@@ -176,6 +176,7 @@ impl Asked<'_> {
         let Ok(mut file) = std::fs::File::create(&path) else {
             return broken("cannot spool the node's answer");
         };
+        let mut unreported = 0;
         while let Some(part) = parts.recv().await {
             match part {
                 query_output::Kind::ArrowIpc(bytes) => {
@@ -190,6 +191,7 @@ impl Asked<'_> {
                         Ok(Ok(back)) => file = back,
                         _ => return broken("cannot spool the node's answer"),
                     }
+                    session.query_taken(self.id, &mut unreported).await;
                 }
                 query_output::Kind::End(json) => {
                     let end = serde_json::from_str(&json).unwrap_or_default();

@@ -145,13 +145,14 @@ impl Board {
             coordinator_version: env!("CARGO_PKG_VERSION").to_owned(),
             as_of_us: self.inner.clock.unix_us(),
             started_us: self.inner.started_us,
-            problems: self.problems(&nodes),
+            problems: self.problems(),
             streams: self.streams(&books),
             nodes,
         })
     }
 
-    fn problems(&self, nodes: &[v1::NodeStatus]) -> Vec<String> {
+    /// What is wrong here; nodes carry their own.
+    fn problems(&self) -> Vec<String> {
         let stats = self.inner.landing.buffer().stats();
         let mut problems: Vec<String> =
             stats.problems.iter().map(|problem| format!("landing buffer: {problem}")).collect();
@@ -160,9 +161,6 @@ impl Board {
         if !missing.is_empty() {
             problems
                 .push(format!("queries run without these layers of their sandbox: {}", missing.join(", ")));
-        }
-        for node in nodes {
-            problems.extend(node.problems.iter().map(|problem| format!("node {}: {problem}", node.node)));
         }
         problems
     }
@@ -185,9 +183,6 @@ fn describe_node(node: &NodeId, state: NodeState, rows_per_second: f64, now_us: 
     let last_seen_us = if connected { now_us } else { record.map_or(0, |r| r.last_seen_us).max(reported_us) };
     let mut problems = report.problems.clone();
     problems.extend(state.complaint);
-    if !connected {
-        problems.push(format!("not connected for {} s", (now_us - last_seen_us).max(0) / 1_000_000));
-    }
     if state.clock_offset_us.abs() > CLOCK_OFFSET_US_MAX {
         problems.push(format!("its clock differs by {:.1} s", state.clock_offset_us as f64 / 1e6));
     }

@@ -450,3 +450,48 @@ async fn credit_comes_back_with_what_has_landed() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_nobody_reads_yet_is_kept_whole_and_holds_up_no_acknowledgement() {
+    let rig = Rig::new().await;
+    let mut agent = Agent::greet(rig.dial(Cut::default()), hello_of_run(9)).await.unwrap();
+    let session = loop {
+        if let Some(session) = rig.sessions.nodes.session(&"n1".parse().unwrap()) {
+            break session;
+        }
+        tokio::task::yield_now().await;
+    };
+    let mut parts = session.query("q", "select 1", v1::QueryLimits::default()).await.unwrap();
+    let down::Kind::RunQuery(asked) = agent.next().await.unwrap() else { panic!("not a query") };
+    let part = |number: u32| {
+        let kind = v1::query_output::Kind::ArrowIpc(Bytes::from(number.to_le_bytes().to_vec()));
+        up::Kind::QueryOutput(v1::QueryOutput { id: "q".into(), kind: Some(kind) })
+    };
+    let (mut sent, mut read, mut taken) = (0, 0, 0);
+    let mut may_leave = asked.window;
+    for sequence in 1..=5 {
+        while may_leave > 0 {
+            agent.send(part(sent)).await.unwrap();
+            (sent, may_leave) = (sent + 1, may_leave - 1);
+        }
+        // Nobody has read the last window, and the batch behind it lands all the same.
+        agent.send_batch(batch("logs", sequence, 0)).await.unwrap();
+        agent.acknowledged("logs", sequence).await.unwrap();
+        while read < sent {
+            let Some(v1::query_output::Kind::ArrowIpc(bytes)) = parts.recv().await else {
+                panic!("part {read} is missing")
+            };
+            assert_eq!(bytes.as_ref(), read.to_le_bytes());
+            read += 1;
+            session.query_taken("q", &mut taken).await;
+        }
+        while may_leave < asked.window {
+            match agent.next().await.unwrap() {
+                down::Kind::QueryCredit(credit) => may_leave += credit.messages,
+                down::Kind::Credit(_) => {}
+                other => panic!("not a credit: {other:?}"),
+            }
+        }
+    }
+    assert_eq!(sent, 5 * asked.window);
+}

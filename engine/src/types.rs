@@ -42,23 +42,24 @@ pub(crate) fn name_of(logical: &LogicalTypeHandle) -> String {
         Id::TimestampTZ => "TIMESTAMP WITH TIME ZONE",
         Id::Interval => "INTERVAL",
         Id::Enum => "ENUM",
-        Id::Union => "UNION",
         Id::SqlNull => "NULL",
         Id::Decimal => return format!("DECIMAL({},{})", logical.decimal_width(), logical.decimal_scale()),
         Id::List => return format!("{}[]", name_of(&logical.child(0))),
         Id::Array => return format!("{}[]", name_of(&logical.child(0))),
         Id::Map => return format!("MAP({}, {})", name_of(&logical.child(0)), name_of(&logical.child(1))),
-        Id::Struct => return struct_name(logical),
+        Id::Struct => return format!("STRUCT({})", members(logical)),
+        Id::Union => return format!("UNION({})", members(logical)),
         other => return format!("{other:?}").to_uppercase(),
     };
     simple.to_owned()
 }
 
-fn struct_name(logical: &LogicalTypeHandle) -> String {
+/// What a struct or a union consists of.
+fn members(logical: &LogicalTypeHandle) -> String {
     let fields: Vec<String> = (0..logical.num_children())
         .map(|i| format!("{} {}", quoted(&logical.child_name(i)), name_of(&logical.child(i))))
         .collect();
-    format!("STRUCT({})", fields.join(", "))
+    fields.join(", ")
 }
 
 /// An identifier in double quotes.

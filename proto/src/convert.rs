@@ -68,7 +68,7 @@ pub fn problem_of_status(status: &Status) -> Problem {
             Code::Unavailable | Code::DeadlineExceeded => ("platform.unreachable", ExitCode::Unavailable),
             Code::Unauthenticated => ("auth.token_refused", ExitCode::LoginNeeded),
             Code::PermissionDenied => ("auth.denied", ExitCode::Denied),
-            Code::Cancelled => ("platform.cancelled", ExitCode::Interrupted),
+            Code::Cancelled => ("platform.cancelled", ExitCode::Failed),
             _ => ("platform.call_failed", ExitCode::Failed),
         };
         Problem::new(code, exit, status.message().to_owned())

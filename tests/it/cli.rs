@@ -205,17 +205,22 @@ fn streams_are_listed_shown_followed_and_deleted() {
     let ids: Vec<Value> =
         newest.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["id"].clone()).collect();
     assert_eq!(ids, [json!(8), json!(9)], "the newest rows, in order");
+    assert_eq!(stream(&["tail", "events", "-n", "0", "-o", "ndjson"]).ok().out, "");
+    let all = stream(&["tail", "events", "--limit", "0", "-o", "ndjson"]).ok().out;
+    assert_eq!(all.lines().count(), 10);
 
     let mut follow = platform.begin(&["stream", "tail", "events", "-f", "-o", "ndjson"]);
     follow.line_with("\"id\":9");
-    let mut follow_new = platform.begin(&["stream", "tail", "events", "-f", "-n", "0", "-o", "ndjson"]);
+    let mut follow_new = platform.begin(&["stream", "tail", "events", "-f", "-n", "0", "-o", "plain"]);
+    follow_new.line_with("_seq");
     platform
         .aap_with_input(
             &["ingest", "events", "-", "--format", "ndjson", "--name", "more"],
             b"{\"id\":4711}\n",
         )
         .ok();
-    follow_new.line_with("4711");
+    let first = follow_new.line_with("");
+    assert!(first.contains("4711"), "only what is new: {first}");
     for (running, signal) in [(follow, Signal::INT), (follow_new, Signal::TERM)] {
         running.signal(signal);
         assert_eq!(running.end().code, 128 + signal.as_raw());
@@ -280,7 +285,7 @@ fn a_running_statement_is_cancelled_by_another_command_and_by_ctrl_c() {
     let id = listed(&platform);
     platform.aap(&["query", "cancel", &id]).ok();
     let ended = cancelled.end();
-    ended.refused(ended.code, "query.cancelled");
+    ended.refused(1, "query.cancelled");
     platform.aap(&["query", "cancel", &id, "-o", "json"]).refused(3, "query.unknown");
 
     let node = platform.aap(&["node", "ls", "-o", "json"]).ok().json()["items"][0]["node"]
@@ -444,4 +449,16 @@ fn the_rows_that_a_lost_node_had_not_sent_are_replayed_once() {
         platform.aap(&["buffer", "replay", buffer.to_str().unwrap()]).ok();
         assert_eq!(platform.count("select count(*) from unsent"), 3, "round {round}");
     }
+}
+
+#[test]
+fn a_coordinator_that_listens_on_every_address_is_found_by_the_agent_of_its_home() {
+    let platform = Platform::new();
+    std::fs::create_dir_all(platform.home().join("config")).unwrap();
+    let open = "apiVersion: aap/v1\nkind: Coordinator\nmetadata: { name: c }\nspec: { agents: { bind: '0.0.0.0:0' } }\n";
+    std::fs::write(platform.home().join("config/coordinator.yaml"), open).unwrap();
+    // Ready means that the agent is connected.
+    platform.up(&[]).ok();
+    let agents = platform.endpoint("agents").unwrap();
+    assert!(agents.starts_with("127.0.0.1:"), "{agents}");
 }

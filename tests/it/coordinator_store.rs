@@ -1,26 +1,17 @@
 //! What the coordinator stores is lost or damaged: it starts again, or is refused with a reason, and every row is there
 //! exactly once, from what the node retains and from the lake's manifest.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use aap_tests::load::{await_progress, exactly_once, post_until_taken};
-use aap_tests::{Load, Pace, Platform, Settings, copy, eventually, put_back};
+use aap_tests::load::{await_progress, exactly_once, post_until_taken, prepared_with_a_quick_lake};
+use aap_tests::{Load, Pace, copy, eventually, put_back};
 
 /// Rows of one request.
 const ROWS: u64 = 50;
 
-/// A platform whose agent follows the load's file, with both daemons configured and none started.
-fn prepared() -> Arc<Platform> {
-    let platform = Platform::new();
-    let settings = Settings { coordinator: "lake: { age_seconds: 1 }".into(), ..Settings::default() };
-    platform.prepare("n1", &settings.tail(&Load::glob(&platform)));
-    Arc::new(platform)
-}
-
 #[test]
 fn a_lost_landing_buffer_is_filled_again_from_what_the_node_retains() {
-    let platform = prepared();
+    let platform = prepared_with_a_quick_lake();
     let (mut coordinator, _agent) = platform.start_both();
     let load = Load::start(&platform, Pace::FILE);
     (0..10).for_each(|request| post_until_taken(&platform, request * ROWS, ROWS));
@@ -38,7 +29,7 @@ fn a_lost_landing_buffer_is_filled_again_from_what_the_node_retains() {
 
 #[test]
 fn a_lost_catalogue_is_restored_from_the_manifest() {
-    let platform = prepared();
+    let platform = prepared_with_a_quick_lake();
     let (mut coordinator, _agent) = platform.start_both();
     (0..10).for_each(|request| post_until_taken(&platform, request * ROWS, ROWS));
     eventually("rows in the lake", || {
@@ -58,7 +49,7 @@ fn a_lost_catalogue_is_restored_from_the_manifest() {
 
 #[test]
 fn a_damaged_catalogue_is_put_aside_and_made_anew_without_a_row_lost_or_doubled() {
-    let platform = prepared();
+    let platform = prepared_with_a_quick_lake();
     let (mut coordinator, _agent) = platform.start_both();
     (0..10).for_each(|request| post_until_taken(&platform, request * ROWS, ROWS));
     platform.await_delivered();
@@ -77,7 +68,7 @@ fn a_damaged_catalogue_is_put_aside_and_made_anew_without_a_row_lost_or_doubled(
 
 #[test]
 fn a_coordinator_that_lost_everything_but_the_lake_is_filled_again_from_what_the_node_retains() {
-    let platform = prepared();
+    let platform = prepared_with_a_quick_lake();
     let (mut coordinator, _agent) = platform.start_both();
     let load = Load::start(&platform, Pace::FILE);
     (0..10).for_each(|request| post_until_taken(&platform, request * ROWS, ROWS));
@@ -94,7 +85,7 @@ fn a_coordinator_that_lost_everything_but_the_lake_is_filled_again_from_what_the
 
 #[test]
 fn a_coordinator_restored_from_a_backup_gets_what_is_missing_from_what_the_node_retains() {
-    let platform = prepared();
+    let platform = prepared_with_a_quick_lake();
     let (mut coordinator, _agent) = platform.start_both();
     let load = Load::start(&platform, Pace::FILE);
     (0..10).for_each(|request| post_until_taken(&platform, request * ROWS, ROWS));

@@ -252,3 +252,16 @@ fn a_request_without_its_end_takes_nothing() {
     taken(&post(&platform, "whole", "text/plain", b"x"), 1);
     assert_eq!(platform.count("select count(*) from cut"), 0);
 }
+
+#[test]
+fn a_path_that_is_not_there_is_404_and_a_wrong_method_405_at_both_daemons() {
+    let platform = Platform::started(&[]);
+    let coordinator = aap_tests::Http::new(&platform.endpoint("operator").unwrap(), "");
+    for http in [platform.http(), coordinator] {
+        for path in ["/", "/v1/nothing", "/metrics/more"] {
+            refused(&http.get(path).unwrap(), 404, "http.no_such_path");
+        }
+        assert_eq!(http.get("/healthz").unwrap().status, 200);
+    }
+    refused(&platform.http().get("/v1/streams/events").unwrap(), 405, "http.wrong_method");
+}

@@ -1,26 +1,17 @@
 //! The node's store is lost, rolled back or cloned: what can be read again is there exactly once, and nothing that was
 //! acknowledged vanishes silently.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use aap_tests::load::{await_progress, exactly_once, post_until_taken};
+use aap_tests::load::{await_progress, exactly_once, post_until_taken, prepared_with_a_quick_lake};
 use aap_tests::{Load, Pace, Platform, Settings, copy, eventually, put_back};
 
 /// Rows of one request.
 const ROWS: u64 = 50;
 
-/// A platform whose agent follows the load's file, with both daemons configured and none started.
-fn prepared() -> Arc<Platform> {
-    let platform = Platform::new();
-    let settings = Settings { coordinator: "lake: { age_seconds: 1 }".into(), ..Settings::default() };
-    platform.prepare("n1", &settings.tail(&Load::glob(&platform)));
-    Arc::new(platform)
-}
-
 #[test]
 fn a_lost_store_of_the_node_costs_nothing_that_was_delivered_and_doubles_nothing() {
-    let platform = prepared();
+    let platform = prepared_with_a_quick_lake();
     let (_coordinator, mut agent) = platform.start_both();
     let load = Load::start(&platform, Pace::FILE);
     let file = platform.beside("run.ndjson");
@@ -45,7 +36,7 @@ fn a_lost_store_of_the_node_costs_nothing_that_was_delivered_and_doubles_nothing
 
 #[test]
 fn a_store_that_was_rolled_back_goes_on_where_the_data_stands() {
-    let platform = prepared();
+    let platform = prepared_with_a_quick_lake();
     let (_coordinator, mut agent) = platform.start_both();
     let load = Load::start(&platform, Pace::FILE);
     await_progress(&platform);
@@ -64,7 +55,7 @@ fn a_store_that_was_rolled_back_goes_on_where_the_data_stands() {
 
 #[test]
 fn rows_that_a_rolled_back_store_acknowledged_before_anybody_noticed_are_not_lost() {
-    let platform = prepared();
+    let platform = prepared_with_a_quick_lake();
     let (mut coordinator, mut agent) = platform.start_both();
     (0..5).for_each(|request| post_until_taken(&platform, request * ROWS, ROWS));
     agent.stop(Duration::from_secs(20));
@@ -95,7 +86,7 @@ fn rows_that_a_rolled_back_store_acknowledged_before_anybody_noticed_are_not_los
 
 #[test]
 fn a_cloned_store_is_refused_while_its_twin_lives_and_loses_no_acknowledged_row() {
-    let platform = prepared();
+    let platform = prepared_with_a_quick_lake();
     let (_coordinator, mut agent) = platform.start_both();
     (0..2).for_each(|request| post_until_taken(&platform, request * ROWS, ROWS));
     platform.await_delivered();
@@ -130,7 +121,7 @@ fn a_cloned_store_is_refused_while_its_twin_lives_and_loses_no_acknowledged_row(
 
 #[test]
 fn what_a_lost_store_had_not_delivered_is_reported() {
-    let platform = prepared();
+    let platform = prepared_with_a_quick_lake();
     let (mut coordinator, mut agent) = platform.start_both();
     post_until_taken(&platform, 0, ROWS);
     platform.await_delivered();

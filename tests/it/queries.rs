@@ -1,7 +1,7 @@
 //! What a query sees while everything moves: a prefix of each source without gap or double, and with `--wait-for-ingest`
 //! everything that was acknowledged before it began.
 
-use std::sync::Arc;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use aap_tests::{Load, Pace, Platform, Random, Settings, wait_until};
@@ -12,11 +12,9 @@ const LOOKED_AT: Duration = Duration::from_secs(15);
 #[test]
 fn every_answer_is_a_whole_prefix_that_holds_what_was_acknowledged_before() {
     let mut random = Random::of_test("queries under load");
-    let platform = Platform::new();
     // The seam between landing and lake moves all the time.
     let coordinator = "lake: { age_seconds: 0, compact_files: 2 }".to_owned();
-    platform.prepare("n1", &Settings { coordinator, ..Settings::default() }.tail(&Load::glob(&platform)));
-    let platform = Arc::new(platform);
+    let platform = Load::prepared(Settings { coordinator, ..Settings::default() });
     let (mut coordinator, mut agent) = platform.start_both();
     let load = Load::start(&platform, Pace::LIGHT);
     assert!(wait_until(aap_tests::PATIENCE, || load.posted() > 0));
@@ -75,4 +73,48 @@ fn a_deleted_stream_stays_deleted_and_what_comes_later_is_there_once() {
         platform.await_connected();
         assert_eq!(platform.count("select count(*) from posts"), 0, "round {round}");
     }
+}
+
+/// Memory that a daemon may take for an answer, whatever its size, in KiB.
+const ANSWER_KIB_MAX: u64 = 96 << 10;
+
+#[test]
+fn a_large_answer_of_a_node_comes_whole_in_little_memory_while_data_goes_on_landing() {
+    const ROWS: u64 = 4_000_000;
+    let platform = Platform::new();
+    platform.prepare("n1", &Settings::default());
+    let daemons = platform.start_both();
+    let pids = [daemons.0.pid(), daemons.1.pid()];
+    aap_tests::load::post_until_taken(&platform, 0, 50);
+    let before = pids.map(peak_kib);
+    let sql = format!("select range as id, md5(range::varchar) as text from range({ROWS})");
+    let answer = platform.beside("answer.csv");
+    let options = ["--node", "n1", "--limit", "0", "-o", "csv", "--no-headers", "--timeout", "300s"];
+    let mut query = platform.command("aap");
+    let query = query.arg("query").args(options).arg(sql).stdout(std::fs::File::create(&answer).unwrap());
+    let mut query = query.stderr(Stdio::inherit()).spawn().unwrap();
+    let mut landed_meanwhile = 0;
+    for request in 1.. {
+        if query.try_wait().unwrap().is_some() {
+            break;
+        }
+        aap_tests::load::post_until_taken(&platform, request * 50, 50);
+        platform.await_delivered();
+        landed_meanwhile += u64::from(query.try_wait().unwrap().is_none());
+    }
+    assert!(query.wait().unwrap().success());
+    assert!(landed_meanwhile > 0, "no request landed while the answer was under way");
+    let answer = std::fs::read(&answer).unwrap();
+    assert_eq!(answer.iter().filter(|byte| **byte == b'\n').count() as u64, ROWS);
+    for (pid, before) in pids.into_iter().zip(before) {
+        let grown = peak_kib(pid) - before;
+        assert!(grown < ANSWER_KIB_MAX, "{grown} KiB for an answer of {} MiB", answer.len() >> 20);
+    }
+}
+
+/// The most memory that a process ever had resident.
+fn peak_kib(pid: i32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.split_ascii_whitespace().next().unwrap().parse().unwrap()
 }

@@ -344,9 +344,12 @@ fn a_changed_configuration_counts_without_stopping_other_sources() {
     followed.source("second", "inclde: ['DIR/*.txt']");
     let problem = aap_tests::eventually("the wrong configuration in the status", || {
         let ran = followed.platform.aap(&["status"]);
-        (ran.out + &ran.err).lines().find(|line| line.contains("inclde")).map(str::to_owned)
+        let said = ran.out + &ran.err;
+        let said: Vec<&str> = said.lines().filter(|line| line.contains("inclde")).collect();
+        (!said.is_empty()).then(|| said.join("\n"))
     });
     assert!(problem.contains("second.yaml:"), "{problem}");
+    assert_eq!(problem.lines().count(), 1, "said once: {problem}");
     followed.append("a.log", "three\n");
     followed.append("b.txt", "the former configuration is in force\n");
     assert_eq!(followed.bodies("s", 3), ["one", "three", "two"]);

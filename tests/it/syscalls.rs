@@ -23,15 +23,13 @@ fn tries() -> Option<u64> {
 }
 
 fn prepared() -> Arc<Platform> {
-    let platform = Platform::new();
     // Small segments and files, so that rolling, recycling, loading and merging come by all the time.
     let settings = Settings {
         buffer: "{ segment_bytes: 1MiB, retain: 1MiB }".into(),
         coordinator: "landing: { retain: 1MiB }, lake: { age_seconds: 0, compact_files: 2 }".into(),
         ..Settings::default()
     };
-    platform.prepare("n1", &settings.tail(&Load::glob(&platform)));
-    Arc::new(platform)
+    Load::prepared(settings)
 }
 
 /// A daemon under `strace`, which does `inject` to it. The daemon is the child, the tracer stands beside it.

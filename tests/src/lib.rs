@@ -12,7 +12,6 @@
 //! | `http.rs` | requests to the agent's HTTP source |
 //! | `version.rs` | the default and the long version of the tests |
 //! | `wait.rs` | waiting for a condition with a deadline |
-//! | `small_disk.rs` | a file system of a few megabytes, for tests of a full disk |
 //! | `random.rs` | a seeded generator whose seed is printed |
 //!
 //! The oracle stands outside the blast radius: producers keep in this process what they sent and what was answered,
@@ -31,7 +30,6 @@ mod platform;
 mod ports;
 mod proxy;
 mod random;
-mod small_disk;
 mod version;
 mod wait;
 
@@ -44,6 +42,5 @@ pub use platform::{Platform, Ran, Running, Signal, program};
 pub use ports::free_port;
 pub use proxy::Proxy;
 pub use random::Random;
-pub use small_disk::SmallDisk as MemoryDisk;
 pub use version::{amount, is_long, skipped};
 pub use wait::{PATIENCE, eventually, wait_until};

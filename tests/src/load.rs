@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use crate::daemon::Settings;
 use crate::platform::Platform;
 use crate::wait::{eventually, wait_until};
 
@@ -82,6 +83,14 @@ impl Load {
         folder.join("app.log*").to_str().unwrap().to_owned()
     }
 
+    /// A platform of one node whose agent follows the file, with both daemons configured by `settings` and none started.
+    #[track_caller]
+    pub fn prepared(settings: Settings) -> Arc<Platform> {
+        let platform = Platform::new();
+        platform.prepare("n1", &settings.tail(&Self::glob(&platform)));
+        Arc::new(platform)
+    }
+
     /// Starts all producers.
     pub fn start(platform: &Arc<Platform>, pace: Pace) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
@@ -140,6 +149,12 @@ pub fn await_progress(platform: &Platform) {
     let rows = || platform.count("select count(*) from logs");
     let before = rows();
     eventually("new lines", || (rows() > before).then_some(()));
+}
+
+/// As [`Load::prepared`], where rows are in the lake a second after they landed.
+#[track_caller]
+pub fn prepared_with_a_quick_lake() -> Arc<Platform> {
+    Load::prepared(Settings { coordinator: "lake: { age_seconds: 1 }".into(), ..Settings::default() })
 }
 
 /// The ids 0..`rows` are there, each once.

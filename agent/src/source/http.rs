@@ -13,6 +13,7 @@
 //! | 200 `{"rows":…,"batches":…,"bad_rows":…}` | durable |
 //! | 400 | bad stream name; bad rows, naming row and reason: nothing was taken (`?on_error=dead-letter` keeps them apart instead, unless a JSON document breaks off) |
 //! | 401 / 415 | wrong token / content type or encoding |
+//! | 404 / 405 | a path that is not there / the wrong method for it |
 //! | 409 with `Retry-After` | the first request with this `Idempotency-Key` is under way, or was not taken |
 //! | 413 | more than the limit after decompression |
 //! | 422 | the `Idempotency-Key` was used with another body |
@@ -43,7 +44,7 @@ use aap_types::StreamName;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path, Query, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use camino::{Utf8Path, Utf8PathBuf};
@@ -176,7 +177,24 @@ fn router(api: Api) -> Router {
         .route("/metrics", get(metrics::metrics))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
+        .method_not_allowed_fallback(wrong_method)
+        .fallback(no_such_path)
         .with_state(api)
+}
+
+async fn no_such_path(uri: Uri) -> Refused {
+    let path = uri.path();
+    let message = format!(
+        "there is nothing at `{path}`: POST rows to /v1/streams/NAME, GET /metrics, /healthz or /readyz"
+    );
+    Refused::new(StatusCode::NOT_FOUND, "http.no_such_path", message)
+}
+
+async fn wrong_method(method: Method, uri: Uri) -> Refused {
+    let path = uri.path();
+    let right = if path.starts_with("/v1/streams/") { "POST" } else { "GET" };
+    let message = format!("`{path}` does not take {method}; use {right}");
+    Refused::new(StatusCode::METHOD_NOT_ALLOWED, "http.wrong_method", message)
 }
 
 /// The port of the configuration if it was set there; else the default, the one of the last run, or any.

@@ -53,7 +53,8 @@ pub(super) async fn run(
             None => {
                 let (decoder, _) =
                     recipe.build(&bytes).map_err(|error| SourceError::Config(error.to_string()))?;
-                Box::new(Packer::new(stream.clone(), source.clone(), decoder))
+                let packer = Packer::new(stream.clone(), source.clone(), decoder);
+                Box::new(packer.joining_lines(recipe.joins_lines()))
             }
         };
         packer = store(ready, bytes, &resource, &deps, &source, &stream).await;

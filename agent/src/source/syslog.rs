@@ -7,19 +7,25 @@
 //!
 //! At a stop, what waits in the sockets is taken before they are closed, for a second at most.
 //!
-//! Messages are one line each downstream; line ends inside of a message become spaces.
+//! Line ends inside of a datagram or a counted message are a part of it.
+//!
+//! | file | owns |
+//! |---|---|
+//! | `syslog/framing.rs` | where messages begin and end in a TCP stream |
+
+mod framing;
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use aap_runtime::Shutdown;
 use aap_types::StreamName;
-use memchr::memchr;
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use self::framing::{Framing, add_message};
 use super::lines::{self, Pieces};
 use super::{SourceDeps, SourceError};
 use crate::config::{FormatSpec, SyslogSpec};
@@ -40,8 +46,6 @@ const DROPS_EVERY: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_millis(100);
 /// A sender that sends nothing for so long has sent what it had when the stop came.
 const PAUSE: Duration = Duration::from_millis(50);
-/// Digits of the length before a counted message.
-const LENGTH_DIGITS_MAX: usize = 9;
 
 /// Listens until it is asked to stop.
 pub(super) async fn run(
@@ -51,7 +55,7 @@ pub(super) async fn run(
     shutdown: Shutdown,
 ) -> Result<(), SourceError> {
     let (pieces, queue) = lines::feed();
-    let recipe = Recipe::new(FormatSpec::Syslog, None, spec.timestamp(), false);
+    let recipe = Recipe::new(FormatSpec::Syslog, None, spec.timestamp(), false).joining_lines();
     let storing = lines::run(spec.stream.clone(), name.clone(), recipe, deps.clone(), queue);
     let limit = usize::try_from(spec.message_bytes_max.0).unwrap_or(usize::MAX);
     let udp = match spec.udp {
@@ -186,17 +190,6 @@ impl Receiver {
     }
 }
 
-/// One message, one line.
-fn add_message(piece: &mut Vec<u8>, message: &[u8]) {
-    let message = message.trim_ascii_end();
-    let message = message.strip_suffix(b"\0").unwrap_or(message);
-    if message.is_empty() {
-        return;
-    }
-    piece.extend(message.iter().map(|byte| if matches!(byte, b'\n' | b'\r') { b' ' } else { *byte }));
-    piece.push(b'\n');
-}
-
 async fn count_drops(drops: &mut KernelDrops, deps: &SourceDeps, stream: &StreamName) {
     let before = drops.clone();
     let Ok(now) = tokio::task::spawn_blocking(move || before.now()).await else { return };
@@ -324,141 +317,6 @@ async fn receive_tcp(
     }
 }
 
-/// Finds messages in a TCP stream.
-#[derive(Debug)]
-struct Framing {
-    pending: Vec<u8>,
-    limit: usize,
-    /// Bytes of a message beyond the limit that are still to come: counted, or up to a line end.
-    skip: Skip,
-    cut: u64,
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum Skip {
-    Nothing,
-    Bytes(u64),
-    Line,
-}
-
-impl Framing {
-    fn new(limit: usize) -> Self {
-        Self { pending: vec![], limit, skip: Skip::Nothing, cut: 0 }
-    }
-
-    /// Takes what came and puts out whole messages.
-    fn push(&mut self, bytes: &[u8], out: &mut Vec<u8>) {
-        self.pending.extend_from_slice(bytes);
-        let pending = std::mem::take(&mut self.pending);
-        let mut at = 0;
-        while let Some(taken) = self.step(&pending[at..], out) {
-            at += taken;
-        }
-        self.pending = pending[at..].to_vec();
-    }
-
-    /// The connection ended: a line without its end counts, a counted message that is cut does too.
-    fn end(&mut self, out: &mut Vec<u8>) {
-        let pending = std::mem::take(&mut self.pending);
-        if self.skip == Skip::Nothing {
-            let begin = match begins(&pending) {
-                Begins::Counted { begin, .. } => begin,
-                Begins::Line | Begins::Unclear => 0,
-            };
-            add_message(out, &pending[begin..]);
-        }
-    }
-
-    /// Takes one message or a part to skip. `None`: more must come first.
-    fn step(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Option<usize> {
-        if bytes.is_empty() {
-            return None;
-        }
-        match self.skip {
-            Skip::Bytes(left) => {
-                let taken = bytes.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-                self.cut += taken as u64;
-                let left = left - taken as u64;
-                self.skip = if left == 0 { Skip::Nothing } else { Skip::Bytes(left) };
-                return Some(taken);
-            }
-            Skip::Line => {
-                let end = memchr(b'\n', bytes);
-                self.cut += end.unwrap_or(bytes.len()) as u64;
-                if end.is_some() {
-                    self.skip = Skip::Nothing;
-                }
-                return Some(end.map_or(bytes.len(), |end| end + 1));
-            }
-            Skip::Nothing => {}
-        }
-        match begins(bytes) {
-            Begins::Counted { length, begin } => self.counted_message(bytes, length, begin, out),
-            Begins::Unclear => None,
-            Begins::Line => self.line(bytes, out),
-        }
-    }
-
-    fn counted_message(
-        &mut self,
-        bytes: &[u8],
-        length: usize,
-        begin: usize,
-        out: &mut Vec<u8>,
-    ) -> Option<usize> {
-        let kept = length.min(self.limit);
-        let message = bytes.get(begin..begin + kept)?;
-        add_message(out, message);
-        if length > kept {
-            self.skip = Skip::Bytes((length - kept) as u64);
-        }
-        Some(begin + kept)
-    }
-
-    fn line(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Option<usize> {
-        match memchr(b'\n', &bytes[..bytes.len().min(self.limit + 1)]) {
-            Some(end) => {
-                add_message(out, &bytes[..end]);
-                Some(end + 1)
-            }
-            None if bytes.len() > self.limit => {
-                add_message(out, &bytes[..self.limit]);
-                self.skip = Skip::Line;
-                Some(self.limit)
-            }
-            None => None,
-        }
-    }
-}
-
-/// What a message in a TCP stream begins with.
-#[derive(Debug, PartialEq, Eq)]
-enum Begins {
-    /// Its length, and where it begins itself.
-    Counted { length: usize, begin: usize },
-    /// It ends with its line.
-    Line,
-    /// So far both are possible.
-    Unclear,
-}
-
-/// A length is digits and a space before a priority: a line may begin with a number too, such as a year.
-fn begins(bytes: &[u8]) -> Begins {
-    let digits = bytes.iter().take(LENGTH_DIGITS_MAX + 1).take_while(|byte| byte.is_ascii_digit()).count();
-    if !(1..=LENGTH_DIGITS_MAX).contains(&digits) || bytes[0] == b'0' {
-        return Begins::Line;
-    }
-    match (bytes.get(digits), bytes.get(digits + 1)) {
-        (None, _) | (Some(b' '), None) => Begins::Unclear,
-        (Some(b' '), Some(b'<')) => {
-            // At most nine digits: they fit.
-            let length = bytes[..digits].iter().fold(0, |sum, digit| sum * 10 + usize::from(digit - b'0'));
-            Begins::Counted { length, begin: digits + 1 }
-        }
-        _ => Begins::Line,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
@@ -468,31 +326,6 @@ mod tests {
     use super::*;
     use crate::board::{SourceEntry, SourceState};
     use crate::testing::Rig;
-
-    #[test]
-    fn messages_are_found_in_both_framings_however_the_stream_is_cut() {
-        let stream = b"<1>first\n13 <2>second one<3>third\r\n20 <4>0123456789abcdefX<5>last";
-        for piece in 1..stream.len() {
-            let (mut framing, mut out) = (Framing::new(16), Vec::new());
-            stream.chunks(piece).for_each(|part| framing.push(part, &mut out));
-            framing.end(&mut out);
-            let text = String::from_utf8(out).unwrap();
-            assert_eq!(text, "<1>first\n<2>second one\n<3>third\n<4>0123456789abc\n<5>last\n", "{piece}");
-            assert_eq!(framing.cut, 4, "{piece}");
-        }
-    }
-
-    #[test]
-    fn a_line_that_begins_with_a_number_is_a_line() {
-        let stream = b"2026 was the year\n<1>next\n7 <2>seven<3>last\n12";
-        for piece in 1..stream.len() {
-            let (mut framing, mut out) = (Framing::new(64), Vec::new());
-            stream.chunks(piece).for_each(|part| framing.push(part, &mut out));
-            framing.end(&mut out);
-            let text = String::from_utf8(out).unwrap();
-            assert_eq!(text, "2026 was the year\n<1>next\n<2>seve\nn<3>last\n12\n", "{piece}");
-        }
-    }
 
     #[test]
     fn the_kernels_drops_are_found_by_inode() {
@@ -533,6 +366,26 @@ mod tests {
         shutdown.request();
         task.await.unwrap().unwrap();
         assert_eq!(rig.texts("syslog", "body").len(), 1002);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn line_ends_inside_of_a_message_stay_in_all_that_is_made_of_it() {
+        let rig = Rig::new();
+        let ([udp, tcp], task, shutdown) = listen(&rig, "").await;
+        let good = "<34>1 2026-11-23T22:00:00Z host app - - [x@1 k=\"a\nb\"] one\ntwo\r\n three";
+        let bad = "<34>1 2026-11-23T22:00:00Z\nbroken";
+        let mut connection = TcpStream::connect(tcp).await.unwrap();
+        let counted = [good, bad].map(|message| format!("{} {message}", message.len())).concat();
+        connection.write_all(counted.as_bytes()).await.unwrap();
+        rig.until("the counted message", |rig| rig.texts("syslog", "body").len() == 1).await;
+        let sender = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        sender.send_to(b"<34>by\ndatagram\n", udp).await.unwrap();
+        rig.until("the datagram", |rig| rig.texts("syslog", "body").len() == 2).await;
+        shutdown.request();
+        task.await.unwrap().unwrap();
+        assert_eq!(rig.texts("syslog", "body"), ["one\ntwo\r\n three", "by\ndatagram"]);
+        assert_eq!(rig.texts("syslog", "attributes")[0], r#"{"x@1":{"k":"a\nb"}}"#);
+        assert_eq!(rig.texts("syslog.dead", "text"), [bad]);
     }
 
     #[tokio::test(flavor = "multi_thread")]

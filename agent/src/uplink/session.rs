@@ -1,20 +1,18 @@
 //! One session: hello and welcome, then both directions side by side until one of them ends.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use aap_buffer::{Frame, FrameKind};
 use aap_proto::v1::agent_message::Kind as Up;
 use aap_proto::v1::coordinator_message::Kind as Down;
-use aap_proto::v1::{
-    AgentMessage, BarrierReply, Batch, Hello, Refusal, RunQuery, Schema, Skip, StreamTail, Welcome,
-};
+use aap_proto::v1::{AgentMessage, BarrierReply, Batch, Hello, Refusal, Schema, Skip, StreamTail, Welcome};
 use aap_runtime::Shutdown;
 use aap_transport::{AgentSender, AgentSession, CoordinatorReceiver};
 use aap_types::{BatchId, Digest, Epoch, Sequence, SourceKind, SourcePosition, StreamKey};
 use tokio::sync::mpsc;
 
+use super::answers::Running;
 use super::reconcile::{Ours, Standing, Theirs, common, standing};
 use super::report::{node_report, tails};
 use super::state::{State, landing_consumer};
@@ -335,6 +333,7 @@ async fn take(
             answers.try_send(message).map_err(|_| "too many barriers are open".to_owned())?;
         }
         Some(Down::RunQuery(query)) => running.start(query, tx, deps),
+        Some(Down::QueryCredit(credit)) => running.grant(&credit),
         Some(Down::CancelQuery(cancel)) => running.cancel(&cancel.id),
         Some(Down::Refusal(refusal)) => refused(refusal, deps, state).await?,
         Some(Down::Welcome(_)) => return Err("a second welcome".to_owned()),
@@ -427,38 +426,5 @@ async fn flushed(deps: &UplinkDeps, state: &State, shutdown: &Shutdown) {
     };
     if tokio::time::timeout(FLUSH_DEADLINE, all).await.is_err() {
         tracing::info!("stopped with data waiting; it is sent after the next start");
-    }
-}
-
-/// Queries that run for this session.
-#[derive(Debug, Default)]
-struct Running(Mutex<BTreeMap<String, Shutdown>>);
-
-impl Running {
-    fn start(&self, query: RunQuery, tx: &AgentSender, deps: &UplinkDeps) {
-        let cancel = Shutdown::default();
-        self.lock().insert(query.id.clone(), cancel.clone());
-        let Some(queries) = deps.queries.clone() else { return };
-        let tx = tx.clone();
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "cancelled with its session; its failure is the query's answer"
-        )]
-        tokio::spawn(async move { queries.answer(query, tx, cancel).await });
-    }
-
-    fn cancel(&self, id: &str) {
-        if let Some(query) = self.lock().remove(id) {
-            query.request();
-        }
-    }
-
-    fn cancel_all(&self) {
-        self.lock().values().for_each(Shutdown::request);
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Shutdown>> {
-        // Finished queries are few and small; they go with the session.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -8,10 +8,11 @@ use serde_json::{Value, json};
 use super::text;
 use crate::arguments::command;
 use crate::context::Context;
+use crate::error_pages;
 use crate::failure::Failure;
 use crate::listing::{FORMAT_VERSION, object, print_item};
 
-const TOPICS: [&str; 3] = ["exit-codes", "environment", "output"];
+const TOPICS: [&str; 5] = ["exit-codes", "errors", "error CODE", "environment", "output"];
 
 const OUTPUT: &str = "\
 stdout is data only; everything else goes to stderr.
@@ -30,19 +31,48 @@ With json or ndjson an error is one line on stderr: {\"error\":{\"code\",\"class
 --limit says otherwise; 0 means all. What is cut off is announced on stderr and as \"truncated\":true.";
 
 pub(super) fn show(context: &mut Context<'_>, arguments: &ArgMatches) -> Result<ExitCode, Failure> {
-    if arguments.get_flag("json") || context.printer.for_programs() {
-        context.printer.line(&registry().to_string())?;
-        return Ok(ExitCode::Ok);
-    }
     let topic: Vec<&str> =
         arguments.get_many::<String>("topic").into_iter().flatten().map(String::as_str).collect();
+    let for_programs = arguments.get_flag("json") || context.printer.for_programs();
     match topic.as_slice() {
+        ["errors"] | ["error"] => errors(context, for_programs)?,
+        ["error", code] => error(context, code, for_programs)?,
+        _ if for_programs => context.printer.line(&registry().to_string())?,
         ["exit-codes"] => exit_codes(context)?,
         ["environment"] => environment(context)?,
         ["output"] => context.printer.line(OUTPUT)?,
         words => command_help(context, words)?,
     }
     Ok(ExitCode::Ok)
+}
+
+/// Every code of an error.
+fn errors(context: &mut Context<'_>, for_programs: bool) -> Result<(), Failure> {
+    if for_programs {
+        let items: Vec<Value> =
+            error_pages::all().map(|(code, summary)| json!({"code": code, "summary": summary})).collect();
+        let document = json!({
+            "format_version": FORMAT_VERSION, "kind": "help.errors", "items": items, "truncated": false,
+        });
+        return Ok(context.printer.line(&document.to_string())?);
+    }
+    let width = error_pages::all().map(|(code, _)| code.len()).max().unwrap_or(0);
+    for (code, summary) in error_pages::all() {
+        context.printer.line(&format!("{code:width$}  {summary}"))?;
+    }
+    Ok(())
+}
+
+/// The page of one error.
+fn error(context: &mut Context<'_>, code: &str, for_programs: bool) -> Result<(), Failure> {
+    let page = error_pages::page(code).ok_or_else(|| error_pages::unknown(code))?;
+    if for_programs {
+        let item = json!({"code": code, "page": page});
+        let document = json!({"format_version": FORMAT_VERSION, "kind": "help.error", "item": item});
+        return Ok(context.printer.line(&document.to_string())?);
+    }
+    let text = error_pages::rendered(page, context.printer.style());
+    Ok(context.printer.write(text.as_bytes())?)
 }
 
 fn exit_codes(context: &mut Context<'_>) -> Result<(), Failure> {

@@ -113,7 +113,9 @@ impl Log {
     }
 }
 
-/// The last lines of a log, for whoever must say why a program died.
-pub(crate) fn last_lines(path: &Utf8Path, count: u64) -> Vec<String> {
-    Log::new("", path.to_owned(), false).last(count)
+/// The last lines of a log beyond its first `from` bytes, for whoever must say why a program died.
+pub(crate) fn last_lines(path: &Utf8Path, from: u64, count: u64) -> Vec<String> {
+    let inode = std::fs::metadata(path).map_or(0, |metadata| metadata.ino());
+    let mut log = Log { inode, offset: from, ..Log::new("", path.to_owned(), false) };
+    log.last(count)
 }

@@ -174,6 +174,7 @@ fn conclude(context: &mut Context<'_>, done: &QueryDone) -> ExitCode {
     }
 }
 
+/// Who did not answer. Where all did, only who asks with `--verbose` reads of it.
 fn announce(context: &mut Context<'_>, coverage: &Coverage) -> ExitCode {
     let mut text =
         format!("coverage: {} of {} nodes answered", coverage.answered.len(), coverage.asked.len());
@@ -184,7 +185,7 @@ fn announce(context: &mut Context<'_>, coverage: &Coverage) -> ExitCode {
     }
     let whole = coverage.late.is_empty() && coverage.failed.is_empty();
     if whole {
-        context.printer.note(&text);
+        context.printer.detail(&text);
         return ExitCode::Ok;
     }
     context.printer.error_line(&text);

@@ -17,6 +17,9 @@ use crate::listing::{Object, object, print_item, print_list, print_table};
 use crate::rows::{RowPrinter, RowStyle};
 use crate::text::rfc3339;
 
+/// Rows of a tail for which no number is given: a screenful.
+const TAIL_ROWS: u64 = 20;
+
 pub(super) async fn ls(context: &mut Context<'_>) -> Result<ExitCode, Failure> {
     let mut api = context.platform.operator().await?;
     let reply = call(context.call_timeout(), api.list_streams(ListStreamsRequest {})).await?;
@@ -81,7 +84,7 @@ pub(super) async fn tail(context: &mut Context<'_>, arguments: &ArgMatches) -> R
     let follow = arguments.get_flag("follow");
     let request = TailStreamRequest {
         stream: text(arguments, "stream").to_owned(),
-        rows: arguments.get_one::<u64>("rows").copied().unwrap_or(20),
+        rows: tail_rows(arguments.get_one("rows").copied(), arguments.get_one("limit").copied()),
         follow,
         format: style.wire_format().to_owned(),
     };
@@ -95,6 +98,16 @@ pub(super) async fn tail(context: &mut Context<'_>, arguments: &ArgMatches) -> R
             context.printer.flush()?;
             Ok(code)
         }
+    }
+}
+
+/// How many of the newest rows come first: `--rows`, where 0 means none, else `--limit`, where 0 means all.
+fn tail_rows(rows: Option<u64>, limit: Option<u64>) -> u64 {
+    let cap = limit.map(|limit| if limit == 0 { u64::MAX } else { limit });
+    match (rows, cap) {
+        (Some(rows), cap) => rows.min(cap.unwrap_or(u64::MAX)),
+        (None, Some(cap)) => cap,
+        (None, None) => TAIL_ROWS,
     }
 }
 
@@ -156,4 +169,24 @@ fn confirm(context: &mut Context<'_>, name: &str, rows: u64) -> Result<(), Probl
         .read_line(&mut answer)
         .map_err(|error| refused("nothing could be read").caused_by(&error))?;
     if answer.trim() == name { Ok(()) } else { Err(refused("not confirmed; nothing was deleted")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_0_shows_none_of_the_old_ones_and_limit_0_shows_all() {
+        for (rows, limit, shown) in [
+            (None, None, TAIL_ROWS),
+            (Some(0), None, 0),
+            (Some(0), Some(0), 0),
+            (None, Some(0), u64::MAX),
+            (None, Some(7), 7),
+            (Some(5), Some(0), 5),
+            (Some(5), Some(3), 3),
+        ] {
+            assert_eq!(tail_rows(rows, limit), shown, "{rows:?} {limit:?}");
+        }
+    }
 }

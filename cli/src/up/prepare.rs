@@ -118,7 +118,9 @@ fn node_in(text: &str) -> Option<String> {
 /// Lets the coordinator create the certificate authority and this node's certificate.
 fn init(home: &Home, node: &str) -> Result<(), Problem> {
     let tls = home.tls();
-    if ["ca.pem", "node.pem", "node.key"].iter().all(|name| tls.join(name).is_file()) {
+    let needed = ["root.pem".to_owned(), format!("nodes/{node}.pem"), format!("nodes/{node}.key")];
+    if needed.iter().all(|name| tls.join(name).is_file()) {
+        // What is past half of its life the coordinator issues again when it starts.
         return Ok(());
     }
     let program = programs::beside("aap-coordinator")?;

@@ -139,6 +139,8 @@ pub(crate) struct Process {
     kind: Kind,
     /// For signals.
     running: Option<RunningProgram>,
+    /// How long its log was before it: what a former run said is not its own.
+    pub(crate) log_from: u64,
 }
 
 #[derive(Debug)]
@@ -164,7 +166,8 @@ impl Process {
             found.stop(super::STOP_WITHIN).await;
             return None;
         }
-        Some(Self { kind: Kind::Adopted, running: Some(found) })
+        let log_from = std::fs::metadata(program.log(home)).map_or(0, |metadata| metadata.len());
+        Some(Self { kind: Kind::Adopted, running: Some(found), log_from })
     }
 
     /// Starts the program on this home, in a process group of its own, with its log as output.
@@ -175,6 +178,7 @@ impl Process {
                 .caused_by(error)
         };
         let log = log_file::open(&program.log(home)).map_err(|error| failed(&error))?;
+        let log_from = log.metadata().map_err(|error| failed(&error))?.len();
         let errors = log.try_clone().map_err(|error| failed(&error))?;
         let child = tokio::process::Command::new(&executable)
             .args(["--home", home.root().as_str()])
@@ -194,7 +198,7 @@ impl Process {
             let handle = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::NONBLOCK).ok()?;
             Some(RunningProgram { name: program.name, pid, handle })
         });
-        Ok(Self { kind: Kind::Child(Box::new(child)), running })
+        Ok(Self { kind: Kind::Child(Box::new(child)), running, log_from })
     }
 
     /// Waits for its end. Cancel-safe.

@@ -207,7 +207,7 @@ fn died(
     exit: Exit,
     was_ready: bool,
 ) -> Result<(), Failure> {
-    daemon.process = None;
+    let log_from = daemon.process.take().map_or(0, |process| process.log_from);
     let name = daemon.program.name;
     let killed = killed_from_outside(exit);
     if daemon.started.elapsed() > STARTED_WELL {
@@ -216,7 +216,7 @@ fn died(
     say(context, &format!("{name} {}", how_it_ended(exit)));
     if !killed {
         daemon.failures += 1;
-        let lines = crate::commands::logs::last_lines(&daemon.program.log(home), LOG_LINES);
+        let lines = crate::commands::logs::last_lines(&daemon.program.log(home), log_from, LOG_LINES);
         for line in &lines {
             say(context, &format!("  {name} | {}", crate::text::clean(line)));
         }

@@ -111,6 +111,22 @@ fn status_is_unhealthy_when_a_node_left_or_what_waits_does_not_move() {
 }
 
 #[test]
+fn status_says_each_problem_once() {
+    let home = Home::running();
+    {
+        let status = &mut home.fake.state.lock().unwrap().status;
+        status.problems = vec!["the lake is full".into()];
+        status.nodes[0].problems = vec!["its clock differs".into(), "its disk is full".into()];
+    }
+    let ran = home.aap(&["status"]);
+    assert_eq!(ran.code, 0, "problems do not stop data");
+    let said = ran.out + &ran.err;
+    for problem in ["the lake is full", "its clock differs", "its disk is full"] {
+        assert_eq!(said.matches(problem).count(), 1, "{problem}: {said}");
+    }
+}
+
+#[test]
 fn formats_of_a_listing_hold_the_same_values() {
     let home = Home::running();
     let plain = home.aap(&["stream", "files", "logs"]).out;
@@ -259,4 +275,27 @@ fn every_error_has_a_page_with_cause_and_remedy() {
         }
     }
     assert!(codes > 40, "{codes}: the sources were not found");
+}
+
+#[test]
+fn the_page_of_an_error_is_at_hand_and_near_codes_are_named() {
+    let home = Home::empty();
+    let page = home.aap(&["help", "error", "query.memory"]);
+    assert_eq!(page.code, 0);
+    assert!(page.out.starts_with("query.memory\n\n"), "{page:?}");
+    assert!(page.out.contains("Cause. ") && page.out.contains("Remedy. "), "{page:?}");
+    assert!(!page.out.contains("```") && !page.out.contains("**"), "{page:?}");
+    let json = home.aap(&["help", "error", "query.memory", "-o", "json"]).json();
+    assert_eq!((&json["kind"], &json["item"]["code"]), (&"help.error".into(), &"query.memory".into()));
+
+    let codes = home.aap(&["help", "errors"]).out;
+    assert!(codes.lines().any(|line| line.starts_with("query.memory ")), "{codes}");
+    let items = home.aap(&["help", "errors", "--json"]).json()["items"].take();
+    assert_eq!(items.as_array().unwrap().len(), codes.lines().count());
+
+    let ran = home.aap(&["help", "error", "query.memry"]);
+    assert_eq!((ran.code, ran.out.as_str()), (3, ""));
+    assert!(ran.err.contains("did you mean `query.memory`"), "{ran:?}");
+    let ran = home.aap(&["status"]);
+    assert!(ran.err.ends_with("exit 7 (retryable) · aap help error platform.not_running\n"), "{ran:?}");
 }

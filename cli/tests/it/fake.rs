@@ -37,6 +37,7 @@ pub(crate) struct State {
     pub(crate) opened: Vec<IngestOpen>,
     pub(crate) cancelled: Vec<String>,
     pub(crate) last_query: Option<QueryRequest>,
+    pub(crate) last_tail: Option<TailStreamRequest>,
     pub(crate) deleted: Vec<String>,
 }
 
@@ -269,6 +270,7 @@ impl Operator for Fake {
         if request.stream != "logs" {
             return Err(no_stream(&request.stream));
         }
+        self.state.lock().unwrap().last_tail = Some(request.clone());
         Ok(Response::new(rows(&request.format, request.rows.min(3), 3, request.follow)))
     }
 
@@ -280,7 +282,7 @@ impl Operator for Fake {
         let request = request.into_inner();
         self.state.lock().unwrap().last_query = Some(request.clone());
         let limit = request.limits.map_or(0, |limits| limits.rows);
-        // The statement says how the fake behaves: `rows N`, `hang`, `die`, `partial`, `nasty`.
+        // The statement says how the fake behaves: `rows N`, `hang`, `die`, `partial`, `whole`, `nasty`.
         let words: Vec<&str> = request.sql.split_whitespace().collect();
         let total: u64 = words.get(1).and_then(|n| n.parse().ok()).unwrap_or(0);
         let shown = if limit == 0 { total } else { total.min(limit) };
@@ -293,14 +295,20 @@ impl Operator for Fake {
                         .hint("try again"),
                 )))),
             ),
-            "partial" => {
-                let coverage = Coverage {
+            how @ ("partial" | "whole") => {
+                let partial = Coverage {
                     asked: vec!["a".into(), "b".into(), "c".into()],
                     answered: vec!["a".into()],
                     late: vec!["b".into()],
                     failed: vec!["c".into()],
                     reasons: vec!["its disk is full".into()],
                 };
+                let whole = Coverage {
+                    asked: partial.asked.clone(),
+                    answered: partial.asked.clone(),
+                    ..Coverage::default()
+                };
+                let coverage = if how == "whole" { whole } else { partial };
                 let done = QueryDone { rows: 1, coverage: Some(coverage), ..QueryDone::default() };
                 Box::pin(tokio_stream::iter([
                     started(),

@@ -87,6 +87,16 @@ fn nodes_that_did_not_answer_are_named_and_the_exit_is_9() {
 }
 
 #[test]
+fn nothing_is_said_of_nodes_where_all_answered_but_json_names_them() {
+    let home = Home::running();
+    let ran = home.aap(&["query", "whole"]);
+    assert_eq!((ran.code, ran.err.as_str()), (0, ""));
+    assert!(home.aap(&["query", "whole", "--verbose"]).err.contains("3 of 3 nodes answered"));
+    let coverage = home.aap(&["query", "-o", "json", "whole"]).json()["coverage"].take();
+    assert_eq!(coverage["answered"].as_array().unwrap().len(), 3);
+}
+
+#[test]
 fn nothing_in_the_data_acts_on_the_terminal() {
     let home = Home::running();
     let table = home.aap(&["query", "-o", "table", "nasty"]).out;
@@ -146,6 +156,18 @@ fn rows_show_while_the_query_goes_on() {
     assert_eq!(lines[4], "2  row 2\n");
     kill_process(Pid::from_raw(child.id().try_into().unwrap()).unwrap(), Signal::INT).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(130));
+}
+
+#[test]
+fn a_tail_asks_for_none_some_or_all_of_the_newest_rows() {
+    let home = Home::running();
+    for (options, rows) in
+        [(&[][..], 20), (&["-n", "0"], 0), (&["-n", "2"], 2), (&["--limit", "0"], u64::MAX)]
+    {
+        let ran = home.aap(&[&["stream", "tail", "logs"], options].concat());
+        assert_eq!((ran.code, ran.out.lines().count()), (0, 1 + rows.min(3) as usize), "{options:?}");
+        assert_eq!(home.fake.state.lock().unwrap().last_tail.clone().unwrap().rows, rows, "{options:?}");
+    }
 }
 
 #[test]

@@ -44,6 +44,20 @@ fn a_daemon_that_does_not_start_ends_up_with_its_own_words() {
 }
 
 #[test]
+fn a_failed_start_shows_nothing_of_former_runs() {
+    let home = Home::empty();
+    let dies = "case $1 in init) exit 0;; esac; echo \"this is run $(cat $AAP_HOME/run-number)\" >&2; exit 6";
+    let aap = installed(&home, dies, "sleep 100");
+    std::fs::create_dir(home.path().join("state")).unwrap();
+    for number in ["one", "two"] {
+        std::fs::write(home.path().join("state/run-number"), number).unwrap();
+        let ran = run(&aap, &home, &["up", "-o", "json"]);
+        let causes = ran.error()["causes"].clone();
+        assert_eq!(causes, serde_json::json!([format!("this is run {number}")]), "{ran:?}");
+    }
+}
+
+#[test]
 fn certificates_that_cannot_be_made_are_said_at_once() {
     let home = Home::empty();
     let aap = installed(&home, "echo disk full >&2; exit 1", "exit 0");

@@ -1,15 +1,13 @@
 //! What can go wrong with a query, as the operator sees it.
 
-use aap_types::{ExitCode, Problem};
-
-/// Most near names a hint lists.
-const NEAR_NAMES_MAX: usize = 5;
+use aap_runtime::Shutdown;
+use aap_types::{ExitCode, Problem, nearest};
 
 /// `query.unknown_table`: no stream has that name; the near ones are named.
 pub fn unknown_table(name: &str, known: &[String]) -> Problem {
     let problem =
         Problem::new("query.unknown_table", ExitCode::NotFound, format!("there is no stream `{name}`"));
-    let near = near_names(name, known);
+    let near = nearest(name, known);
     let problem =
         if near.is_empty() { problem } else { problem.hint(format!("did you mean {}?", quoted_list(&near))) };
     problem.hint_command("list the streams", "aap stream ls")
@@ -54,9 +52,21 @@ pub fn memory(limit_bytes: u64) -> Problem {
     .hint("aggregate or filter more, select fewer columns, or raise the limit")
 }
 
-/// `query.cancelled`.
+/// `query.cancelled`: by somebody else. Whoever presses Ctrl-C ends with 130 by itself and never sees this.
 pub fn cancelled() -> Problem {
-    Problem::new("query.cancelled", ExitCode::Interrupted, "the query was cancelled")
+    Problem::new("query.cancelled", ExitCode::Failed, "the query was cancelled")
+        .hint("somebody ran `aap query cancel`; run it again if that was not meant")
+}
+
+/// The problem a query ended with, or `query.stopped` where it was only cancelled because its daemon is stopping: nobody
+/// meant that query.
+pub fn unless_stopping(problem: Problem, daemon: &Shutdown) -> Problem {
+    if !daemon.is_requested() || problem.code != "query.cancelled" {
+        return problem;
+    }
+    Problem::new("query.stopped", ExitCode::Unavailable, "the daemon stopped before it had answered")
+        .hint_command("run it again when the platform is back; see whether it is", "aap status")
+        .retry_after_ms(1000)
 }
 
 /// `query.busy`: too many queries at once.
@@ -86,40 +96,20 @@ fn quoted_list(names: &[&str]) -> String {
     names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
 }
 
-/// The names nearest to `name`, nearest first.
-fn near_names<'a>(name: &str, known: &'a [String]) -> Vec<&'a str> {
-    let wanted = name.to_lowercase();
-    let far = (wanted.chars().count() / 2).clamp(1, 4);
-    let mut near: Vec<(usize, &str)> = known
-        .iter()
-        .map(|candidate| (distance(&wanted, candidate), candidate.as_str()))
-        .filter(|(distance, candidate)| {
-            *distance <= far || candidate.contains(&wanted) || wanted.contains(candidate)
-        })
-        .collect();
-    near.sort();
-    near.into_iter().take(NEAR_NAMES_MAX).map(|(_, candidate)| candidate).collect()
-}
-
-/// Levenshtein distance in characters. Names are short, so the simple form does.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().take(128).collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().take(128).enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let cost = if x == *y { diagonal } else { diagonal + 1 };
-            diagonal = row[j + 1];
-            row[j + 1] = cost.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[b.len()]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_signal_to_the_command_itself_ends_with_130() {
+        let (running, stopping) = (Shutdown::default(), Shutdown::default());
+        stopping.request();
+        assert_eq!(unless_stopping(cancelled(), &running).exit, ExitCode::Failed);
+        let stopped = unless_stopping(cancelled(), &stopping);
+        assert_eq!((stopped.code.as_str(), stopped.exit), ("query.stopped", ExitCode::Unavailable));
+        assert!(stopped.is_retryable());
+        assert_eq!(unless_stopping(deadline(1), &stopping), deadline(1));
+    }
 
     #[test]
     fn unknown_table_names_the_near_ones() {

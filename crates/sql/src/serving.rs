@@ -117,12 +117,13 @@ impl Serving {
         let (answer, parts) = mpsc::channel(PARTS);
         let cancel = ticket.cancel.clone();
         let ticket = Arc::new(ticket);
-        let work = work(ticket.clone(), answer.clone());
+        let (work, stopping) = (work(ticket.clone(), answer.clone()), self.inner.tasks.shutdown());
         self.inner.tasks.spawn(TaskKind::optional("query"), async move {
             let mut work = pin!(work);
             tokio::select! {
                 done = &mut work => {
                     if let Err(problem) = done {
+                        let problem = problem::unless_stopping(problem, &stopping);
                         // The client may have gone meanwhile.
                         drop(answer.send(Err(problem)).await);
                     }

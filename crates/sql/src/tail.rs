@@ -11,8 +11,6 @@ use bytes::Bytes;
 use crate::serving::{Answer, AnswerSender, Serving, Ticket, format_of, send};
 use crate::{Catalog, EngineQuery, Format, QueryEvent, ResolvedTables, TableNeed, problem};
 
-/// Rows shown when none are asked for.
-const ROWS: u64 = 10;
 /// Each look at what is new starts an engine; more often would cost more than it shows.
 const FOLLOW_PAUSE: Duration = Duration::from_millis(300);
 
@@ -49,8 +47,8 @@ pub fn tail(
         return Err(Problem::new("stream.follow_format", ExitCode::Usage, message).hint("use ndjson or csv"));
     }
     let ticket = serving.register("", &format!("tail {stream}"), principal)?;
-    let rows = if request.rows == 0 { ROWS } else { request.rows };
-    let (tail, follow) = (Tail { serving: serving.clone(), source, stream, format, rows }, request.follow);
+    let tail = Tail { serving: serving.clone(), source, stream, format, rows: request.rows };
+    let follow = request.follow;
     Ok(serving.spawn(ticket, move |ticket, answer| async move { tail.run(&ticket, &answer, follow).await }))
 }
 
@@ -65,6 +63,7 @@ struct Tail {
     source: TailTables,
     stream: StreamName,
     format: Format,
+    /// How many of the newest rows come first: none, or all with `u64::MAX`.
     rows: u64,
 }
 
@@ -73,14 +72,7 @@ impl Tail {
         let as_of_us = self.serving.clock().unix_us();
         // The engine takes its snapshot later than we look: what lands in between belongs to the next part.
         let mut seen = self.tails();
-        let newest = format!(
-            "select * from (select * from \"{}\" where not ({}) order by {} limit {}) order by {}",
-            self.stream,
-            any_of(&seen, "_seq >"),
-            order("desc").replace("nulls first", "nulls last"),
-            self.rows,
-            order("asc")
-        );
+        let newest = newest(&self.stream, &seen, self.rows);
         let call = Call { ticket, answer };
         let mut rows = self.part(&call, newest, self.source.tables.clone(), Part::First).await?;
         let mut changes = self.source.buffer.changes();
@@ -184,6 +176,17 @@ enum Part {
     Next,
 }
 
+/// The newest `rows` of what was there when the stream ended at `seen`, oldest first.
+fn newest(stream: &StreamName, seen: &[(StreamKey, Sequence)], rows: u64) -> String {
+    let seen = any_of(seen, "_seq >");
+    // What is beyond the engine's numbers is beyond any stream.
+    let limit = i64::try_from(rows).map_or(String::new(), |rows| format!(" limit {rows}"));
+    let (newest_first, oldest_first) = (order("desc").replace("nulls first", "nulls last"), order("asc"));
+    format!(
+        "select * from (select * from \"{stream}\" where not ({seen}) order by {newest_first}{limit}) order by {oldest_first}"
+    )
+}
+
 fn order(direction: &str) -> String {
     format!("ts {direction} nulls first, _epoch {direction}, _seq {direction}, _row {direction}")
 }
@@ -220,5 +223,17 @@ impl Catalog for Beyond {
 
     fn table_names(&self) -> Vec<String> {
         self.tables.table_names()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_rows_means_none_and_the_largest_number_means_all() {
+        let newest = |rows| newest(&"logs".parse().unwrap(), &[], rows);
+        assert!(newest(0).contains(" limit 0)") && newest(7).contains(" limit 7)"));
+        assert!(!newest(u64::MAX).contains("limit"), "{}", newest(u64::MAX));
     }
 }

@@ -11,8 +11,10 @@
 //! not belong together, as a crash between the two leaves it, is issued again.
 //!
 //! Lifetimes: the design aims at 30 days for the coordinator and 24 hours for a node, with renewal over the
-//! session. Until there is renewal, both get [`LEAF_DAYS`], so that a platform that runs for months without a
-//! restart does not lock its own agent out; a start with less than a third left issues them again.
+//! session. Until there is such renewal, both get [`LEAF_DAYS`], so that a platform that runs for months without a
+//! restart does not lock its own agent out; a start past half of that issues them again. The root is signed anew, with
+//! the same key and name, before it would end earlier than what it issues: whoever trusts the former one trusts
+//! what either has signed.
 
 use std::fs::{DirBuilder, File};
 use std::net::IpAddr;
@@ -27,6 +29,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
     KeyPair, KeyUsagePurpose, PublicKeyData, SanType, date_time_ymd,
 };
+use tracing::info;
 use x509_parser::extensions::ParsedExtension;
 use x509_parser::prelude::X509Certificate;
 
@@ -35,8 +38,13 @@ use crate::{Error, identity};
 
 /// Life of the root (reliability-security 4.4: ten years).
 const ROOT_DAYS: u64 = 3653;
+/// A root with less life left is signed anew: what it issues now would outlive it.
+const ROOT_LEFT_DAYS_MIN: u64 = LEAF_DAYS;
 /// Life of what the root issues; see the module's text.
 const LEAF_DAYS: u64 = 730;
+/// A certificate with less life left is issued again at the next start: half of it, so that a platform that is started
+/// once a year never runs out.
+const LEAF_LEFT_DAYS_MIN: u64 = LEAF_DAYS / 2;
 /// Certificates begin this much earlier, for nodes whose clock is slow.
 const SKEW_SECONDS: u64 = 3600;
 /// Seconds of a day.
@@ -68,14 +76,18 @@ impl Authority {
             (false, true) => return Err(Error::RootMismatch { path: key_path }),
         };
         if !certificate.exists() {
-            let root = root_params(clock.as_ref()).self_signed(&key).map_err(issue_error("root"))?;
-            write(&certificate, root.pem().as_bytes())?;
+            sign_root(&certificate, &key, clock.as_ref())?;
         }
-        let der = certificates(&certificate)?.remove(0);
-        let root = parse(&certificate, &der)?;
-        if root.public_key().raw != key.subject_public_key_info() {
+        let mut der = certificates(&certificate)?.remove(0);
+        if parse(&certificate, &der)?.public_key().raw != key.subject_public_key_info() {
             return Err(Error::RootMismatch { path: key_path });
         }
+        if ends_within(&parse(&certificate, &der)?, ROOT_LEFT_DAYS_MIN, clock.as_ref()) {
+            sign_root(&certificate, &key, clock.as_ref())?;
+            der = certificates(&certificate)?.remove(0);
+            info!(%certificate, "the authority was near its end and is signed anew, with the same key");
+        }
+        let root = parse(&certificate, &der)?;
         let root_key_id = subject_key_id(&root).unwrap_or_default();
         let issuer = Issuer::from_ca_cert_der(&der, key).map_err(issue_error("root"))?;
         Ok(Self { directory: directory.to_owned(), issuer, root_key_id, clock })
@@ -87,14 +99,14 @@ impl Authority {
     }
 
     /// The coordinator's identity for `names` (DNS names or addresses) and always `localhost`, `127.0.0.1`, `::1`.
-    /// Issued again when it is missing, damaged, lacks a name, or has less than a third of its life left.
+    /// Issued again when it is missing, damaged, lacks a name, or has less than half of its life left.
     pub fn server_files(&self, names: &[String]) -> Result<TlsFiles, Error> {
         let files = self.files("server");
         let wanted = server_names(names)?;
         let _lock = lock(&self.directory)?;
-        if !self.is_good(&files, &wanted)? {
+        if let Some(reason) = self.fault(&files, &wanted)? {
             let (certificate, key) = self.issue_server(names)?;
-            replace(&files, &certificate, &key)?;
+            replace(&files, &certificate, &key, reason)?;
         }
         Ok(files)
     }
@@ -104,11 +116,24 @@ impl Authority {
         let files = self.files(&format!("nodes/{node}"));
         let wanted = [node_name(node)?];
         let _lock = lock(&self.directory)?;
-        if !self.is_good(&files, &wanted)? {
+        if let Some(reason) = self.fault(&files, &wanted)? {
             let (certificate, key) = self.issue_node(node)?;
-            replace(&files, &certificate, &key)?;
+            replace(&files, &certificate, &key, reason)?;
         }
         Ok(files)
+    }
+
+    /// The nodes that were issued an identity here.
+    pub fn nodes(&self) -> Result<Vec<NodeId>, Error> {
+        let folder = self.directory.join("nodes");
+        let entries = folder.read_dir_utf8().map_err(Error::file("list", &folder))?;
+        let names = entries.flatten().filter_map(|entry| {
+            let name = entry.file_name().strip_suffix(".pem")?;
+            name.parse::<NodeId>().ok()
+        });
+        let mut nodes: Vec<NodeId> = names.collect();
+        nodes.sort();
+        Ok(nodes)
     }
 
     /// A fresh server certificate and key, PEM; nothing is written.
@@ -146,30 +171,46 @@ impl Authority {
         }
     }
 
-    /// Whether the pair on disk is ours, complete, carries `wanted`, and lives long enough. An exposed key is an
-    /// error and not a reason to issue a new one: somebody must learn of it.
-    fn is_good(&self, files: &TlsFiles, wanted: &[SanType]) -> Result<bool, Error> {
+    /// Why the pair on disk must be issued again, unless it is ours, complete, carries `wanted`, and lives long enough. An
+    /// exposed key is an error and not a reason to issue a new one: somebody must learn of it.
+    fn fault(&self, files: &TlsFiles, wanted: &[SanType]) -> Result<Option<&'static str>, Error> {
         if !files.key.exists() || !files.certificate.exists() {
-            return Ok(false);
+            return Ok(Some("there was none"));
         }
         let Ok(key) = read_key(&files.key) else {
             refuse_exposed(&files.key)?;
-            return Ok(false);
+            return Ok(Some("its key could not be read"));
         };
-        let Ok(mut chain) = certificates(&files.certificate) else { return Ok(false) };
+        let Ok(mut chain) = certificates(&files.certificate) else { return Ok(Some("it could not be read")) };
         let der = chain.remove(0);
-        let Ok(leaf) = parse(&files.certificate, &der) else { return Ok(false) };
-        Ok(leaf.public_key().raw == key.subject_public_key_info()
-            && authority_key_id(&leaf).is_some_and(|id| id == self.root_key_id)
-            && self.lives_long_enough(&leaf)
-            && has_names(&leaf, wanted))
+        let Ok(leaf) = parse(&files.certificate, &der) else { return Ok(Some("it could not be read")) };
+        let checks = [
+            (leaf.public_key().raw == key.subject_public_key_info(), "it was not of its key"),
+            (
+                authority_key_id(&leaf).is_some_and(|id| id == self.root_key_id),
+                "another authority had issued it",
+            ),
+            (has_begun(&leaf, self.clock.as_ref()), "it did not count yet"),
+            (!ends_within(&leaf, LEAF_LEFT_DAYS_MIN, self.clock.as_ref()), "half of its life was over"),
+            (has_names(&leaf, wanted), "it lacked a name"),
+        ];
+        Ok(checks.into_iter().find(|(is_good, _)| !is_good).map(|(_, fault)| fault))
     }
+}
 
-    fn lives_long_enough(&self, leaf: &X509Certificate<'_>) -> bool {
-        let (begin, end) = (leaf.validity().not_before.timestamp(), leaf.validity().not_after.timestamp());
-        let now = self.clock.unix_us() / 1_000_000;
-        now >= begin && end - now > (end - begin) / 3
-    }
+fn has_begun(certificate: &X509Certificate<'_>, clock: &dyn Clock) -> bool {
+    clock.unix_us() / 1_000_000 >= certificate.validity().not_before.timestamp()
+}
+
+/// Whether so many days or fewer are left.
+fn ends_within(certificate: &X509Certificate<'_>, days: u64, clock: &dyn Clock) -> bool {
+    let left = certificate.validity().not_after.timestamp() - clock.unix_us() / 1_000_000;
+    left <= i64::try_from(days * DAY).unwrap_or(i64::MAX)
+}
+
+fn sign_root(path: &Utf8Path, key: &KeyPair, clock: &dyn Clock) -> Result<(), Error> {
+    let root = root_params(clock).self_signed(key).map_err(issue_error("root"))?;
+    write(path, root.pem().as_bytes())
 }
 
 fn params(subject: &str, days: u64, clock: &dyn Clock) -> CertificateParams {
@@ -207,9 +248,16 @@ fn server_names(names: &[String]) -> Result<Vec<SanType>, Error> {
     Ok(wanted)
 }
 
+/// Whether a certificate can carry `name` as the name of a host.
+pub fn is_host_name(name: &str) -> bool {
+    rustls_pki_types::DnsName::try_from(name).is_ok()
+}
+
 fn dns_name(name: &str) -> Result<rcgen::string::Ia5String, Error> {
     let bad = || Error::BadName { name: name.to_owned() };
-    rustls_pki_types::DnsName::try_from(name).map_err(|_| bad())?;
+    if !is_host_name(name) {
+        return Err(bad());
+    }
     name.try_into().map_err(|_| bad())
 }
 
@@ -268,9 +316,11 @@ fn new_key(path: &Utf8Path) -> Result<KeyPair, Error> {
     Ok(key)
 }
 
-fn replace(files: &TlsFiles, certificate: &str, key: &str) -> Result<(), Error> {
+fn replace(files: &TlsFiles, certificate: &str, key: &str, reason: &str) -> Result<(), Error> {
     write(&files.key, key.as_bytes())?;
-    write(&files.certificate, certificate.as_bytes())
+    write(&files.certificate, certificate.as_bytes())?;
+    info!(certificate = %files.certificate, reason, "certificate issued");
+    Ok(())
 }
 
 fn write(path: &Utf8Path, bytes: &[u8]) -> Result<(), Error> {

@@ -14,8 +14,8 @@
 //! the URI name in its certificate, never something that it says.
 //!
 //! Delivery promise of a session: messages of one data stream (its schemas, batches and skips) arrive in the
-//! order in which they were sent, and so do all other messages among themselves. There is no order between data
-//! streams. What was sent but not acknowledged when a session ends may or may not have arrived.
+//! order in which they were sent, so do parts of answers to queries, and all other messages among themselves. There
+//! is no order between these. What was sent but not acknowledged when a session ends may or may not have arrived.
 //!
 //! | file | owns |
 //! |---|---|
@@ -47,7 +47,7 @@ mod session;
 pub mod testing;
 mod tls;
 
-pub use ca::Authority;
+pub use ca::{Authority, is_host_name};
 pub use client::{ClientConfig, Dialer, Prefer, connect};
 pub use error::Error;
 pub use limits::{QUIC_CONNECT_DEADLINE, STALL_DEADLINE};

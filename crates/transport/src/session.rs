@@ -136,7 +136,7 @@ impl AgentSender {
     ///
     /// A `Schema` is remembered, and sent right before the first batch that names it, on the same lane as that
     /// batch (so more than once, if several data streams use it). Give it before the batch; giving it again does
-    /// no harm. Batches and skips of one data stream keep their order, and so do all other messages.
+    /// no harm. Batches and skips of one data stream keep their order, so do parts of answers, and all other messages.
     ///
     /// Cancel-safe in that a message is either queued or not.
     ///

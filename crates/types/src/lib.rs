@@ -9,11 +9,13 @@
 //! | `position.rs` | [`SourcePosition`]: how far a source was read, committed with the rows it covers |
 //! | `size.rs` | [`ByteCount`] and its text form |
 //! | `column_type.rs` | [`ColumnType`]: the one type of a column that has two |
+//! | `near.rs` | [`nearest`]: what somebody may have meant who wrote a name that does not exist |
 //! | `problem.rs` | [`Problem`], [`ExitCode`]: what an operator or a script sees when something fails |
 
 mod column_type;
 mod identity;
 mod name;
+mod near;
 mod position;
 mod problem;
 mod size;
@@ -21,6 +23,7 @@ mod size;
 pub use column_type::{ColumnType, unite_columns};
 pub use identity::{BatchId, Digest, Epoch, Sequence, StreamKey};
 pub use name::{NameError, NodeId, StreamName};
+pub use near::nearest;
 pub use position::{SourceKind, SourcePosition};
 pub use problem::{ExitCode, Hint, Problem};
 pub use size::{ByteCount, ByteCountError};

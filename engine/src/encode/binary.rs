@@ -13,6 +13,7 @@ use parquet::file::properties::WriterProperties;
 
 use super::{Encoder, Stop};
 use crate::output::Output;
+use crate::types;
 
 /// Rows of a row group: DuckDB's own default, good for parallel reading.
 const ROW_GROUP_ROWS: usize = 122_880;
@@ -63,6 +64,9 @@ impl Parquet {
 
 impl Encoder for Parquet {
     fn begin(&mut self, _output: &mut Output) -> Result<(), Stop> {
+        if let Some(field) = self.schema.fields().iter().find(|field| !fits_parquet(field.data_type())) {
+            return Err(no_form(field).into());
+        }
         let properties = WriterProperties::builder()
             .set_compression(Compression::ZSTD(ZstdLevel::default()))
             .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
@@ -92,6 +96,31 @@ impl Encoder for Parquet {
         }
         Ok(self.sink.drain(output)?)
     }
+}
+
+/// Whether the writer of Parquet knows the type; it panics at a union.
+fn fits_parquet(data_type: &DataType) -> bool {
+    use DataType as T;
+    match data_type {
+        T::Union(_, _) | T::Interval(_) => false,
+        T::List(item) | T::LargeList(item) | T::FixedSizeList(item, _) | T::Map(item, _) => {
+            fits_parquet(item.data_type())
+        }
+        T::Struct(fields) => fields.iter().all(|field| fits_parquet(field.data_type())),
+        T::Dictionary(_, values) => fits_parquet(values),
+        _ => true,
+    }
+}
+
+fn no_form(field: &Field) -> Problem {
+    let name = field.name();
+    let kind = field.metadata().get(types::TYPE_KEY).map_or("", String::as_str);
+    Problem::new("query.encode", ExitCode::Failed, format!("column `{name}` cannot be written as Parquet"))
+        .cause(format!("Parquet has no form for the type {kind}"))
+        .hint(format!(
+            "cast it in the statement: `cast({} as varchar)`; or ask for another format: `-o arrow`, `-o ndjson`",
+            types::quoted(name)
+        ))
 }
 
 /// Parquet has no place for month-day-nanosecond intervals: they become text.

@@ -50,7 +50,7 @@ pub mod agent_message {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct CoordinatorMessage {
-    #[prost(oneof = "coordinator_message::Kind", tags = "1, 2, 3, 4, 5, 6, 7")]
+    #[prost(oneof = "coordinator_message::Kind", tags = "1, 2, 3, 4, 5, 6, 7, 9")]
     pub kind: ::core::option::Option<coordinator_message::Kind>,
 }
 /// Nested message and enum types in `CoordinatorMessage`.
@@ -71,6 +71,8 @@ pub mod coordinator_message {
         CancelQuery(super::CancelQuery),
         #[prost(message, tag = "7")]
         Refusal(super::Refusal),
+        #[prost(message, tag = "9")]
+        QueryCredit(super::QueryCredit),
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -206,6 +208,17 @@ pub struct RunQuery {
     pub sql: ::prost::alloc::string::String,
     #[prost(message, optional, tag = "3")]
     pub limits: ::core::option::Option<QueryLimits>,
+    /// Messages with parts of the answer that may leave until a `QueryCredit` allows more; 0: any number.
+    #[prost(uint32, tag = "4")]
+    pub window: u32,
+}
+/// The reader of an answer has taken parts: so many more may leave.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct QueryCredit {
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "2")]
+    pub messages: u32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CancelQuery {
@@ -604,6 +617,7 @@ pub struct StatusReply {
     pub nodes: ::prost::alloc::vec::Vec<NodeStatus>,
     #[prost(message, repeated, tag = "5")]
     pub streams: ::prost::alloc::vec::Vec<StreamStatus>,
+    /// of the coordinator; those of a node stand with the node
     #[prost(string, repeated, tag = "6")]
     pub problems: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
@@ -756,7 +770,7 @@ pub struct DeleteStreamReply {
 pub struct TailStreamRequest {
     #[prost(string, tag = "1")]
     pub stream: ::prost::alloc::string::String,
-    /// how many of the newest rows first
+    /// how many of the newest rows first; the largest number: all
     #[prost(uint64, tag = "2")]
     pub rows: u64,
     #[prost(bool, tag = "3")]

@@ -15,10 +15,11 @@ use aap_types::StreamName;
 
 use super::identity::{Detail, FileKey, Known, PRINT_BYTES, Stamp, Stat, hash, stat};
 use super::input::{Codec, ContentEnd, Peek, decompress, read_fully, read_up_to};
-use super::take::{Gathered, restore_line_ends};
+use super::take::Gathered;
 use crate::formats::{Recipe, first_line};
 use crate::ingress::{BATCH_BYTES, IngressError, Packer, Parcel, positions_only};
-use crate::records::{Cut, Ending, INNER_LINE_END, Rules};
+use crate::line_ends::INNER_LINE_END;
+use crate::records::{Cut, Ending, Rules};
 
 /// Batches of one parcel: enough that decoding takes longer than the fsync it overlaps with.
 const PARCEL_BATCHES: usize = 4;
@@ -429,7 +430,9 @@ impl Reader {
         let length = if needs_header { HEADER_BYTES_MAX } else { PRINT_BYTES };
         let head = Peek { file: &self.file, codec: *codec }.head(length)?;
         let (decoder, keeps_lines) = recipe.build(&head).map_err(io::Error::other)?;
-        let mut packer = Packer::new(stream.clone(), path.display().to_string(), decoder);
+        let joins_lines = keeps_lines && self.setup.rules.joins_lines();
+        let packer = Packer::new(stream.clone(), path.display().to_string(), decoder);
+        let mut packer = packer.joining_lines(joins_lines);
         if needs_header {
             packer.learn(&head[..first_line(&head)]);
         }
@@ -490,10 +493,8 @@ impl Reader {
         let position = self.known().position(&self.setup.source);
         let path = self.setup.path.to_string_lossy();
         let context = Context { observed_us, resource: Some(&self.resource), path: Some(&path) };
-        let Some((packer, join)) = &mut self.packer else { return Ok(()) };
-        let joins = self.setup.rules.joins_lines() && *join == INNER_LINE_END;
-        let finish = |batch| if joins { restore_line_ends(batch) } else { batch };
-        let packed = packer.pack_with(records, &context, vec![position], finish)?;
+        let Some((packer, _)) = &mut self.packer else { return Ok(()) };
+        let packed = packer.pack(records, &context, vec![position])?;
         pass.parcel.join(packed.parcel);
         Ok(())
     }

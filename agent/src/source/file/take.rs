@@ -1,13 +1,6 @@
-//! Between cutting and decoding: the records of one batch put together, and their inner line ends put back.
+//! Between cutting and decoding: the records of one batch put together.
 
 use std::ops::Range;
-use std::sync::Arc;
-
-use arrow_array::cast::AsArray;
-use arrow_array::{Array, ArrayRef, RecordBatch, StringArray};
-use arrow_buffer::Buffer as ArrowBuffer;
-
-use crate::records::INNER_LINE_END;
 
 /// The records of one batch. As long as they stand side by side in the input, they are not copied.
 #[derive(Debug)]
@@ -54,22 +47,4 @@ impl<'a> Gathered<'a> {
     pub(super) fn records(&self) -> &[u8] {
         self.copied.as_deref().unwrap_or(&self.input[self.piece.clone()])
     }
-}
-
-/// Puts the line ends back into the texts of records of several lines. Same length, so the offsets stay.
-pub(super) fn restore_line_ends(batch: RecordBatch) -> RecordBatch {
-    let columns: Vec<ArrayRef> = batch.columns().iter().map(restored).collect();
-    RecordBatch::try_new(batch.schema(), columns).unwrap_or(batch)
-}
-
-fn restored(column: &ArrayRef) -> ArrayRef {
-    let Some(texts) = column.as_string_opt::<i32>() else { return column.clone() };
-    if memchr::memchr(INNER_LINE_END, texts.values()).is_none() {
-        return column.clone();
-    }
-    let values: Vec<u8> =
-        texts.values().iter().map(|byte| if *byte == INNER_LINE_END { b'\n' } else { *byte }).collect();
-    let restored =
-        StringArray::try_new(texts.offsets().clone(), ArrowBuffer::from(values), texts.nulls().cloned());
-    restored.map_or_else(|_| column.clone(), |texts| Arc::new(texts))
 }

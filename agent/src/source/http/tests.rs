@@ -103,6 +103,34 @@ async fn what_is_wrong_gets_its_own_answer_and_nothing_is_taken() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn unknown_paths_get_404_and_wrong_methods_405_with_what_is_right() {
+    let rig = Rig::new();
+    let ask = async |method: &str, path: &str| {
+        let request = Request::builder().method(method).uri(path).body(Body::empty()).unwrap();
+        let response = router(api(&rig)).oneshot(request).await.unwrap();
+        let allow = response.headers().get("allow").map(|value| value.to_str().unwrap().to_owned());
+        let status = response.status().as_u16();
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        let answer: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        (status, answer["error"]["code"].as_str().unwrap().to_owned(), allow)
+    };
+    for (method, path) in
+        [("GET", "/"), ("POST", "/v1/streams"), ("POST", "/v1/streams/a/b"), ("GET", "/metric")]
+    {
+        assert_eq!(ask(method, path).await, (404, "http.no_such_path".into(), None), "{method} {path}");
+    }
+    for (method, path, right) in [
+        ("GET", "/v1/streams/a", "POST"),
+        ("PUT", "/v1/streams/a", "POST"),
+        ("POST", "/metrics", "GET,HEAD"),
+        ("DELETE", "/healthz", "GET,HEAD"),
+    ] {
+        let expected = (405, "http.wrong_method".into(), Some(right.to_owned()));
+        assert_eq!(ask(method, path).await, expected, "{method} {path}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_key_gives_the_same_answer_and_adds_nothing_also_after_a_crash() {
     let mut rig = Rig::new();
     let headers = [("content-type", TYPE), ("idempotency-key", "k-1")];

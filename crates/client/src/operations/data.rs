@@ -254,11 +254,13 @@ reason. Stdin without --name is a new run each time.",
         verb: "tail",
         is_default: false,
         summary: "Show the newest rows of a stream",
-        details: "",
+        details: "Without -n and --limit, the newest 20. `-n 0 -f` shows only what lands from now on; `--limit 0` shows \
+every row there is.",
         arguments: &[
             Argument::position("stream", Value::Stream, "Which"),
             Argument::flag("follow", "Go on as rows land, until Ctrl-C").short('f'),
-            Argument::option("rows", Value::Number, "How many of the newest rows").short('n').default("20"),
+            Argument::option("rows", Value::Number, "How many of the newest rows; 0 for none [default: 20]")
+                .short('n'),
             Argument::flag("wide", "Do not cut cells to fit the terminal"),
         ],
         effect: Effect::Read,

@@ -189,7 +189,7 @@ a missing sandbox layer, are shown and do not change the exit code.",
         noun: "",
         verb: "help",
         is_default: false,
-        summary: "Explain a command or a topic: exit-codes, environment, output",
+        summary: "Explain a command, an error or a topic: error CODE, errors, exit-codes, environment, output",
         details: "With --json, the whole registry of operations as one JSON document.",
         arguments: &[
             Argument {
@@ -212,6 +212,7 @@ a missing sandbox layer, are shown and do not change the exit code.",
         examples: &[
             Example { command: "aap help exit-codes", purpose: "what scripts can rely on" },
             Example { command: "aap help stream ls", purpose: "one command" },
+            Example { command: "aap help error query.memory", purpose: "cause and remedy of an error" },
             Example { command: "aap help --json", purpose: "for tools" },
         ],
         hints: &[],

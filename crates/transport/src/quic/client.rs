@@ -6,7 +6,7 @@ use std::hash::{Hash, Hasher};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use aap_proto::v1::AgentMessage;
@@ -155,38 +155,46 @@ async fn greet(connection: &Connection, kind: u8) -> io::Result<(SendStream, Rec
 pub(crate) struct Lanes {
     connection: Connection,
     control: mpsc::Sender<Outgoing>,
-    open: Mutex<HashMap<LaneKey, mpsc::Sender<Outgoing>>>,
+    open: Mutex<OpenLanes>,
     tasks: TaskTracker,
 }
 
-/// Data streams have a lane each; once there are too many of them, the others share by hash.
+/// Data streams have a lane each; once there are too many of them, the others share by hash. Answers of queries have one, so
+/// that megabytes of them never go before batches as control does.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum LaneKey {
     Own(String),
     Shared(u64),
+    Answers,
 }
 
 impl Lanes {
     pub(crate) async fn send(&self, outgoing: Outgoing) -> Result<(), Error> {
         let lane = match &outgoing.message.kind {
-            Some(Kind::Batch(batch)) => self.lane(&batch.stream),
-            Some(Kind::Skip(skip)) => self.lane(&skip.stream),
+            Some(Kind::Batch(batch)) => self.lane_of(&batch.stream),
+            Some(Kind::Skip(skip)) => self.lane_of(&skip.stream),
+            Some(Kind::QueryOutput(_)) => self.lane(LaneKey::Answers, &mut self.lanes()),
             _ => self.control.clone(),
         };
         enqueue(&lane, outgoing).await
     }
 
-    fn lane(&self, stream: &str) -> mpsc::Sender<Outgoing> {
+    fn lane_of(&self, stream: &str) -> mpsc::Sender<Outgoing> {
         /// Half of the lanes belong to one data stream each.
         const OWN: usize = QUIC_LANES_MAX as usize / 2;
-        const SHARED: u64 = QUIC_LANES_MAX as u64 / 2;
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        /// The others share the rest, but for that of the answers.
+        const SHARED: u64 = QUIC_LANES_MAX as u64 / 2 - 1;
+        let mut open = self.lanes();
         let mut key = LaneKey::Own(stream.to_owned());
         if open.len() >= OWN && !open.contains_key(&key) {
             let mut hasher = DefaultHasher::new();
             stream.hash(&mut hasher);
             key = LaneKey::Shared(hasher.finish() % SHARED);
         }
+        self.lane(key, &mut open)
+    }
+
+    fn lane(&self, key: LaneKey, open: &mut OpenLanes) -> mpsc::Sender<Outgoing> {
         match open.entry(key) {
             Entry::Occupied(lane) => lane.get().clone(),
             Entry::Vacant(vacant) => {
@@ -196,7 +204,13 @@ impl Lanes {
             }
         }
     }
+
+    fn lanes(&self) -> MutexGuard<'_, OpenLanes> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
+
+type OpenLanes = HashMap<LaneKey, mpsc::Sender<Outgoing>>;
 
 async fn write_lane(connection: Connection, queued: mpsc::Receiver<Outgoing>) {
     let written = async {

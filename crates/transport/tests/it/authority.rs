@@ -49,16 +49,39 @@ fn opening_again_changes_nothing() {
 }
 
 #[test]
-fn certificates_are_issued_again_when_a_third_of_their_life_is_left() {
+fn certificates_are_issued_again_when_half_of_their_life_is_over() {
     let place = Place::new();
-    let files = place.open().unwrap().node_files(&node()).unwrap();
-    let first = read(&files.certificate);
-    place.clock.advance(Duration::from_secs(480 * 86_400));
-    place.open().unwrap().node_files(&node()).unwrap();
-    assert_eq!(read(&files.certificate), first, "more than a third is left");
+    let authority = place.open().unwrap();
+    let files = [authority.node_files(&node()).unwrap(), authority.server_files(&[]).unwrap()];
+    let first = files.clone().map(|files| read(&files.certificate));
+    let at_the_next_start = || {
+        let authority = place.open().unwrap();
+        authority.server_files(&[]).unwrap();
+        authority.nodes().unwrap().iter().for_each(|node| drop(authority.node_files(node).unwrap()));
+        files.clone().map(|files| read(&files.certificate))
+    };
+    place.clock.advance(Duration::from_secs(360 * 86_400));
+    assert_eq!(at_the_next_start(), first, "more than half is left");
     place.clock.advance(Duration::from_secs(10 * 86_400));
-    place.open().unwrap().node_files(&node()).unwrap();
-    assert_ne!(read(&files.certificate), first, "less than a third is left");
+    let second = at_the_next_start();
+    assert!(second.iter().zip(&first).all(|(second, first)| second != first));
+    assert_eq!(at_the_next_start(), second);
+}
+
+#[test]
+fn a_root_near_its_end_is_signed_anew_and_what_it_issued_before_still_counts() {
+    let place = Place::new();
+    let authority = place.open().unwrap();
+    let first = read(&authority.root_path());
+    place.clock.advance(Duration::from_secs(2900 * 86_400));
+    assert_eq!(read(&place.open().unwrap().root_path()), first, "years are left");
+    let files = place.open().unwrap().node_files(&node()).unwrap();
+    let issued = read(&files.certificate);
+    place.clock.advance(Duration::from_secs(100 * 86_400));
+    let renewed = place.open().unwrap();
+    assert_ne!(read(&renewed.root_path()), first);
+    renewed.node_files(&node()).unwrap();
+    assert_eq!(read(&files.certificate), issued, "issued by the former one, with the same key");
 }
 
 #[test]

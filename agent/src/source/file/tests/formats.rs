@@ -35,6 +35,16 @@ async fn a_record_separator_in_a_line_stays_what_it_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_bad_record_of_several_lines_is_a_dead_letter_of_several_lines() {
+    let rig = Rig::new();
+    append(&rig.path("logs/a.log"), "<34>1 bad\n  second\n  third\n<34>good\n  too\n");
+    let follower = follow(&rig, "format: syslog\nmultiline: { start: '^<' }\n");
+    rig.expect("logs.dead", "text", &["<34>1 bad\n  second\n  third"]).await;
+    rig.expect("logs", "body", &["good\n  too"]).await;
+    follower.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_open_container_line_does_not_hold_back_the_other_stream() {
     let rig = Rig::new();
     let log = rig.path("logs/a.log");
