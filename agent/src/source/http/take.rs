@@ -140,9 +140,10 @@ fn pack(request: Request, observed_us: i64) -> Result<Parcel, Refused> {
     let context = Context { observed_us, resource: None, path: None };
     let packed = packer.pack(&content, &context, vec![]).map_err(|error| match error {
         // Where the records of a broken document are is not known: it has no bad rows that could be kept apart.
-        IngressError::Decode { source: DecodeError::Document { line, reason }, .. } => {
-            let message = format!("row {line}: {reason}; the document cannot be read on; nothing was taken");
-            Refused { row: Some(line), ..failed(message) }
+        IngressError::Decode { source: DecodeError::Document { element, reason }, .. } => {
+            let message =
+                format!("row {element}: {reason}; the document cannot be read on; nothing was taken");
+            Refused { row: Some(element), ..failed(message) }
         }
         IngressError::Decode { source, .. } => failed(source.to_string()),
         IngressError::Seal { source, .. } if is_oversize(&source) => row_too_large(&source),

@@ -327,3 +327,8 @@ async fn a_source_that_is_about_to_start_has_no_address_yet() {
     };
     tokio::join!(settled, async { listening.set(new) });
 }
+    // The row is the element, also where all stand on one line.
+    for (body, row) in [("[{\"a\":1},5,{\"a\":2}]", 2), ("[{\"a\":1},{\"a\":2},{\"a\":}]", 3)] {
+        let (status, answer) = post(&api, "/v1/streams/events", &headers, body).await;
+        assert_eq!((status, answer["error"]["row"].as_u64()), (400, Some(row)), "{answer}");
+    }
