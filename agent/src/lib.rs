@@ -14,6 +14,7 @@
 //! | `ingest.rs` | `aap ingest` |
 //! | `node.rs` | the unix socket |
 //! | `uplink.rs` | delivery to the coordinator |
+//! | `deletions.rs` | what was deleted at the coordinator, and may be taken again |
 //! | `welcome.rs` | when sources may begin: after the coordinator's first word, or without it |
 //! | `query.rs` | SQL over the node's own buffer |
 //! | `offline.rs`, `replay.rs` | `aap-agent buffer …` |
@@ -26,6 +27,7 @@ pub mod cli;
 pub mod config;
 pub mod counters;
 pub mod daemon;
+pub mod deletions;
 pub mod failpoint;
 pub mod formats;
 pub mod ingest;

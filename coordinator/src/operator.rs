@@ -1,10 +1,12 @@
 //! The operators' service: every method checks its request, does its work elsewhere, and answers.
 
 use std::pin::Pin;
+use std::sync::Arc;
 
 use aap_lake::Lake;
 use aap_proto::v1::{self, operator_server::Operator};
 use aap_proto::{status_of_problem, v1::CancelQueryReply};
+use aap_store::MetadataStore;
 use aap_types::{ExitCode, Problem};
 use futures::{Stream, StreamExt};
 use tokio::task::spawn_blocking;
@@ -12,7 +14,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use crate::catalog::cut_of;
+use crate::deletions;
 use crate::node_query::unknown_node;
+use crate::nodes::Nodes;
 use crate::queries::{Answer, Queries};
 use crate::status::{Board, Books};
 use crate::tail::{bug, require_stream, tail};
@@ -29,6 +33,10 @@ pub struct OperatorService {
     pub queries: Queries,
     /// For deletion.
     pub lake: Lake,
+    /// Who hears of it.
+    pub nodes: Nodes,
+    /// Where it is remembered.
+    pub store: Arc<dyn MetadataStore>,
 }
 
 type EventStream = Pin<Box<dyn Stream<Item = Result<v1::QueryEvent, Status>> + Send>>;
@@ -159,6 +167,7 @@ impl Operator for OperatorService {
             let message = format!("cannot delete stream `{stream}`");
             refuse(Problem::new("stream.delete_failed", ExitCode::Failed, message).caused_by(&error))
         })?;
+        deletions::tell(&self.nodes, &self.store, &stream).await;
         Ok(Response::new(v1::DeleteStreamReply { rows, files }))
     }
 

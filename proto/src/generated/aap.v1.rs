@@ -50,7 +50,7 @@ pub mod agent_message {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct CoordinatorMessage {
-    #[prost(oneof = "coordinator_message::Kind", tags = "1, 2, 3, 4, 5, 6, 7")]
+    #[prost(oneof = "coordinator_message::Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
     pub kind: ::core::option::Option<coordinator_message::Kind>,
 }
 /// Nested message and enum types in `CoordinatorMessage`.
@@ -71,6 +71,8 @@ pub mod coordinator_message {
         CancelQuery(super::CancelQuery),
         #[prost(message, tag = "7")]
         Refusal(super::Refusal),
+        #[prost(message, tag = "8")]
+        Deleted(super::Deleted),
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -119,6 +121,9 @@ pub struct Welcome {
     pub new_epoch: bool,
     #[prost(string, tag = "8")]
     pub new_epoch_reason: ::prost::alloc::string::String,
+    /// Deletions of streams that concern this node, as in `Deleted`. All of them, every time.
+    #[prost(message, repeated, tag = "9")]
+    pub deleted: ::prost::alloc::vec::Vec<StreamTail>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Schema {
@@ -176,6 +181,13 @@ pub struct Skip {
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Ack {
     /// Cumulative: everything up to and including the sequence is durable at the coordinator.
+    #[prost(message, repeated, tag = "1")]
+    pub through: ::prost::alloc::vec::Vec<StreamTail>,
+}
+/// A stream was deleted: its batches up to these sequences are in no answer any more, and whoever sent them may send them
+/// again. Repeating it changes nothing.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Deleted {
     #[prost(message, repeated, tag = "1")]
     pub through: ::prost::alloc::vec::Vec<StreamTail>,
 }
