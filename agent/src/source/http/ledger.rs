@@ -153,6 +153,8 @@ struct Inner {
     path: Utf8PathBuf,
     store_id: [u8; 16],
     state: Mutex<State>,
+    /// One writer at a time: two lives of the source may overlap.
+    writing: Mutex<()>,
     /// There is something to write.
     some: Notify,
     /// There is so much that it should not wait.
@@ -166,6 +168,8 @@ struct State {
     /// Records in the file, current or not; `None`: it is to be written anew.
     in_file: Option<usize>,
     swept_s: u32,
+    /// What the last sweep found.
+    oldest_s: u32,
     failed: Option<String>,
 }
 
@@ -187,8 +191,9 @@ impl Ledger {
             // What follows a torn record would not stand where records do.
             state.in_file = torn.is_empty().then_some(records.len());
         }
-        let (some, enough) = Default::default();
-        let inner = Inner { path: path.to_owned(), store_id, state: Mutex::new(state), some, enough };
+        let (writing, some, enough) = Default::default();
+        let inner =
+            Inner { path: path.to_owned(), store_id, state: Mutex::new(state), writing, some, enough };
         Ok(Self(Arc::new(inner)))
     }
 
@@ -209,12 +214,13 @@ impl Ledger {
         if state.known.len() < KEYS_MAX {
             return Ok(());
         }
-        state.sweep(now_s, keep);
+        if now_s > state.swept_s {
+            state.sweep(now_s, keep);
+        }
         if state.known.len() < KEYS_MAX {
             return Ok(());
         }
-        let oldest_s = state.known.values().map(|record| record.answered_s).min().unwrap_or(now_s);
-        let age = Duration::from_secs(now_s.saturating_sub(oldest_s).into());
+        let age = Duration::from_secs(now_s.saturating_sub(state.oldest_s).into());
         Err(NoKey::Full { oldest_goes_in: keep.saturating_sub(age) })
     }
 
@@ -267,6 +273,7 @@ impl Ledger {
 
     /// Writes and syncs. The file is made anew where half of it is old. Blocks.
     fn write(&self, now_us: u64, keep: Duration) -> io::Result<()> {
+        let _turn = self.0.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let (records, anew, at) = {
             let mut state = self.state();
             if seconds(now_us).saturating_sub(state.swept_s) >= SWEEP_EVERY_S {
@@ -313,6 +320,7 @@ impl State {
     fn sweep(&mut self, now_s: u32, keep: Duration) {
         self.swept_s = now_s;
         self.known.retain(|_, record| !is_old(record, now_s, keep));
+        self.oldest_s = self.known.values().map(|record| record.answered_s).min().unwrap_or(now_s);
         // A day of many keys must not keep its memory for ever.
         if self.known.capacity() > 4 * self.known.len().max(1000) {
             self.known.shrink_to_fit();
