@@ -1967,8 +1967,16 @@ pub struct IngestOpened {
     pub rows: u64,
     #[prost(uint64, tag = "5")]
     pub complete_size: u64,
+    /// With `complete`: content that only grew is continued. It is sent from `grows_from` on, where the bytes before must have
+    /// `grows_digest`; what lies between there and the end of what was taken the agent compares itself.
+    #[prost(bool, tag = "6")]
+    pub may_grow: bool,
+    #[prost(uint64, tag = "7")]
+    pub grows_from: u64,
+    #[prost(bytes = "bytes", tag = "8")]
+    pub grows_digest: ::prost::bytes::Bytes,
 }
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct IngestProgress {
     #[prost(uint64, tag = "1")]
     pub durable_offset: u64,
@@ -1976,6 +1984,9 @@ pub struct IngestProgress {
     pub rows: u64,
     #[prost(uint64, tag = "3")]
     pub bad_rows: u64,
+    /// Not empty: nothing becomes durable for now, because the buffer is full, and this is what it waits for.
+    #[prost(string, tag = "4")]
+    pub waits_for: ::prost::alloc::string::String,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct IngestDone {
