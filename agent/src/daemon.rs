@@ -17,6 +17,7 @@ use tokio::sync::Semaphore;
 use crate::board::Board;
 use crate::config::{self, AgentSpec, Config};
 use crate::counters::Counters;
+use crate::deletions::Deletions;
 use crate::failpoint::Failpoints;
 use crate::ingress::Ingress;
 use crate::node::{self, NodeService};
@@ -85,11 +86,13 @@ async fn serve(
         counters: counters.clone(),
         failpoints: failpoints.clone(),
     };
+    let deletions = Arc::new(Deletions::default());
     let deps = SourceDeps {
         ingress,
         board: board.clone(),
         decoding: Arc::new(Semaphore::new(std::thread::available_parallelism().map_or(1, |n| n.get()))),
         first_welcome: first_welcome.clone(),
+        deletions: deletions.clone(),
         home: options.home.clone(),
         listening: Arc::new(Listening::default()),
     };
@@ -113,6 +116,7 @@ async fn serve(
             failpoints,
             state: uplink_state,
             first_welcome: first_welcome.clone(),
+            deletions,
             queries: Some(queries),
         };
         uplinks.spawn(TaskKind::vital("uplink"), uplink::run(dial, uplink_deps, uplinks.shutdown()));

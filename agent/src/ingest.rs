@@ -7,7 +7,7 @@
 //! ```
 //!
 //! The position carries the digest of the content before it, so that what is sent again is known to be the same; a
-//! changed content is `ingest.content_changed`. With `again` the key begins a new generation, durably, before the
+//! changed content is `ingest.content_changed`. Lines that only grew are taken from where they ended. With `again` the key begins a new generation, durably, before the
 //! answer, so that a reconnection of the same run (without `again`) continues it.
 //!
 //! | file | owns |
@@ -25,7 +25,7 @@ mod run;
 mod taker;
 
 pub use claims::{Allowance, ClaimError, check_stream};
-pub use run::{Run, RunDetail, Whole, content_changed};
+pub use run::{End, Run, RunDetail, Whole, content_changed};
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -36,7 +36,7 @@ use aap_proto::v1::ingest_request::Kind as Request;
 use aap_proto::v1::{IngestDone, IngestOpen, IngestOpened, IngestProgress, IngestReply, IngestRequest};
 use aap_proto::{problem_of_status, status_of_problem};
 use aap_runtime::Shutdown;
-use aap_types::{ExitCode, Problem, SourceKind, StreamName};
+use aap_types::{ExitCode, Problem, SourceKind, StreamKey, StreamName};
 use bytes::{Buf, Bytes};
 use futures::{Stream, StreamExt};
 use tokio::sync::mpsc;
@@ -46,6 +46,7 @@ use self::columnar::Columnar;
 use self::digest::unhex;
 use self::taker::Taker;
 use crate::config::FormatSpec;
+use crate::deletions::StoodAt;
 use crate::formats::Recipe;
 use crate::ingress::{Packer, Parcel, positions_only};
 use crate::records::Rules;
@@ -57,6 +58,10 @@ const GATHER_BYTES: usize = 4 << 20;
 const PARCEL_CONTENT_BYTES: usize = 8 << 20;
 /// A client that pauses this long gets what it sent made durable.
 const PAUSE: Duration = Duration::from_millis(20);
+/// A parcel that is not durable after this is looked after: the disk takes milliseconds, so the buffer may be full.
+const FULL_FIRST_LOOK: Duration = Duration::from_millis(200);
+/// As long as it is, the client hears of it so often.
+const FULL_LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Longest record; the rest of it is cut. JSON documents of a few megabytes in a line exist.
 const RECORD_BYTES_MAX: usize = 8 << 20;
 /// Longest name: it is part of a key, and a path has at most 4096 bytes.
@@ -148,12 +153,17 @@ impl Call {
         let key = Run::key(&stream, &open.name);
         let _claim = runs.claim(&key).ok_or_else(|| under_way(&stream, &open.name))?;
         let run = self.known(&stream, &open).await?;
-        if run.detail.complete {
+        if run.detail.complete && run.detail.end.is_none() {
             return self.already_complete(run, requests).await;
         }
-        let rows_before = run.detail.rows;
+        let (rows_before, is_complete) = (run.detail.rows, run.detail.complete);
         let (way, opened) = self.way(run)?;
         self.reply(Reply::Opened(opened)).await?;
+        let mut requests = requests.peekable();
+        if is_complete && !matches!(std::pin::Pin::new(&mut requests).peek().await, Some(Ok(_))) {
+            // The client found all of its content taken.
+            return Ok(());
+        }
         let done = match way {
             Way::Lines(taker) => self.take_lines(taker, requests, rows_before).await?,
             Way::Columnar(columnar) => self.take_columnar(columnar, requests, rows_before).await?,
@@ -178,10 +188,15 @@ impl Call {
         let Some(position) = position else { return Ok(fresh(0)) };
         let detail: RunDetail = serde_json::from_str(&position.detail).unwrap_or_default();
         if open.again {
-            let run = fresh(detail.generation + 1);
+            let mut run = fresh(detail.generation + 1);
+            run.detail.stood_at = Some(self.stands(stream));
             let parcel = positions_only(stream, vec![run.position()]).map_err(|error| not_stored(&error))?;
-            self.deps.ingress.append(parcel).await.map_err(|error| not_stored(&error))?;
+            self.append(parcel, IngestProgress::default()).await?;
             return Ok(run);
+        }
+        if self.deps.deletions.cover(stream, detail.stood_at) {
+            // What it took is gone with its stream. Nothing to write down: until the first batch is durable it stays so.
+            return Ok(fresh(detail.generation + 1));
         }
         let untouched = position.offset == 0 && detail.rows == 0;
         if !untouched && (detail.format != open.format || detail.codec != open.codec) {
@@ -189,6 +204,15 @@ impl Call {
         }
         let detail = RunDetail { format: open.format.clone(), codec: open.codec.clone(), ..detail };
         Ok(Run { stream: stream.clone(), name: open.name.clone(), offset: position.offset, detail })
+    }
+
+    /// Where a stream of this store ends now.
+    fn stands(&self, stream: &StreamName) -> StoodAt {
+        let buffer = &self.deps.ingress.buffer;
+        let identity = buffer.identity();
+        let key = StreamKey { node: identity.node, epoch: identity.epoch, stream: stream.clone() };
+        let sequence = buffer.tail(&key).map(|tail| tail.sequence).unwrap_or_default();
+        StoodAt { epoch: key.epoch, sequence }
     }
 
     /// Nothing to do, if the client has the same content; it checks that with the digest.
@@ -204,6 +228,7 @@ impl Call {
             complete: true,
             rows: run.detail.rows,
             complete_size: whole.size,
+            ..IngestOpened::default()
         };
         self.reply(Reply::Opened(opened)).await?;
         while let Some(Ok(request)) = requests.next().await {
@@ -238,9 +263,8 @@ impl Call {
                 let opened = IngestOpened {
                     offset: 0,
                     prefix_digest: blake3::hash(b"").as_bytes().to_vec().into(),
-                    complete: false,
                     rows,
-                    complete_size: 0,
+                    ..IngestOpened::default()
                 };
                 return Ok((Way::Columnar(Box::new(columnar)), opened));
             }
@@ -258,12 +282,20 @@ impl Call {
         let rules = Rules::new(None, RECORD_BYTES_MAX).map_err(|error| bug(&error))?;
         let packer = Packer::new(run.stream.clone(), run.name.clone(), decoder);
         let taker = Taker::new(run, packer, rules)?;
-        let opened = IngestOpened {
-            offset: taker.resume_offset(),
-            prefix_digest: taker.resume_digest().to_vec().into(),
-            complete: false,
-            rows,
-            complete_size: 0,
+        let (offset, digest) = (taker.resume_offset(), taker.resume_digest().to_vec().into());
+        let detail = &taker.run().detail;
+        let opened = match detail.input.as_ref().filter(|_| detail.complete) {
+            Some(whole) => IngestOpened {
+                offset: whole.size,
+                prefix_digest: unhex(&whole.digest).unwrap_or_default().into(),
+                complete: true,
+                rows,
+                complete_size: whole.size,
+                may_grow: true,
+                grows_from: offset,
+                grows_digest: digest,
+            },
+            None => IngestOpened { offset, prefix_digest: digest, rows, ..IngestOpened::default() },
         };
         Ok((Way::Lines(Box::new(taker)), opened))
     }
@@ -276,8 +308,10 @@ impl Call {
         rows_before: u64,
     ) -> Result<IngestDone, Problem> {
         let mut batches = 0;
+        let mut told = IngestProgress { rows: rows_before, ..IngestProgress::default() };
         let mut gathered = gather(&mut requests, GATHER_BYTES).await?;
         loop {
+            taker.stands_at(self.stands(&taker.run().stream));
             let clock = self.deps.ingress.clock.clone();
             let _permit =
                 self.deps.decoding.acquire().await.map_err(|_| protocol("the agent is stopping"))?;
@@ -292,7 +326,7 @@ impl Call {
             let is_taken = gathered.bytes.is_empty();
             self.deps.ingress.failpoints.reach("agent.after_read");
             batches += parcel.tallies.iter().filter(|tally| tally.rows > 0).count() as u64;
-            let append = self.append(parcel);
+            let append = self.append(parcel, told.clone());
             if is_taken && gathered.finished {
                 append.await?;
                 let detail = &taker.run().detail;
@@ -309,12 +343,13 @@ impl Call {
             let (appended, next) = tokio::join!(append, next);
             if appended? {
                 let detail = &taker.run().detail;
-                let progress = IngestProgress {
+                told = IngestProgress {
                     durable_offset: taker.durable_offset(),
                     rows: detail.rows,
                     bad_rows: detail.bad,
+                    waits_for: String::new(),
                 };
-                self.reply(Reply::Progress(progress)).await?;
+                self.reply(Reply::Progress(told.clone())).await?;
             }
             gathered = next?;
         }
@@ -342,7 +377,9 @@ impl Call {
             }
         }
         let mut batches = 0;
+        let mut told = IngestProgress { rows: rows_before, ..IngestProgress::default() };
         loop {
+            columnar.stands_at(self.stands(&columnar.run().stream));
             let clock = self.deps.ingress.clock.clone();
             let next = tokio::task::spawn_blocking(move || {
                 let parcel = columnar.next(clock.unix_us());
@@ -352,21 +389,48 @@ impl Call {
             columnar = back;
             let Some(parcel) = parcel? else { break };
             batches += parcel.tallies.iter().filter(|tally| tally.rows > 0).count() as u64;
-            self.append(parcel).await?;
-            let rows = columnar.run().detail.rows;
-            self.reply(Reply::Progress(IngestProgress { durable_offset: 0, rows, bad_rows: 0 })).await?;
+            self.append(parcel, told.clone()).await?;
+            told.rows = columnar.run().detail.rows;
+            self.reply(Reply::Progress(told.clone())).await?;
         }
         let rows_total = columnar.run().detail.rows;
         Ok(IngestDone { rows: rows_total - rows_before, rows_total, bad_rows: 0, batches, cut_bytes: 0 })
     }
 
-    /// Makes a parcel durable. Returns whether there was anything.
-    async fn append(&self, parcel: Parcel) -> Result<bool, Problem> {
+    /// Makes a parcel durable. Returns whether there was anything. While the buffer has no room, the client hears what it
+    /// waits for, beside what was `told` last. A client that goes away meanwhile does not end the wait: the parcel is queued, and
+    /// until it is known what became of it nobody else may begin this run.
+    async fn append(&self, parcel: Parcel, told: IngestProgress) -> Result<bool, Problem> {
         if parcel.is_empty() {
             return Ok(false);
         }
-        self.deps.ingress.append(parcel).await.map_err(|error| not_stored(&error))?;
-        Ok(true)
+        let append = self.deps.ingress.append(parcel);
+        tokio::pin!(append);
+        let (mut look_after, mut gone) = (FULL_FIRST_LOOK, None);
+        loop {
+            if let Ok(appended) = tokio::time::timeout(look_after, &mut append).await {
+                appended.map_err(|error| not_stored(&error))?;
+                return gone.map_or(Ok(true), Err);
+            }
+            look_after = FULL_LOOK_EVERY;
+            if let Some(waits_for) = self.waits_for().filter(|_| gone.is_none()) {
+                gone = self.reply(Reply::Progress(IngestProgress { waits_for, ..told.clone() })).await.err();
+            }
+        }
+    }
+
+    /// What a full buffer waits for, in words; `None` if it is not full.
+    fn waits_for(&self) -> Option<String> {
+        let stats = self.deps.ingress.buffer.stats();
+        let why = stats.problems.into_iter().next_back().filter(|_| stats.blocked)?;
+        let uplink = self.deps.board.uplink_entry();
+        let taker = match (uplink.configured, uplink.connected) {
+            (false, _) => "this agent has no coordinator that takes data: raise `buffer.budget`".to_owned(),
+            (true, true) => "the coordinator is taking it".to_owned(),
+            (true, false) if uplink.problem.is_empty() => "the coordinator is not connected".to_owned(),
+            (true, false) => uplink.problem,
+        };
+        Some(format!("{why}; {taker}"))
     }
 
     async fn reply(&self, kind: Reply) -> Result<(), Problem> {

@@ -13,7 +13,7 @@
 use std::sync::Arc;
 
 use aap_buffer::{Buffer, EncodedBatch, Encoder, Entry, FrameSchema};
-use aap_decode::{BadRow, Context, DecodeError, Decoded, Decoder, dead_letters, refuse_lines};
+use aap_decode::{BadRow, Context, Decoded, Decoder, dead_letters, refuse_lines};
 use aap_runtime::Clock;
 use aap_types::{BatchId, SourcePosition, StreamName};
 use arrow_array::RecordBatch;
@@ -281,16 +281,15 @@ impl Packer {
         let mut packed = Packed { parcel: Parcel::default(), first_bad: None };
         let mut at = 0;
         while at < records.len() {
-            let lines_before = || memchr::memchr_iter(b'\n', &records[..at]).count() as u64;
-            let decoded = self.decoder.decode(&records[at..], context).map_err(|source| {
-                let source = match source {
-                    DecodeError::Document { line, reason } => {
-                        DecodeError::Document { line: line + lines_before(), reason }
-                    }
-                    other => other,
-                };
-                IngressError::Decode { stream: self.stream.clone(), source }
-            })?;
+            let numbers_elements = self.decoder.numbers_elements();
+            let lines_before = || match numbers_elements {
+                true => 0,
+                false => memchr::memchr_iter(b'\n', &records[..at]).count() as u64,
+            };
+            let decoded = self
+                .decoder
+                .decode(&records[at..], context)
+                .map_err(|source| IngressError::Decode { stream: self.stream.clone(), source })?;
             if packed.first_bad.is_none()
                 && let Some(bad) = decoded.bad.first()
             {

@@ -15,6 +15,7 @@
 //! | `node.rs` | the unix socket |
 //! | `operator.rs` | what the node answers operators by itself |
 //! | `uplink.rs` | delivery to the coordinator |
+//! | `deletions.rs` | what was deleted at the coordinator, and may be taken again |
 //! | `welcome.rs` | when sources may begin: after the coordinator's first word, or without it |
 //! | `query.rs` | SQL over the node's own buffer |
 //! | `offline.rs`, `replay.rs` | `aap-agent buffer …` |
@@ -27,6 +28,7 @@ pub mod cli;
 pub mod config;
 pub mod counters;
 pub mod daemon;
+pub mod deletions;
 pub mod failpoint;
 pub mod formats;
 pub mod ingest;

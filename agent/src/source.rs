@@ -23,6 +23,7 @@ use tokio::sync::Semaphore;
 
 use crate::board::Board;
 use crate::config::{SourceConfig, SourceSpec};
+use crate::deletions::Deletions;
 use crate::ingress::Ingress;
 use crate::welcome::FirstWelcome;
 
@@ -39,6 +40,8 @@ pub struct SourceDeps {
     pub decoding: Arc<Semaphore>,
     /// When they may begin to read.
     pub first_welcome: Arc<FirstWelcome>,
+    /// What was deleted of what this node delivered.
+    pub deletions: Arc<Deletions>,
     /// Where files are.
     pub home: Home,
     /// Where the HTTP source says where it listens.

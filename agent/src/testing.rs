@@ -12,6 +12,7 @@ use tokio::sync::Semaphore;
 
 use crate::board::Board;
 use crate::counters::Counters;
+use crate::deletions::Deletions;
 use crate::failpoint::Failpoints;
 use crate::ingress::Ingress;
 use crate::source::{Listening, SourceDeps};
@@ -144,6 +145,7 @@ fn open(directory: &tempfile::TempDir, settings: &str) -> SourceDeps {
         board: Arc::new(Board::default()),
         decoding: Arc::new(Semaphore::new(2)),
         first_welcome,
+        deletions: Arc::new(Deletions::default()),
         home: Home::at(root),
         listening: Arc::new(Listening::default()),
     }

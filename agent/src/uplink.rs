@@ -46,6 +46,7 @@ use futures::future::BoxFuture;
 use crate::board::Board;
 use crate::config::{CarrierChoice, CoordinatorSpec};
 use crate::counters::Counters;
+use crate::deletions::Deletions;
 use crate::failpoint::Failpoints;
 use crate::query::NodeQueries;
 use crate::welcome::FirstWelcome;
@@ -153,6 +154,8 @@ pub struct UplinkDeps {
     pub state: Arc<State>,
     /// Where sources hear that they may read.
     pub first_welcome: Arc<FirstWelcome>,
+    /// Where `aap ingest` hears what was deleted.
+    pub deletions: Arc<Deletions>,
     /// Answers the coordinator's queries.
     pub queries: Option<NodeQueries>,
 }

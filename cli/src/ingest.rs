@@ -26,7 +26,8 @@ use crate::ingest::report::Report;
 use crate::ingest::session::{Lost, Run};
 use crate::interrupt::Interrupts;
 
-/// How long an agent that went away is waited for. `--timeout` changes it.
+/// How long an agent that went away is waited for. `--timeout` changes it, and also ends the wait for a full buffer, which has
+/// no end of its own.
 const AGENT_WAIT: Duration = Duration::from_secs(60);
 /// Between two attempts to reach it.
 const RETRY_EVERY: Duration = Duration::from_millis(200);
@@ -38,7 +39,7 @@ pub(crate) async fn run(context: &mut Context<'_>, arguments: &ArgMatches) -> Re
     let mut input = Input::open(&file)?;
     let kind = Kind::of(&file, text("format").as_deref(), text("codec").as_deref())?;
     let name = text("name").map_or_else(|| input.default_name(context), Ok)?;
-    let mut run = Run::new(stream, name, kind, arguments.get_flag("again"));
+    let mut run = Run::new(stream, name, kind, arguments.get_flag("again"), context.settings.timeout);
     let mut report = Report::begin(context, &run, input.size());
     let mut interrupts = Interrupts::new()?;
     let ended = tokio::select! {
@@ -86,7 +87,9 @@ async fn until_done(
         }
         let since = *silent_since.get_or_insert_with(tokio::time::Instant::now);
         if since.elapsed() >= patience {
-            return Err(gave_up(run, &lost, patience).into());
+            // The agent is there, and another command has the run.
+            let is_busy = lost.code == "ingest.under_way";
+            return Err(if is_busy { lost } else { gave_up(run, &lost, patience) }.into());
         }
         report.waiting(&lost);
         tokio::time::sleep(RETRY_EVERY).await;

@@ -153,6 +153,13 @@ async fn serve(
     });
     let board =
         Board::new(landing.clone(), parts.lake.clone(), nodes.clone(), queries.clone(), clock.clone());
+    let service = OperatorService {
+        board: board.clone(),
+        queries,
+        lake: parts.lake.clone(),
+        nodes: nodes.clone(),
+        store: parts.store.clone(),
+    };
     let sessions = Sessions {
         landing,
         nodes,
@@ -162,7 +169,6 @@ async fn serve(
         room: Room::new(config.agents.room.0),
         shutdown: shutdown.clone(),
     };
-    let service = OperatorService { board: board.clone(), queries, lake: parts.lake.clone() };
     tasks.spawn(TaskKind::vital("landing"), until_writer_ends(parts.buffer.clone(), late.clone()));
     tasks.spawn(TaskKind::vital("lake"), parts.lake.clone().run(late.clone()));
     let scrubber = scrub_for_ever(parts.buffer.clone(), SCRUB_PAUSE, late.clone());

@@ -18,6 +18,7 @@
 //! | `ledger.rs` | what is answered to a hello and to a batch: pure decisions |
 //! | `landing.rs` | appending, in groups, per node in order |
 //! | `nodes.rs` | who is here, and calls to them |
+//! | `deletions.rs` | telling nodes what was deleted of what they delivered |
 //! | `catalog.rs` | what tables are made of |
 //! | `queries.rs`, `freshness.rs`, `node_query.rs` | queries |
 //! | `status.rs`, `metrics.rs` | the books |
@@ -27,6 +28,7 @@ pub mod arrival;
 pub mod catalog;
 pub mod config;
 pub mod daemon;
+pub mod deletions;
 pub mod freshness;
 mod http;
 pub mod init;

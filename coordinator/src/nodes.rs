@@ -198,6 +198,11 @@ impl Session {
         tails
     }
 
+    /// Tells the node what was deleted of what it delivered. `false` if the session has ended.
+    pub async fn deleted(&self, through: Vec<v1::StreamTail>) -> bool {
+        self.send(coordinator_message::Kind::Deleted(v1::Deleted { through })).await
+    }
+
     /// Asks the node to answer a query. The channel ends with `end` or `problem`, or closed when the session ends.
     pub async fn query(
         &self,

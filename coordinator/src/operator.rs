@@ -1,12 +1,14 @@
 //! The operators' service: every method checks its request, does its work elsewhere, and answers.
 
 use std::pin::Pin;
+use std::sync::Arc;
 
 use aap_lake::Lake;
 use aap_proto::v1::{self, operator_server::Operator};
 use aap_proto::{status_of_problem, v1::CancelQueryReply};
 use aap_sql::serving::Answer;
 use aap_sql::unknown_stream;
+use aap_store::MetadataStore;
 use aap_types::{ExitCode, Problem, StreamName};
 use futures::{Stream, StreamExt};
 use tokio::task::spawn_blocking;
@@ -14,7 +16,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use crate::catalog::{catalogue_problem, cut_of};
+use crate::deletions;
 use crate::node_query::unknown_node;
+use crate::nodes::Nodes;
 use crate::queries::Queries;
 use crate::status::{Board, Books};
 
@@ -30,6 +34,10 @@ pub struct OperatorService {
     pub queries: Queries,
     /// For deletion.
     pub lake: Lake,
+    /// Who hears of it.
+    pub nodes: Nodes,
+    /// Where it is remembered.
+    pub store: Arc<dyn MetadataStore>,
 }
 
 type EventStream = Pin<Box<dyn Stream<Item = Result<v1::QueryEvent, Status>> + Send>>;
@@ -160,6 +168,7 @@ impl Operator for OperatorService {
             let message = format!("cannot delete stream `{stream}`");
             refuse(Problem::new("stream.delete_failed", ExitCode::Failed, message).caused_by(&error))
         })?;
+        deletions::tell(&self.nodes, &self.store, &stream).await;
         Ok(Response::new(v1::DeleteStreamReply { rows, files }))
     }
 

@@ -24,6 +24,7 @@ use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
 use crate::arrival::{Arrival, chain, check_batch, check_skip};
+use crate::deletions;
 use crate::landing::{Landing, Outcome};
 use crate::ledger;
 use crate::nodes::{Attached, Nodes};
@@ -120,8 +121,15 @@ impl Sessions {
             () = close.requested() => return Ok(()),
         };
         info!(%node, %carrier, version = hello.agent_version, epoch = hello.epoch, new_epoch = welcome.new_epoch, "session begins");
+        let deleted = welcome.deleted.clone();
         tx.send(message(coordinator_message::Kind::Welcome(welcome))).await?;
         attached.ready();
+        // Whoever deleted something between the welcome and now found nobody here to tell.
+        let now_deleted = deletions::of_node(&self.store, &node).await;
+        if now_deleted != deleted {
+            let through = now_deleted;
+            tx.send(message(coordinator_message::Kind::Deleted(v1::Deleted { through }))).await?;
+        }
         Flow::new(self, node, attached, tx).run(rx, close).await
     }
 
@@ -183,6 +191,7 @@ impl Sessions {
             positions,
             new_epoch: reason.is_some(),
             new_epoch_reason: reason.unwrap_or_default(),
+            deleted: deletions::of_node(&self.store, node).await,
         })
     }
 

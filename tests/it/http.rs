@@ -151,6 +151,42 @@ fn bad_rows_are_refused_whole_or_kept_apart_with_text_and_reason() {
 }
 
 #[test]
+fn slow_clients_keep_nobody_out() {
+    use std::io::Write;
+    let platform = Platform::started(&[]);
+    let address = platform.http().address().to_owned();
+    let head = format!(
+        "POST /v1/streams/slow HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\ncontent-type: text/plain\r\n\
+         content-length: 1000000\r\n\r\nfirst\n",
+        platform.token()
+    );
+    let slow: Vec<_> = (0..40)
+        .map(|_| {
+            let mut connection = std::net::TcpStream::connect(&address).unwrap();
+            connection.write_all(head.as_bytes()).unwrap();
+            connection
+        })
+        .collect();
+    for id in 0..20 {
+        taken(&post(&platform, "others", "application/x-ndjson", format!("{{\"id\":{id}}}").as_bytes()), 1);
+    }
+    let large = vec![b'x'; 16 << 20];
+    taken(&post(&platform, "others", "text/plain", &large), 1);
+    drop(slow);
+    assert_eq!(platform.count("select count(*) from others"), 21);
+}
+
+#[test]
+fn elements_of_an_array_are_named_by_their_number() {
+    let platform = Platform::started(&[]);
+    for (body, row) in [("[{\"a\":1},5,{\"a\":2}]", 2), ("[{\"a\":1},\n\n{\"a\":2},{\"a\":]", 3)] {
+        let answer = post(&platform, "array", "application/json", body.as_bytes());
+        assert!(refused(&answer, 400, "http.bad_rows").contains(&format!("row {row}:")), "{answer:?}");
+        assert_eq!(answer.body["error"]["row"], row);
+    }
+}
+
+#[test]
 fn what_is_no_valid_input_is_refused_by_name_and_nothing_of_it_stays() {
     let platform = Platform::started(&[]);
     let bad = |content_type: &str, body: &[u8], word: &str| {

@@ -82,7 +82,8 @@ fn the_same_content_adds_nothing_and_other_content_is_refused_until_again() {
     let repeated = ingest(&[]);
     counts(&repeated, 0, 1000, 0);
     assert_eq!(done(&repeated)["already_complete"], true);
-    for other in [lines(1..1001), lines(0..10), lines(5000..9000)] {
+    let cut_in_a_line = lines(0..1000).trim_end_matches("}\n").to_owned();
+    for other in [lines(1..1001), lines(0..10), lines(5000..9000), cut_in_a_line] {
         std::fs::write(&path, other).unwrap();
         let problem = ingest(&[]).refused(6, "ingest.content_changed");
         assert!(problem["hints"].to_string().contains("--again"), "{problem}");
@@ -105,6 +106,119 @@ fn the_same_content_adds_nothing_and_other_content_is_refused_until_again() {
     platform.down().ok();
     platform.up(&[]).ok();
     counts(&ingest(&[]), 0, 1000, 0);
+}
+
+#[test]
+fn a_file_that_only_grew_gives_its_new_rows_also_after_a_restart() {
+    let platform = Platform::started(&[]);
+    let path = write(&platform, "a.ndjson", lines(0..3000));
+    let ingest = || platform.aap(&["ingest", "events", path.to_str().unwrap(), "-o", "json"]);
+    counts(&ingest(), 3000, 3000, 0);
+    write(&platform, "a.ndjson", lines(0..3500));
+    counts(&ingest(), 500, 3500, 0);
+    let repeated = ingest();
+    counts(&repeated, 0, 3500, 0);
+    assert_eq!(done(&repeated)["already_complete"], true);
+    platform.kill_and_wait("agent");
+    // Its last line has no end now; ended later, it is no other line.
+    let unended = lines(0..3600).trim_end().to_owned();
+    write(&platform, "a.ndjson", &unended);
+    counts(&ingest(), 100, 3600, 0);
+    write(&platform, "a.ndjson", lines(0..3700));
+    counts(&ingest(), 100, 3700, 0);
+    write(&platform, "a.ndjson", lines(0..3700).trim_end());
+    ingest().refused(6, "ingest.content_changed");
+    // Stdin under a name grows as a file does.
+    let piped = ["ingest", "events", "-", "--format", "ndjson", "--name", "piped", "-o", "json"];
+    counts(&platform.aap_with_input(&piped, lines(0..3000).as_bytes()), 3000, 3000, 0);
+    counts(&platform.aap_with_input(&piped, lines(0..3200).as_bytes()), 200, 3200, 0);
+    counts(&platform.aap_with_input(&piped, lines(0..3200).as_bytes()), 0, 3200, 0);
+    let found = platform.rows("select count(*) n, count(distinct id) d from events");
+    assert_eq!(found, vec![json!({"n": 3700 + 3200, "d": 3700})]);
+}
+
+#[test]
+fn a_pipe_is_taken_as_stdin_is() {
+    let platform = Platform::started(&[]);
+    let path = write(&platform, "a.ndjson", lines(0..1000));
+    let (path, pipe) = (path.to_str().unwrap(), platform.beside("pipe"));
+    let shell = |command: &str| {
+        let mut bash = std::process::Command::new("bash");
+        bash.env("AAP_HOME", platform.home()).env("aap", aap_tests::program("aap")).args(["-c", command]);
+        Ran::of(bash.stdin(std::process::Stdio::null()).output().unwrap())
+    };
+    let substituted = format!("timeout 60 \"$aap\" ingest events <(cat {path}) --format ndjson -o json");
+    counts(&shell(&substituted), 1000, 1000, 0);
+    counts(&shell(&substituted), 1000, 1000, 0);
+    let named = substituted.replace("--format", "--name cat --format");
+    counts(&shell(&named), 1000, 1000, 0);
+    counts(&shell(&named), 0, 1000, 0);
+    let stdin = format!("cat {path} | timeout 60 \"$aap\" ingest events /dev/stdin --format ndjson -o json");
+    counts(&shell(&stdin), 1000, 1000, 0);
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let pipe = pipe.to_str().unwrap();
+    let fifo = format!(
+        "cat {path} > {pipe} & timeout 60 \"$aap\" ingest events {pipe} --format ndjson -o json; code=$?; wait; exit $code"
+    );
+    counts(&shell(&fifo), 1000, 1000, 0);
+    // Its name is its path.
+    counts(&shell(&fifo), 0, 1000, 0);
+    assert_eq!(platform.count("select count(*) from events"), 5000);
+}
+
+#[test]
+fn a_full_buffer_is_told_and_waited_for_until_the_timeout_or_ctrl_c() {
+    let platform = Platform::new();
+    // Nobody takes anything from it.
+    let (_agent, _) = platform.agent_alone("{ buffer: { budget: 8MiB, segment_bytes: 1MiB, retain: 0 } }");
+    let word = |n: u64| n.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ (n << 7).wrapping_mul(0xd129_0a4e_5f1b_33c7);
+    let noise: String =
+        (0..1_000_000).map(|n| format!("{:016x}{:016x}\n", word(n), word(n + 1_000_000))).collect();
+    let path = write(&platform, "noise.txt", noise);
+    let arguments = ["ingest", "noise", path.to_str().unwrap()];
+    let ran = platform.aap(&[&arguments[..], &["-o", "json", "--timeout", "2s"]].concat());
+    let problem = ran.problem();
+    assert_eq!((problem["code"].as_str(), ran.code), (Some("ingest.buffer_full"), 7), "{ran:?}");
+    assert_eq!(
+        (&problem["retryable"], ran.err.matches("buffer is full").count()),
+        (&json!(true), 1),
+        "{ran:?}"
+    );
+    assert!(problem["causes"].to_string().contains("no coordinator"), "{problem}");
+    // Without a deadline it waits; the former command's part is still on its way, so this is another run.
+    let mut run = platform.begin(&[&arguments[..], &["--name", "other", "-o", "json"]].concat());
+    run.line_with("waiting");
+    run.signal(Signal::INT);
+    let ran = run.end();
+    assert_eq!(ran.code, 130, "{ran:?}");
+    assert!(ran.err.contains("buffer is full"), "{ran:?}");
+}
+
+#[test]
+fn after_a_deletion_the_same_file_is_taken_again_also_by_a_node_that_was_away() {
+    let platform = Platform::started(&[]);
+    let path = write(&platform, "a.ndjson", lines(0..1000));
+    let ingest = || platform.aap(&["ingest", "events", path.to_str().unwrap(), "-o", "json"]);
+    let delete = || platform.aap(&["stream", "delete", "events", "--yes"]).ok();
+    let landed = |rows: u64| {
+        assert_eq!(platform.count("select count(*) from events"), rows);
+    };
+    counts(&ingest(), 1000, 1000, 0);
+    landed(1000);
+    delete();
+    counts(&ingest(), 1000, 1000, 0);
+    counts(&ingest(), 0, 1000, 0);
+    landed(1000);
+    // What was taken after the deletion is still there, also for an agent that hears of it again.
+    platform.kill_and_wait("agent");
+    counts(&ingest(), 0, 1000, 0);
+    // The agent cannot hear when the stream is deleted; it hears when it is back.
+    platform.signal("agent", Signal::STOP);
+    delete();
+    platform.kill_and_wait("agent");
+    counts(&ingest(), 1000, 1000, 0);
+    counts(&ingest(), 0, 1000, 0);
+    landed(1000);
 }
 
 #[test]

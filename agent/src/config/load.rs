@@ -260,8 +260,9 @@ fn check_source(spec: &SourceSpec) -> Result<(), Complaint> {
             if !LINE_LIMITS.contains(&syslog.message_bytes_max.0) {
                 return Err(("message_bytes_max", "the message limit is from 1KiB to 8MiB".to_owned()));
             }
-            check_format(&Recipe::new(FormatSpec::Syslog, None, syslog.timestamp(), false))
-                .map_err(|(_, message)| ("zone", message))?;
+            Recipe::new(FormatSpec::Syslog, None, syslog.timestamp(), false)
+                .build(b"")
+                .map_err(|error| ("zone", error.to_string()))?;
             let remote = [syslog.udp, syslog.tcp].into_iter().flatten().find(|a| !a.ip().is_loopback());
             match remote {
                 _ if syslog.udp.is_none() && syslog.tcp.is_none() => {
@@ -327,11 +328,20 @@ fn check_file_source(file: &super::FileSpec) -> Result<(), Complaint> {
 }
 
 fn check_format(recipe: &Recipe) -> Result<(), Complaint> {
-    let chain = |error: &dyn std::error::Error| match error.source() {
-        Some(source) => format!("{error}: {source}"),
-        None => error.to_string(),
-    };
-    recipe.build(b"").map(drop).map_err(|error| ("format", chain(&error)))
+    use aap_decode::ConfigError::{Pattern, PatternMissing, TimeFormat, TimePattern, Zone};
+    recipe.build(b"").map(drop).map_err(|error| {
+        let key = match &error {
+            TimeFormat { .. } | TimePattern { .. } => "timestamp.format",
+            Zone { .. } => "timestamp.zone",
+            Pattern(_) | PatternMissing => "pattern",
+            _ => "format",
+        };
+        let chain = match std::error::Error::source(&error) {
+            Some(source) => format!("{error}: {source}"),
+            None => error.to_string(),
+        };
+        (key, format!("`spec.{key}`: {chain}"))
+    })
 }
 
 /// One YAML document of a file, and where it begins.
@@ -376,15 +386,20 @@ impl Document {
         self.text.lines().position(|line| line.contains(quoted)).map(|index| index + 1)
     }
 
-    /// An error at the line where `key` stands.
+    /// An error at the line where `key` stands; of a path such as `timestamp.format`, the last part that is written.
     fn error(&self, path: &Utf8Path, key: &str, message: String, hint: Option<String>) -> ConfigError {
-        let of_key = |line: &str| {
+        let is_of = |line: &str, key: &str| {
             line.trim_start_matches([' ', '-', '{'])
                 .strip_prefix(key)
                 .is_some_and(|rest| rest.trim_start().starts_with(':'))
                 || line.contains(&format!("{key}:"))
         };
-        let line = self.text.lines().position(of_key).unwrap_or(0) + 1;
+        let mut line = 0;
+        for part in key.split('.') {
+            let found = self.text.lines().skip(line).position(|text| is_of(text, part));
+            line += found.unwrap_or(0);
+        }
+        let line = line + 1;
         ConfigError::Document { path: path.to_owned(), line: self.first_line + line, message, hint }
     }
 }

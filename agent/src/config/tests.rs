@@ -76,6 +76,35 @@ fn what_cannot_work_is_refused_at_its_line() {
 }
 
 #[test]
+fn a_time_format_that_cannot_work_is_refused_by_its_path_and_line() {
+    let source = |timestamp: &str| {
+        format!(
+            "apiVersion: aap/v1\nkind: Source\nmetadata: {{name: t}}\nspec:\n  type: file\n  stream: t\n  include: ['/t']\n  \
+             format: json\n  timestamp:\n    column: at\n{timestamp}"
+        )
+    };
+    for good in ["'%d.%m.%Y %H:%M:%S'", "'%Y-%m-%dT%H:%M:%S%.f%z'", "epoch_ms", "'%s'", "'%Y-%m-%d %I:%M %p'"]
+    {
+        let checked = check(&source(&format!("    format: {good}\n")));
+        assert!(checked.is_ok(), "{good}: {checked:?}");
+    }
+    for (bad, word) in [
+        ("'%d.%m.%Y %J'", "%J"),
+        ("'%H:%M:%S'", "no whole date"),
+        ("'%b %d %H:%M:%S'", "no whole date"),
+        ("'%Y-%m-%d %'", "pattern of times"),
+        ("soon", "not a time format"),
+    ] {
+        let (line, message, _) = check(&source(&format!("    format: {bad}\n"))).unwrap_err();
+        assert!(message.contains("`spec.timestamp.format`") && message.contains(word), "{bad}: {message}");
+        assert_eq!(line, 11, "{bad}");
+    }
+    let (line, message, _) = check(&source("    zone: Mars/Olympus\n")).unwrap_err();
+    assert!(message.contains("`spec.timestamp.zone`"), "{message}");
+    assert_eq!(line, 11);
+}
+
+#[test]
 fn listeners_without_tls_stay_on_loopback() {
     let http = "apiVersion: aap/v1\nkind: Source\nmetadata: {name: h}\nspec: {type: http, listen: '0.0.0.0:7410', token_file: t}\n";
     assert!(check(http).unwrap_err().1.contains("loopback"));

@@ -4,6 +4,7 @@ use aap_types::{ExitCode, Problem, SourceKind, SourcePosition, StreamName};
 use serde::{Deserialize, Serialize};
 
 use super::digest::{SavedDigest, hex};
+use crate::deletions::StoodAt;
 
 /// The detail of an ingest position. The position's offset counts bytes of content (after decompression) for lines,
 /// and rows for columnar files.
@@ -38,6 +39,29 @@ pub struct RunDetail {
     /// All was taken.
     #[serde(default)]
     pub complete: bool,
+    /// All was taken of lines: how the content ended. `None`: what follows it is not known to be new records.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub end: Option<End>,
+    /// Where the stream stood when the last batch of the run was made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stood_at: Option<StoodAt>,
+}
+
+/// How the content of a complete run ended, as far as it matters when the content grows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum End {
+    /// With the end of a record: another one may follow.
+    Closed,
+    /// Within a record that a line end closes: nothing but that may follow, or the record was another one.
+    Open,
+}
+
+impl RunDetail {
+    /// It grows: what was said of its end does not hold any more.
+    pub(super) fn begin_to_grow(&mut self) {
+        (self.complete, self.input, self.end) = (false, None, None);
+    }
 }
 
 fn is_zero(number: &u64) -> bool {

@@ -7,8 +7,9 @@ use aap_types::{ExitCode, Problem};
 use flate2::write::MultiGzDecoder;
 
 use super::digest::{PrefixDigest, SavedDigest};
-use super::run::{Run, Whole, content_changed};
+use super::run::{End, Run, Whole, content_changed};
 use crate::config::FormatSpec;
+use crate::deletions::StoodAt;
 use crate::formats::Recipe;
 use crate::ingress::{BATCH_BYTES, Packer, Parcel, Tally, positions_only};
 use crate::records::{Cut, Rules};
@@ -48,6 +49,8 @@ pub(super) struct Taker {
     noted: (u64, SavedDigest),
     /// Content that is durable already and passes again.
     passing: Option<Passing>,
+    /// The content that is durable ends within a line: its end must come next.
+    wants_line_end: bool,
     /// What is called lines of JSON is one document.
     document: Document,
     /// Content not cut yet: it begins at the run's offset.
@@ -81,6 +84,7 @@ impl Taker {
             content: PrefixDigest::default(),
             noted: (run.offset, run.detail.content.clone()),
             passing: None,
+            wants_line_end: run.detail.end == Some(End::Open),
             document: Document::No,
             pending: vec![],
             run,
@@ -118,6 +122,11 @@ impl Taker {
             Inflate::Plain => self.content.finish(),
             _ => *blake3::hash(b"").as_bytes(),
         }
+    }
+
+    /// Where the stream stands now: what is made next comes after it.
+    pub(super) fn stands_at(&mut self, stood_at: StoodAt) {
+        self.run.detail.stood_at = Some(stood_at);
     }
 
     /// How far the run is, as the position of the last batch made here says.
@@ -175,18 +184,55 @@ impl Taker {
         let mut parcel = Parcel::default();
         let rest = self.inflate.finish()?;
         self.content_came(&rest, observed_us, &mut parcel)?;
-        if self.passing.is_some() {
+        if self.passing.as_ref().is_some_and(|passing| passing.left > 0) {
             return Err(self.changed("it is shorter"));
         }
+        self.end_passing()?;
+        if !self.pending.is_empty() {
+            self.pass_line_end(true)?;
+        }
+        let open = self.open_end();
         self.cut(observed_us, 0, true, &mut parcel)?;
         let digest = match self.inflate {
             Inflate::Plain => self.content.finish(),
             _ => *self.input.finalize().as_bytes(),
         };
-        self.run.detail.complete = true;
-        self.run.detail.input = Some(Whole::new(self.input_bytes, &digest));
+        let whole = Whole::new(self.input_bytes, &digest);
+        let detail = &mut self.run.detail;
+        if detail.complete && detail.input.as_ref() == Some(&whole) {
+            // Nothing came that was not taken before.
+            return Ok(parcel);
+        }
+        if !detail.complete {
+            detail.end = open;
+        }
+        detail.complete = true;
+        detail.input = Some(whole);
         self.note(&mut parcel)?;
         Ok(parcel)
+    }
+
+    /// How the content would end if it ended with what waits.
+    fn open_end(&self) -> Option<End> {
+        match self.document {
+            Document::Yes => return None,
+            // Blank so far: what comes may be a document.
+            Document::Unclear if self.run.offset > 0 || !self.pending.is_empty() => return None,
+            Document::Unclear | Document::No => {}
+        }
+        let rest = match memchr::memchr(b'\n', &self.pending) {
+            // The rest of a record that is too long ends with its line.
+            None if self.run.detail.skipping => return Some(End::Open),
+            Some(end) if self.run.detail.skipping => &self.pending[end + 1..],
+            _ => &self.pending[..],
+        };
+        let ends = |bytes: &[u8]| self.packer.decoder().boundary(bytes) == bytes.len();
+        if rest.is_empty() || ends(rest) {
+            return Some(End::Closed);
+        }
+        // A carriage return would become part of the line end that follows; a quote may still be open.
+        let is_line = !rest.ends_with(b"\r") && ends(&[rest, b"\n"].concat());
+        is_line.then_some(End::Open)
     }
 
     fn content_came(
@@ -203,14 +249,45 @@ impl Taker {
             if passing.left > 0 {
                 return Ok(());
             }
-            self.passing = None;
-            if self.content.save() != self.run.detail.content {
-                return Err(self.changed("its beginning is another"));
-            }
+            self.end_passing()?;
+        }
+        if content.is_empty() {
+            return Ok(());
         }
         self.pending.extend_from_slice(content);
+        if !self.pass_line_end(false)? {
+            return Ok(());
+        }
         self.look_for_document()?;
         self.cut(observed_us, BATCH_BYTES, false, parcel)
+    }
+
+    /// All that is durable has passed: it must be what was taken.
+    fn end_passing(&mut self) -> Result<(), Problem> {
+        if self.passing.take().is_some() && self.content.save() != self.run.detail.content {
+            return Err(self.changed("its beginning is another"));
+        }
+        Ok(())
+    }
+
+    /// Takes the line end that closes the last line of before; returns whether it has come. Anything else continues that line,
+    /// which is then another one.
+    fn pass_line_end(&mut self, last: bool) -> Result<bool, Problem> {
+        if !self.wants_line_end {
+            return Ok(true);
+        }
+        let length = match &self.pending[..] {
+            [] => return Ok(false),
+            [b'\r'] if !last => return Ok(false),
+            [b'\n', ..] => 1,
+            [b'\r', b'\n', ..] => 2,
+            _ => return Err(self.changed("its last line, which had no line end, goes on")),
+        };
+        self.wants_line_end = false;
+        self.run.detail.skipping = false;
+        let line_end: Vec<u8> = self.pending.drain(..length).collect();
+        self.pass_over(&line_end);
+        Ok(true)
     }
 
     /// Finds out what the input is, as soon as that can be known.
@@ -319,6 +396,7 @@ impl Taker {
     }
 
     fn pass_over(&mut self, consumed: &[u8]) {
+        self.run.detail.begin_to_grow();
         self.content.update(consumed);
         self.run.offset += consumed.len() as u64;
     }

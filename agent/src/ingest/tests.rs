@@ -71,8 +71,12 @@ impl Client<'_> {
                 Some(Err(status)) => return Outcome { opened: None, done: Err(problem_of_status(&status)) },
                 other => panic!("{other:?}"),
             };
-            let from = usize::try_from(opened.offset).unwrap();
-            if input.len() < from || blake3::hash(&input[..from]).as_bytes()[..] != opened.prefix_digest[..] {
+            let (from, digest) = match opened.may_grow {
+                true => (opened.grows_from, &opened.grows_digest),
+                false => (opened.offset, &opened.prefix_digest),
+            };
+            let from = usize::try_from(from).unwrap();
+            if input.len() < from || blake3::hash(&input[..from]).as_bytes()[..] != digest[..] {
                 let stream = "events".parse().unwrap();
                 let changed = content_changed(&stream, self.name, "as the client found");
                 return Outcome { opened: Some(opened), done: Err(changed) };
@@ -157,10 +161,12 @@ async fn changed_content_is_refused_and_again_takes_it() {
     let mut changed = input.clone();
     changed[10] ^= 1;
     assert_eq!(client(&rig, "f", "ndjson", "").send(&changed).await.code(), "ingest.content_changed");
-    let mut longer = input.clone();
+    let mut longer = changed.clone();
     longer.extend(ndjson(1000, 1001));
     assert_eq!(client(&rig, "f", "ndjson", "").send(&longer).await.code(), "ingest.content_changed");
+    assert_eq!(client(&rig, "f", "ndjson", "").send(&input[..1000]).await.code(), "ingest.content_changed");
     assert_eq!(numbers(&rig).len(), 1000);
+    longer = [&input[..], &ndjson(1000, 1001)].concat();
     let again = client(&rig, "f", "ndjson", "").attempt(&longer, true, 1).await;
     assert!(again.done.is_err(), "broken off");
     // The generation was begun: a reconnection without `again` continues it.
@@ -170,6 +176,190 @@ async fn changed_content_is_refused_and_again_takes_it() {
     // Another name is another run.
     client(&rig, "g", "ndjson", "").send(&input).await.done();
     assert_eq!(numbers(&rig).len(), 3001);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn content_that_only_grew_is_continued_after_what_was_taken() {
+    // Around the units of the digest, and with nothing at all.
+    for rows in [0, 1, 10, 1000, 3000] {
+        let mut rig = Rig::new();
+        let input = ndjson(0, rows);
+        client(&rig, "f", "ndjson", "").send(&input).await.done();
+        rig.restart();
+        let grown = [input, ndjson(rows, rows + 700)].concat();
+        let done = client(&rig, "f", "ndjson", "").send(&grown).await.done();
+        assert_eq!((done.rows, done.rows_total), (700, u64::from(rows) + 700));
+        assert_eq!(client(&rig, "f", "ndjson", "").send(&grown).await.done().rows, 0);
+        // It may grow often, and break off while it does.
+        let more = [grown, ndjson(rows + 700, rows + 4000)].concat();
+        let broken = client(&rig, "f", "ndjson", "").attempt(&more, false, 3).await;
+        assert_eq!(broken.code(), "ingest.client_gone");
+        rig.restart();
+        let done = client(&rig, "f", "ndjson", "").send(&more).await.done();
+        assert_eq!(done.rows_total, u64::from(rows) + 4000);
+        assert_eq!(numbers(&rig), (0..rows + 4000).collect::<Vec<_>>());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn csv_and_text_grow_too_and_the_header_stays() {
+    let rig = Rig::new();
+    assert_eq!(client(&rig, "f", "csv", "").send(b"n,text\n1,\"a\nb\"\n").await.done().rows, 1);
+    assert_eq!(client(&rig, "f", "csv", "").send(b"n,text\n1,\"a\nb\"\n2,c\n3,d\n").await.done().rows, 2);
+    assert_eq!(numbers(&rig), [1, 2, 3]);
+    assert_eq!(client(&rig, "t", "text", "").send(b"one\n\n").await.done().rows, 2);
+    assert_eq!(client(&rig, "t", "text", "").send(b"one\n\ntwo\n").await.done().rows, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_last_line_without_line_end_may_be_ended_but_not_go_on() {
+    for (format, taken, grown, rows) in [
+        ("text", "one\ntwo", "one\ntwo\nthree\n", Some(1)),
+        ("text", "one\ntwo", "one\ntwo\r\nthree\r\n", Some(1)),
+        ("text", "one\ntwo", "one\ntwo\n", Some(0)),
+        ("text", "one\ntwo", "one\ntwo\n\n", Some(1)),
+        ("text", "one\ntwo", "one\ntwofold\n", None),
+        ("text", "one\ntwo", "one\ntwo\r", None),
+        ("text", "one\ntwo\r", "one\ntwo\r\n", None),
+        ("ndjson", "{\"n\":1}", "{\"n\":1}\n{\"n\":2}", Some(1)),
+        ("ndjson", "{\"n\":1}", "{\"n\":1} {\"n\":2}\n", None),
+        ("ndjson", "{\"n\":1}\n{\"n\"", "{\"n\":1}\n{\"n\":2}\n", None),
+        ("csv", "n,m\n1,2", "n,m\n1,2\n3,4", Some(1)),
+        ("csv", "n,m", "n,m\n3,4", Some(1)),
+        ("csv", "n,m\n1,2", "n,m\n1,23\n", None),
+        ("csv", "n,m\n1,\"2", "n,m\n1,\"2\n3,4\n", None),
+    ] {
+        let rig = Rig::new();
+        let before = client(&rig, "f", format, "").send(taken.as_bytes()).await.done();
+        let outcome = client(&rig, "f", format, "").send(grown.as_bytes()).await;
+        match rows {
+            Some(rows) => {
+                let done = outcome.done();
+                assert_eq!((done.rows, done.bad_rows), (rows, before.bad_rows), "{grown:?}");
+                let again = client(&rig, "f", format, "").send(grown.as_bytes()).await;
+                assert!(again.opened.as_ref().unwrap().complete, "{grown:?}");
+                assert_eq!(again.done().rows, 0, "{grown:?}");
+                let more = format!("{grown}\n{grown}");
+                assert!(client(&rig, "f", format, "").send(more.as_bytes()).await.done.is_ok(), "{more:?}");
+            }
+            None => assert_eq!(outcome.code(), "ingest.content_changed", "{grown:?}"),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_an_end_of_its_own_does_not_grow() {
+    let rig = Rig::new();
+    let array = b"[{\"n\":1}]\n";
+    client(&rig, "f", "ndjson", "").send(array).await.done();
+    let grown = [&array[..], b"[{\"n\":2}]\n"].concat();
+    assert_eq!(client(&rig, "f", "ndjson", "").send(&grown).await.code(), "ingest.content_changed");
+    assert_eq!(numbers(&rig), [1]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_compressed_file_grows_by_its_content() {
+    let packed = |parts: &[&[u8]]| -> Vec<u8> {
+        parts.iter().flat_map(|part| zstd::encode_all(*part, 1).unwrap()).collect()
+    };
+    let mut rig = Rig::new();
+    let (before, more) = (ndjson(0, 2000), ndjson(2000, 2500));
+    client(&rig, "f", "ndjson", "zstd").send(&packed(&[&before])).await.done();
+    rig.restart();
+    // Another member, or everything packed anew.
+    let grown = packed(&[&before, &more]);
+    assert_eq!(client(&rig, "f", "ndjson", "zstd").send(&grown).await.done().rows, 500);
+    let anew = zstd::encode_all(&[&before[..], &more, &ndjson(2500, 2600)].concat()[..], 9).unwrap();
+    assert_eq!(client(&rig, "f", "ndjson", "zstd").send(&anew).await.done().rows, 100);
+    assert_eq!(numbers(&rig), (0..2600).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_deleted_is_taken_again_and_what_came_after_is_not() {
+    let mut rig = Rig::new();
+    let (input, later) = (ndjson(0, 100), ndjson(100, 150));
+    client(&rig, "f", "ndjson", "").send(&input).await.done();
+    client(&rig, "broken off", "ndjson", "").attempt(&ndjson(0, 3000), false, 2).await;
+    let tails = rig.deps.ingress.buffer.tails();
+    let deleted: Vec<_> = crate::uplink::tails(tails);
+    client(&rig, "later", "ndjson", "").send(&later).await.done();
+    rig.deps.deletions.tell(&deleted);
+    assert_eq!(client(&rig, "later", "ndjson", "").send(&later).await.done().rows, 0, "it is still there");
+    // Broken off, it stays forgotten until something of it is durable.
+    let broken = client(&rig, "f", "ndjson", "").attempt(&input, false, 0).await;
+    assert_eq!(broken.opened.as_ref().unwrap().offset, 0);
+    assert_eq!(client(&rig, "f", "ndjson", "").send(&input).await.done().rows, 100);
+    assert_eq!(client(&rig, "broken off", "ndjson", "").send(&ndjson(0, 3000)).await.done().rows, 3000);
+    // The same is told in every welcome, also after a restart.
+    rig.restart();
+    rig.deps.deletions.tell(&deleted);
+    for (name, input) in [("f", input), ("later", later), ("broken off", ndjson(0, 3000))] {
+        assert_eq!(client(&rig, name, "ndjson", "").send(&input).await.done().rows, 0, "{name}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_of_a_full_buffer_hears_what_it_waits_for_and_its_run_is_nobody_elses_meanwhile() {
+    let rig = Rig::with_buffer(r#"{"segment_bytes": 1048576, "budget": 8388608, "retain": 0}"#);
+    let (requests, incoming) = mpsc::channel(4);
+    let (replies, mut answers) = mpsc::channel(4);
+    let runs = Runs::default();
+    let serving =
+        serve(rig.deps.clone(), runs.clone(), ReceiverStream::new(incoming), replies, Shutdown::default());
+    let driving = async {
+        let open = IngestOpen {
+            stream: "events".into(),
+            name: "f".into(),
+            format: "text".into(),
+            ..IngestOpen::default()
+        };
+        requests.send(Ok(IngestRequest { kind: Some(Request::Open(open)) })).await.unwrap();
+        // Noise does not compress; several parcels of it are more than the buffer holds.
+        let mut word = 1_u64;
+        let mut noise = || {
+            word ^= word << 13;
+            word ^= word >> 7;
+            word ^= word << 17;
+            word
+        };
+        let pieces: Vec<String> = (0..100)
+            .map(|_| {
+                (0..5000).map(|_| format!("{:016x}{:016x}{:016x}\n", noise(), noise(), noise())).collect()
+            })
+            .collect();
+        let feeding = async {
+            for piece in pieces {
+                let data = IngestRequest { kind: Some(Request::Data(piece.into())) };
+                requests.send(Ok(data)).await.unwrap();
+            }
+            panic!("all of it was taken");
+        };
+        let hearing = async {
+            loop {
+                match answers.recv().await.unwrap().unwrap().kind {
+                    Some(Reply::Progress(told)) if !told.waits_for.is_empty() => return told.waits_for,
+                    Some(Reply::Opened(_) | Reply::Progress(_)) => {}
+                    other => panic!("{other:?}"),
+                }
+            }
+        };
+        let waits_for = tokio::select! {
+            () = feeding => unreachable!("it panics"),
+            waits_for = hearing => waits_for,
+        };
+        assert!(waits_for.contains("budget") && waits_for.contains("no coordinator"), "{waits_for}");
+        drop((requests, answers));
+        assert_eq!(client_of(&rig, &runs).send(b"x\n").await.code(), "ingest.under_way");
+        for (key, tail) in rig.deps.ingress.buffer.tails() {
+            rig.deps.ingress.buffer.advance("uplink", &key, tail);
+        }
+    };
+    tokio::time::timeout(crate::testing::DEADLINE, async { tokio::join!(serving, driving) }).await.unwrap();
+    assert!(rig.deps.ingress.buffer.position(SourceKind::Ingest, "events/f").is_some(), "it became durable");
+}
+
+fn client_of<'a>(rig: &'a Rig, runs: &Runs) -> Client<'a> {
+    Client { runs: runs.clone(), ..client(rig, "f", "text", "") }
 }
 
 #[tokio::test(flavor = "multi_thread")]

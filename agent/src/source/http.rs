@@ -14,10 +14,11 @@
 //! | 400 | bad stream name; bad rows, naming row and reason: nothing was taken (`?on_error=dead-letter` keeps them apart instead, unless a JSON document breaks off) |
 //! | 401 / 415 | wrong token / content type or encoding |
 //! | 404 / 405 | a path that is not there / the wrong method for it |
+//! | 408 | the body comes at less than 16 KiB a second |
 //! | 409 with `Retry-After` | the first request with this `Idempotency-Key` is under way, or was not taken |
 //! | 413 | more than the limit after decompression |
 //! | 422 | the `Idempotency-Key` was used with another body |
-//! | 429 with `Retry-After` | the buffer is full |
+//! | 429 with `Retry-After` | the buffer is full; too many requests, or keys within a day |
 //! | 503 with `Retry-After` | the rows could not be stored, or not soon enough to say so |
 //!
 //! A key's answer is committed in the group of its rows and kept for 24 h, so a repetition after any crash gets the same answer and adds
@@ -25,13 +26,15 @@
 //!
 //! | file | owns |
 //! |---|---|
-//! | `http/body.rs` | reading, decompressing, limits |
+//! | `http/body.rs` | reading, decompressing, limits: of size, of memory, of patience |
 //! | `http/take.rs` | rows of one request |
-//! | `http/keys.rs` | answers by key |
+//! | `http/keys.rs` | who has a key, and what was answered |
+//! | `http/ledger.rs` | answers by key, for a day |
 //! | `http/metrics.rs` | `/metrics` |
 
 mod body;
 mod keys;
+mod ledger;
 mod metrics;
 mod take;
 
@@ -50,15 +53,20 @@ use axum::routing::{get, post};
 use camino::{Utf8Path, Utf8PathBuf};
 use serde::Deserialize;
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OnceCell, Semaphore, watch};
 
 use self::keys::{Begun, Keys};
+use self::ledger::Ledger;
 use self::take::{Kind, OnError};
 use super::{SourceDeps, SourceError};
 use crate::config::HttpSpec;
 
-/// Bodies in memory at once: each may be 16 MiB and its content as much again.
+/// Requests that are taken at once: the content and the rows of each may have several times 16 MiB in memory.
 const REQUESTS_MAX: usize = 8;
+/// Memory of bodies that are on their way or wait for their turn, in largest bodies. However many clients are slow, they share this.
+const BODIES_MAX: usize = 8;
+/// How long a body waits for its turn.
+const TURN_WITHIN: Duration = Duration::from_secs(5);
 /// How long requests under way may take at the end.
 const DRAIN: Duration = Duration::from_secs(5);
 /// How long a request waits for its rows to be durable. Appending takes milliseconds; a request that came just before the
@@ -73,6 +81,7 @@ const KEY_BYTES_MAX: usize = 255;
 pub struct Listening {
     settled: watch::Sender<Settled>,
     open: keys::Open,
+    ledger: OnceCell<Ledger>,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -83,7 +92,8 @@ struct Settled {
 
 impl Default for Listening {
     fn default() -> Self {
-        Self { settled: watch::channel(Settled::default()).0, open: keys::Open::default() }
+        let settled = watch::channel(Settled::default()).0;
+        Self { settled, open: keys::Open::default(), ledger: OnceCell::new() }
     }
 }
 
@@ -96,6 +106,18 @@ impl Listening {
     /// An HTTP source is about to start: where the former one listened says nothing any more.
     pub fn expect(&self) {
         self.settled.send_replace(Settled { expected: true, address: None });
+    }
+
+    /// The ledger of keys, read when it is first wanted.
+    async fn ledger(&self, deps: &SourceDeps) -> Result<Ledger, SourceError> {
+        let path = deps.home.agent().join("http-keys");
+        let failed = SourceError::io(format!("read the answers to keys in `{path}`"));
+        let store_id = deps.ingress.buffer.identity().store_id;
+        let read = async || {
+            let reading = tokio::task::spawn_blocking(move || Ledger::open(&path, store_id));
+            reading.await.map_err(std::io::Error::other)?
+        };
+        self.ledger.get_or_try_init(read).await.cloned().map_err(failed)
     }
 
     fn set(&self, address: SocketAddr) {
@@ -129,7 +151,10 @@ struct Api {
     keys: Keys,
     token_file: Utf8PathBuf,
     body_bytes_max: usize,
-    room: Arc<Semaphore>,
+    /// Of bodies.
+    room: body::Room,
+    /// Of requests whose body is here.
+    turns: Arc<Semaphore>,
 }
 
 /// Listens until it is asked to stop.
@@ -141,20 +166,25 @@ pub(super) async fn run(
 ) -> Result<(), SourceError> {
     let token_file = deps.home.root().join(&spec.token_file);
     check_token_file(&token_file).await?;
+    let ledger = deps.listening.ledger(&deps).await?;
+    let keys = Keys::new(deps.ingress.clone(), spec.keep_keys.0, deps.listening.open.clone(), ledger);
+    let adoptions = deps.first_welcome.adoptions();
+    keys.take_over().await;
     let listener = listen(&spec, &deps).await?;
     let address = listener.local_addr().map_err(SourceError::io("ask for the address"))?;
     deps.listening.set(address);
     deps.board.source(&name, |entry| entry.detail = format!("listens on {address}"));
     tracing::info!(%address, "HTTP source listens");
-    let keys = Keys::new(deps.ingress.clone(), spec.keep_keys.0, deps.listening.open.clone());
     let listening = deps.listening.clone();
+    let body_bytes_max = usize::try_from(spec.body_bytes_max.0).unwrap_or(usize::MAX);
     let api = Api {
         name: name.into(),
         token_file,
         deps,
-        keys,
-        body_bytes_max: usize::try_from(spec.body_bytes_max.0).unwrap_or(usize::MAX),
-        room: Arc::new(Semaphore::new(REQUESTS_MAX)),
+        keys: keys.clone(),
+        body_bytes_max,
+        room: body::Room::of(BODIES_MAX.saturating_mul(body_bytes_max)),
+        turns: Arc::new(Semaphore::new(REQUESTS_MAX)),
     };
     let stop = shutdown.clone();
     let serving =
@@ -166,7 +196,9 @@ pub(super) async fn run(
     let result = tokio::select! {
         result = serving => result.map_err(SourceError::io("serve HTTP")),
         () = abandoned => Ok(()),
+        () = keys.keep_up(adoptions) => Ok(()),
     };
+    keys.write_soon().await;
     listening.clear(address);
     result
 }
@@ -237,17 +269,22 @@ struct Refused {
     status: StatusCode,
     code: &'static str,
     message: String,
-    retry_after: bool,
+    /// In seconds.
+    retry_after: Option<u64>,
     row: Option<u64>,
 }
 
 impl Refused {
     fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into(), retry_after: false, row: None }
+        Self { status, code, message: message.into(), retry_after: None, row: None }
     }
 
-    fn later(mut self) -> Self {
-        self.retry_after = true;
+    fn later(self) -> Self {
+        self.after(1)
+    }
+
+    fn after(mut self, seconds: u64) -> Self {
+        self.retry_after = Some(seconds);
         self
     }
 }
@@ -260,8 +297,8 @@ impl IntoResponse for Refused {
         }
         let body = format!("{}\n", serde_json::json!({ "error": error }));
         let mut response = (self.status, [(header::CONTENT_TYPE, "application/json")], body).into_response();
-        if self.retry_after {
-            response.headers_mut().insert(header::RETRY_AFTER, header::HeaderValue::from_static("1"));
+        if let Some(seconds) = self.retry_after {
+            response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
         }
         response
     }
@@ -302,14 +339,8 @@ async fn take_request(
         }
     };
     let key = idempotency_key(headers)?;
-    // Bodies wait outside, where they cost nothing.
-    let busy = || {
-        Refused::new(StatusCode::TOO_MANY_REQUESTS, "http.busy", "too many requests are under way").later()
-    };
-    let permit = tokio::time::timeout(Duration::from_secs(5), api.room.clone().acquire_owned()).await;
-    let permit = permit.map_err(|_| busy())?.map_err(|_| busy())?;
-    let raw = body::read(body, api.body_bytes_max).await?;
-    let digest = key.as_ref().map(|_| keys::digest(&raw, headers, on_error));
+    let raw = body::read(body, api.body_bytes_max, &api.room, body::Patience::default()).await?;
+    let digest = key.as_ref().map(|_| keys::digest(&raw.bytes, headers, on_error));
     let begun = match (&key, digest) {
         (Some(key), Some(digest)) => api.keys.begin(&stream, key, digest)?,
         _ => Begun::unkeyed(),
@@ -319,10 +350,12 @@ async fn take_request(
         Begun::Mine(claim) => claim,
         Begun::Busy(waiting) => {
             // The body was needed for its digest only: who waits takes nobody's room.
-            drop((permit, raw));
+            drop(raw);
             return api.keys.outcome(waiting).await;
         }
     };
+    let turn = tokio::time::timeout(TURN_WITHIN, api.turns.clone().acquire_owned()).await;
+    let turn = turn.ok().and_then(Result::ok).ok_or_else(body::busy)?;
     let request = take::Request {
         stream,
         source: api.name.to_string(),
@@ -336,7 +369,7 @@ async fn take_request(
     let deps = api.deps.clone();
     #[expect(clippy::disallowed_methods, reason = "awaited here; goes on to its end if the client goes away")]
     let taking = tokio::spawn(async move {
-        let _permit = permit;
+        let _turn = turn;
         take::take(request, &deps, begun).await
     });
     let Ok(taken) = tokio::time::timeout(ANSWER_WITHIN, taking).await else {

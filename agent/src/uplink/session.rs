@@ -119,8 +119,9 @@ async fn greet(tx: &AgentSender, rx: &mut CoordinatorReceiver, deps: &UplinkDeps
     }
 }
 
-/// Does what the welcome says: positions, a new epoch, cursors.
+/// Does what the welcome says: deletions, positions, a new epoch, cursors.
 async fn follow(welcome: Welcome, deps: &UplinkDeps, state: &State) -> Result<(), String> {
+    deps.deletions.tell(&welcome.deleted);
     let positions: Vec<SourcePosition> = welcome.positions.into_iter().filter_map(position).collect();
     if !positions.is_empty() {
         tracing::info!(positions = positions.len(), "source positions came back from the coordinator");
@@ -336,6 +337,7 @@ async fn take(
         Some(Down::QueryCredit(credit)) => running.grant(&credit),
         Some(Down::CancelQuery(cancel)) => running.cancel(&cancel.id),
         Some(Down::Refusal(refusal)) => refused(refusal, deps, state).await?,
+        Some(Down::Deleted(deleted)) => deps.deletions.tell(&deleted.through),
         Some(Down::Welcome(_)) => return Err("a second welcome".to_owned()),
         // A newer coordinator says something that this version does not know.
         None => {}

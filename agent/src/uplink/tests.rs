@@ -161,6 +161,7 @@ fn connect(rig: &Rig, ledger: &Arc<Mutex<Ledger>>) -> Uplink {
         failpoints: Failpoints::default(),
         state: Arc::new(State::default()),
         first_welcome: rig.deps.first_welcome.clone(),
+        deletions: rig.deps.deletions.clone(),
         queries: None,
     };
     let shutdown = Shutdown::default();

@@ -1,11 +1,12 @@
 //! The bytes to be taken, from any durable offset on.
 //!
-//! A file is read again from wherever the agent says. Stdin cannot be: what was read and is not yet durable is kept
-//! in memory, so that the run survives a restart of the agent.
+//! A file is read again from wherever the agent says. Stdin and other pipes cannot be: what was read and is not yet durable
+//! is kept in memory, so that the run survives a restart of the agent.
 
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::FileTypeExt;
 
 use aap_types::{ExitCode, Problem};
 use bytes::Bytes;
@@ -19,7 +20,7 @@ use crate::failure::Failure;
 const CHUNK_BYTES: usize = 256 << 10;
 /// Chunks read ahead of the network.
 const CHUNKS_AHEAD: usize = 8;
-/// Most of stdin that is kept for a restart of the agent.
+/// Most of a pipe that is kept for a restart of the agent.
 const RETAINED_BYTES_MAX: u64 = 64 << 20;
 
 /// Format and compression of the input.
@@ -67,13 +68,14 @@ impl Kind {
 /// Where the bytes come from.
 pub(crate) enum Input {
     File { path: Utf8PathBuf, size: u64, chunks: Option<Chunks> },
-    Stdin(Stdin),
+    Pipe(Pipe),
 }
 
 type Chunks = mpsc::Receiver<io::Result<Bytes>>;
 
-/// What was read of stdin and may have to be sent again.
-pub(crate) struct Stdin {
+/// Stdin, or a pipe with a path: read once, from its beginning to its end. What was read of it may have to be sent again.
+pub(crate) struct Pipe {
+    from: Origin,
     chunks: Option<Chunks>,
     retained: VecDeque<Bytes>,
     /// Offset of the first retained byte.
@@ -82,30 +84,54 @@ pub(crate) struct Stdin {
     sent: usize,
 }
 
+/// Where a pipe is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Origin {
+    Stdin,
+    /// One without a name, as the shell's `<(…)` gives it: `/dev/fd/63`.
+    Descriptor(Utf8PathBuf),
+    /// One in the file system.
+    Named(Utf8PathBuf),
+}
+
+/// Other names of stdin.
+const STDIN_PATHS: [&str; 3] = ["/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"];
+
 impl Input {
+    /// Looks at what `file` is. A pipe is not opened here: that waits for whoever writes it.
     pub(crate) fn open(file: &str) -> Result<Self, Problem> {
         if file == "-" {
-            let stdin = Stdin { chunks: None, retained: VecDeque::new(), start: 0, sent: 0 };
-            return Ok(Self::Stdin(stdin));
+            return Ok(Self::Pipe(Pipe::of(Origin::Stdin)));
         }
-        let path = Utf8PathBuf::from(file);
-        let opened = path.canonicalize_utf8().and_then(|path| {
-            let metadata = File::open(&path)?.metadata()?;
-            Ok((path, metadata))
-        });
-        let (path, metadata) = opened.map_err(|error| unreadable(&path, &error))?;
+        let given = Utf8PathBuf::from(file);
+        let metadata = std::fs::metadata(&given).map_err(|error| unreadable(&given, &error))?;
+        if metadata.file_type().is_fifo() {
+            // The name of one that has no name leads nowhere.
+            let origin = given.canonicalize_utf8().map_or(Origin::Descriptor(given), Origin::Named);
+            return Ok(Self::Pipe(Pipe::of(origin)));
+        }
+        if STDIN_PATHS.contains(&file) && !metadata.is_file() {
+            return Ok(Self::Pipe(Pipe::of(Origin::Stdin)));
+        }
         if metadata.is_file() {
-            return Ok(Self::File { path, size: metadata.len(), chunks: None });
+            let opened = given.canonicalize_utf8().and_then(|path| {
+                let size = File::open(&path)?.metadata()?.len();
+                Ok(Self::File { path, size, chunks: None })
+            });
+            return opened.map_err(|error| unreadable(&given, &error));
         }
-        let message = format!("`{path}` is not a regular file");
-        Err(Problem::new("ingest.not_a_file", ExitCode::Usage, message)
-            .hint(format!("a pipe can be given as stdin: `aap ingest STREAM - < {path}`")))
+        let message = format!("`{given}` is neither a regular file nor a pipe");
+        let hint = match metadata.is_dir() {
+            true => format!("name a file in it, or pipe them: `cat {given}/* | aap ingest STREAM -`"),
+            false => format!("give its content as stdin: `aap ingest STREAM - < {given}`"),
+        };
+        Err(Problem::new("ingest.not_a_file", ExitCode::Usage, message).hint(hint))
     }
 
     pub(crate) fn size(&self) -> Option<u64> {
         match self {
             Self::File { size, .. } => Some(*size),
-            Self::Stdin(_) => None,
+            Self::Pipe(_) => None,
         }
     }
 
@@ -113,11 +139,13 @@ impl Input {
         matches!(self, Self::File { .. })
     }
 
-    /// The absolute path; for stdin a name that no other run has.
+    /// The absolute path; for what has none a name that no other run has.
     pub(crate) fn default_name(&self, context: &Context<'_>) -> Result<String, Problem> {
         match self {
-            Self::File { path, .. } => Ok(path.to_string()),
-            Self::Stdin(_) => Ok(format!("stdin-{}-{}", context.now_us(), std::process::id())),
+            Self::File { path, .. } | Self::Pipe(Pipe { from: Origin::Named(path), .. }) => {
+                Ok(path.to_string())
+            }
+            Self::Pipe(_) => Ok(format!("stdin-{}-{}", context.now_us(), std::process::id())),
         }
     }
 
@@ -132,10 +160,10 @@ impl Input {
                     .map_err(|error| {
                         Problem::new("cli.task", ExitCode::Bug, "reading the file failed").caused_by(&error)
                     })??;
-                *chunks = Some(read_ahead(file.take(size.saturating_sub(offset))));
+                *chunks = Some(read_ahead(move || Ok(file.take(size.saturating_sub(offset)))));
                 Ok(())
             }
-            Self::Stdin(stdin) => stdin.position(offset, digest).await,
+            Self::Pipe(pipe) => pipe.position(offset, digest).await,
         }
     }
 
@@ -146,14 +174,14 @@ impl Input {
                 let Some(chunks) = chunks else { return Ok(None) };
                 chunks.recv().await.transpose().map_err(|error| unreadable(path, &error))
             }
-            Self::Stdin(stdin) => stdin.next().await,
+            Self::Pipe(pipe) => pipe.next().await,
         }
     }
 
     /// Everything before `offset` is durable.
     pub(crate) fn durable(&mut self, offset: u64) {
-        if let Self::Stdin(stdin) = self {
-            stdin.forget_before(offset);
+        if let Self::Pipe(pipe) = self {
+            pipe.forget_before(offset);
         }
     }
 }
@@ -207,9 +235,13 @@ fn checked(path: Utf8PathBuf, offset: u64, digest: &[u8]) -> Result<File, Proble
 }
 
 /// Reads in a thread of its own, some chunks ahead. The thread ends when nobody takes its chunks.
-fn read_ahead(mut source: impl Read + Send + 'static) -> Chunks {
+fn read_ahead<R: Read>(open: impl FnOnce() -> io::Result<R> + Send + 'static) -> Chunks {
     let (sender, receiver) = mpsc::channel(CHUNKS_AHEAD);
     std::thread::spawn(move || {
+        let mut source = match open() {
+            Ok(source) => source,
+            Err(error) => return drop(sender.blocking_send(Err(error))),
+        };
         loop {
             match read_chunk(&mut source) {
                 Ok(chunk) if chunk.is_empty() => return,
@@ -244,17 +276,37 @@ fn read_chunk(source: &mut impl Read) -> io::Result<Bytes> {
     }
 }
 
-impl Stdin {
+impl std::fmt::Display for Origin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Stdin => f.write_str("stdin"),
+            Self::Descriptor(path) | Self::Named(path) => write!(f, "`{path}`"),
+        }
+    }
+}
+
+impl Pipe {
+    fn of(from: Origin) -> Self {
+        Self { from, chunks: None, retained: VecDeque::new(), start: 0, sent: 0 }
+    }
+
+    fn begin(&self) -> Chunks {
+        match self.from.clone() {
+            Origin::Stdin => read_ahead(|| Ok(io::stdin())),
+            Origin::Descriptor(path) | Origin::Named(path) => read_ahead(move || File::open(path)),
+        }
+    }
+
     async fn position(&mut self, offset: u64, digest: &[u8]) -> Result<(), Failure> {
         if self.chunks.is_none() {
-            self.chunks = Some(read_ahead(io::stdin()));
+            self.chunks = Some(self.begin());
             return self.skip_known(offset, digest).await;
         }
         self.forget_before(offset);
         if offset != self.start {
-            let message = format!("stdin cannot be read again from byte {offset}");
+            let message = format!("{} cannot be read again from byte {offset}", self.from);
             return Err(Problem::new("ingest.stdin_lost", ExitCode::Failed, message)
-                .cause("the agent went back further than what is kept of stdin")
+                .cause("the agent went back further than what is kept of it")
                 .hint("ingest from a file: it can be read again from anywhere")
                 .into());
         }
@@ -268,8 +320,8 @@ impl Stdin {
         while self.start < offset {
             let Some(mut chunk) = self.read().await? else {
                 return Err(changed(&format!(
-                    "stdin ended after {} bytes, and {offset} were taken",
-                    self.start
+                    "{} ended after {} bytes, and {offset} were taken",
+                    self.from, self.start
                 ))
                 .into());
             };
@@ -281,7 +333,7 @@ impl Stdin {
             }
         }
         if offset > 0 && hasher.finalize().as_bytes() != digest {
-            return Err(changed(&format!("the first {offset} bytes of stdin are others")).into());
+            return Err(changed(&format!("the first {offset} bytes of {} are others", self.from)).into());
         }
         Ok(())
     }
@@ -300,7 +352,8 @@ impl Stdin {
     async fn read(&mut self) -> Result<Option<Bytes>, Problem> {
         let Some(chunks) = &mut self.chunks else { return Ok(None) };
         chunks.recv().await.transpose().map_err(|error| {
-            Problem::new("ingest.unreadable", ExitCode::Failed, "stdin cannot be read").caused_by(&error)
+            let message = format!("{} cannot be read", self.from);
+            Problem::new("ingest.unreadable", ExitCode::Failed, message).caused_by(&error)
         })
     }
 
@@ -355,13 +408,48 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_pipe_is_read_once_and_opening_it_waits_for_its_writer_elsewhere() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = Utf8PathBuf::from_path_buf(folder.path().join("pipe")).unwrap();
+        rustix::fs::mkfifoat(rustix::fs::CWD, path.as_str(), rustix::fs::Mode::from_raw_mode(0o600)).unwrap();
+        let mut input = Input::open(path.as_str()).unwrap();
+        assert_eq!((input.size(), input.is_replayable()), (None, false));
+        let Input::Pipe(pipe) = &input else { panic!("not a pipe") };
+        assert_eq!(pipe.from, Origin::Named(path.canonicalize_utf8().unwrap()));
+        input.position(0, &[]).await.unwrap_or_else(|_| panic!("nothing to look for"));
+        // Only now somebody writes.
+        let writer = std::thread::spawn({
+            let path = path.clone();
+            move || std::fs::write(path, "one\ntwo\n").unwrap()
+        });
+        let mut content = Vec::new();
+        while let Some(chunk) = input.next().await.unwrap() {
+            content.extend_from_slice(&chunk);
+        }
+        writer.join().unwrap();
+        assert_eq!(content, b"one\ntwo\n");
+    }
+
+    #[test]
+    fn a_pipe_without_a_name_is_one_however_its_descriptor_is_written() {
+        let (reader, _writer) = io::pipe().unwrap();
+        let path = format!("/dev/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&reader));
+        let Input::Pipe(pipe) = Input::open(&path).unwrap() else { panic!("not a pipe") };
+        assert_eq!(pipe.from, Origin::Descriptor(path.into()));
+        for other in ["/", "/dev/null"] {
+            let problem = Input::open(other).err().unwrap();
+            assert_eq!((problem.code.as_str(), problem.exit), ("ingest.not_a_file", ExitCode::Usage));
+        }
+    }
+
+    #[tokio::test]
     async fn what_is_not_durable_of_stdin_is_sent_again() {
         let (sender, receiver) = mpsc::channel(8);
         for text in ["abc", "defg", "hi"] {
             sender.send(Ok(Bytes::from_static(text.as_bytes()))).await.unwrap();
         }
         drop(sender);
-        let mut stdin = Stdin { chunks: Some(receiver), retained: VecDeque::new(), start: 0, sent: 0 };
+        let mut stdin = Pipe { chunks: Some(receiver), ..Pipe::of(Origin::Stdin) };
         assert_eq!(stdin.next().await.unwrap().unwrap(), "abc");
         assert_eq!(stdin.next().await.unwrap().unwrap(), "defg");
         stdin.forget_before(4);

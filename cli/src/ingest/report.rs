@@ -24,13 +24,16 @@ pub(crate) struct Report {
     events: bool,
     last_event: Option<tokio::time::Instant>,
     said_waiting: bool,
+    said_full: bool,
+    quiet: bool,
 }
 
 impl Report {
     pub(crate) fn begin(context: &Context<'_>, run: &Run, size: Option<u64>) -> Self {
         let bar = context.printer.draws_progress().then(|| bar(run, size));
         let events = context.settings.format == Some(Format::Json);
-        Self { bar, events, last_event: None, said_waiting: false }
+        let quiet = context.settings.quiet;
+        Self { bar, events, last_event: None, said_waiting: false, said_full: false, quiet }
     }
 
     pub(crate) fn opened(&mut self, run: &Run, size: Option<u64>) -> Result<(), Failure> {
@@ -81,6 +84,25 @@ impl Report {
             // Words only where a terminal or a log reads them; JSON lines say it as an event.
             let _ignored = self.event(&json!({"type": "waiting", "reason": lost.message}));
         }
+    }
+
+    /// The agent's buffer has no room. Said once, however often it happens.
+    pub(crate) fn full(&mut self, waits_for: &str) -> Result<(), Failure> {
+        if std::mem::replace(&mut self.said_full, true) {
+            return Ok(());
+        }
+        let text =
+            format!("the agent's buffer is full; this waits until there is room: {}", text::clean(waits_for));
+        match &self.bar {
+            Some(bar) => bar.println(text),
+            None if self.quiet => {}
+            None => {
+                use io::Write;
+                // If stderr is gone, nobody is left to be told.
+                let _ignored = writeln!(io::stderr().lock(), "{text}");
+            }
+        }
+        self.event(&json!({"type": "waiting", "reason": waits_for}))
     }
 
     fn event(&mut self, event: &Value) -> Result<(), Failure> {

@@ -4,9 +4,12 @@ use aap_client::v1::ingest_reply::Kind as Reply;
 use aap_client::v1::ingest_request::Kind as Request;
 use aap_client::v1::{IngestFinish, IngestOpen, IngestOpened, IngestReply, IngestRequest};
 use aap_client::{Platform, problem_of};
+use std::time::Duration;
+
 use aap_types::{ExitCode, Problem};
 use bytes::Bytes;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
@@ -24,6 +27,10 @@ pub(crate) struct Run {
     kind: Kind,
     /// Asked for once: after the agent agreed, a reconnection continues.
     again: bool,
+    /// How long a full buffer is waited for. `None`: as long as it takes.
+    patience: Option<Duration>,
+    /// Since when the agent waits for room, and for what.
+    full: Option<(Instant, String)>,
     /// How often the agent answered.
     pub(crate) sessions: u32,
     pub(crate) durable_offset: u64,
@@ -40,12 +47,20 @@ pub(crate) struct Run {
 }
 
 impl Run {
-    pub(crate) fn new(stream: String, name: String, kind: Kind, again: bool) -> Self {
+    pub(crate) fn new(
+        stream: String,
+        name: String,
+        kind: Kind,
+        again: bool,
+        patience: Option<Duration>,
+    ) -> Self {
         Self {
             stream,
             name,
             kind,
             again,
+            patience,
+            full: None,
             sessions: 0,
             durable_offset: 0,
             sent_offset: 0,
@@ -105,25 +120,58 @@ pub(crate) async fn attempt(
     let mut replies =
         api.ingest(ReceiverStream::new(receiver)).await.map_err(|status| problem_of(&status))?.into_inner();
     let opened = loop {
-        match next(&mut replies).await? {
+        match heard(&mut replies, run, report).await? {
             Reply::Opened(opened) => break opened,
             Reply::Progress(_) | Reply::Done(_) => {}
         }
     };
+    let start = Start::of(&opened, run.kind, input)?;
     run.sessions += 1;
     run.again = false;
     run.rows_before.get_or_insert(opened.rows);
     run.rows_total = opened.rows;
-    run.durable_offset = opened.offset;
-    run.sent_offset = opened.offset;
+    run.durable_offset = start.offset;
+    run.sent_offset = start.offset;
     report.opened(run, input.size())?;
-    if opened.complete {
-        check_complete(&opened, input).await?;
+    input.position(start.offset, &start.digest).await?;
+    if !start.sends {
+        expect_end(&opened, input).await?;
         run.already_complete = run.sessions == 1;
         return Ok(());
     }
-    input.position(opened.offset, &opened.prefix_digest).await?;
-    send_rest(run, input, report, sender, replies).await
+    send_rest(run, input, report, sender, replies).await?;
+    let has_grown = run.batches > 0 || run.sent_offset != opened.complete_size;
+    run.already_complete = opened.complete && run.sessions == 1 && !has_grown;
+    Ok(())
+}
+
+/// From where on the input is sent, and what must lie before.
+struct Start {
+    offset: u64,
+    digest: Bytes,
+    /// `false`: all of it was taken before, if it ends there.
+    sends: bool,
+}
+
+impl Start {
+    fn of(opened: &IngestOpened, kind: Kind, input: &Input) -> Result<Self, Problem> {
+        let taken = opened.complete_size.max(opened.offset);
+        let size = input.size();
+        if !opened.complete {
+            return Ok(Self { offset: opened.offset, digest: opened.prefix_digest.clone(), sends: true });
+        }
+        let is_shorter = kind.codec.is_empty() && size.is_some_and(|size| size < taken);
+        match size {
+            Some(size) if is_shorter || size != taken && !opened.may_grow => {
+                Err(changed(&format!("it has {size} bytes, and {taken} were taken")))
+            }
+            // It may have grown; the agent, which knows how it ended, compares the rest.
+            size if opened.may_grow && size != Some(taken) => {
+                Ok(Self { offset: opened.grows_from, digest: opened.grows_digest.clone(), sends: true })
+            }
+            _ => Ok(Self { offset: taken, digest: opened.prefix_digest.clone(), sends: false }),
+        }
+    }
 }
 
 fn open_request(run: &Run, input: &Input) -> IngestRequest {
@@ -139,15 +187,13 @@ fn open_request(run: &Run, input: &Input) -> IngestRequest {
     IngestRequest { kind: Some(Request::Open(open)) }
 }
 
-/// Everything was taken before: the content must still be the same, whole.
-async fn check_complete(opened: &IngestOpened, input: &mut Input) -> Result<(), Lost> {
-    let taken = opened.complete_size.max(opened.offset);
-    if let Some(size) = input.size().filter(|size| *size != taken) {
-        return Err(changed(&format!("it has {size} bytes, and {taken} were taken")).into());
-    }
-    input.position(taken, &opened.prefix_digest).await?;
+/// Everything was taken before, and is still the same so far: nothing may follow.
+async fn expect_end(opened: &IngestOpened, input: &mut Input) -> Result<(), Problem> {
     match input.next().await? {
-        Some(_) => Err(changed(&format!("more follows after the {taken} bytes that were taken")).into()),
+        Some(_) => {
+            let taken = opened.complete_size.max(opened.offset);
+            Err(changed(&format!("more follows after the {taken} bytes that were taken")))
+        }
         None => Ok(()),
     }
 }
@@ -180,9 +226,10 @@ async fn send_rest(
                 // The agent stopped taking; why stands in its reply.
                 _ => sending = false,
             },
-            reply = next(&mut replies) => match reply? {
+            reply = heard(&mut replies, run, report) => match reply? {
                 Reply::Opened(_) => {}
                 Reply::Progress(progress) => {
+                    run.full = None;
                     run.durable_offset = progress.durable_offset;
                     // The agent counts from its own side; a total never falls.
                     run.rows_total = run.rows_total.max(progress.rows);
@@ -221,6 +268,46 @@ fn message(chunk: Option<Bytes>) -> IngestRequest {
 
 fn length(request: &IngestRequest) -> u64 {
     if let Some(Request::Data(bytes)) = &request.kind { bytes.len() as u64 } else { 0 }
+}
+
+/// The agent's next word, other than that it waits for room. That ends with the patience of the run. Cancel-safe.
+async fn heard(
+    replies: &mut Streaming<IngestReply>,
+    run: &mut Run,
+    report: &mut Report,
+) -> Result<Reply, Lost> {
+    loop {
+        let deadline = run.full.as_ref().zip(run.patience).map(|((since, _), patience)| *since + patience);
+        let reply = match deadline {
+            Some(deadline) => match tokio::time::timeout_at(deadline, next(replies)).await {
+                Ok(reply) => reply?,
+                Err(_) => return Err(Lost::ForGood(full_for_too_long(run).into())),
+            },
+            None => next(replies).await?,
+        };
+        match reply {
+            Reply::Progress(progress) if !progress.waits_for.is_empty() => {
+                report.full(&progress.waits_for)?;
+                let since = run.full.take().map_or_else(Instant::now, |(since, _)| since);
+                run.full = Some((since, progress.waits_for));
+            }
+            other => return Ok(other),
+        }
+    }
+}
+
+fn full_for_too_long(run: &Run) -> Problem {
+    let seconds = run.patience.unwrap_or_default().as_secs_f64();
+    let message = format!(
+        "the agent's buffer had no room for {seconds} s; {} rows of this run are durable",
+        run.rows_total
+    );
+    let waits_for = run.full.as_ref().map(|(_, waits_for)| waits_for.as_str()).unwrap_or_default();
+    Problem::new("ingest.buffer_full", ExitCode::Unavailable, message)
+        .cause(waits_for)
+        .hint("the same command continues where it stopped")
+        .hint_command("see what waits for delivery", "aap status")
+        .retry_after_ms(1000)
 }
 
 async fn next(replies: &mut Streaming<IngestReply>) -> Result<Reply, Problem> {

@@ -34,6 +34,8 @@ pub(crate) struct State {
     pub(crate) cut_after: Option<usize>,
     /// Every connection of `aap ingest` is cut before anything is taken.
     pub(crate) takes_nothing: bool,
+    /// The buffer is full: it says so, and waits.
+    pub(crate) is_full: bool,
     pub(crate) opened: Vec<IngestOpen>,
     pub(crate) cancelled: Vec<String>,
     pub(crate) last_query: Option<QueryRequest>,
@@ -468,10 +470,20 @@ async fn take(
         complete: taken.complete,
         rows: before,
         complete_size: if taken.complete { durable.len() as u64 } else { 0 },
+        ..IngestOpened::default()
     };
     replies.send(reply(IngestAnswer::Opened(opened))).await.ok()?;
     loop {
-        match requests.message().await.ok()??.kind? {
+        let ask = requests.message().await.ok()??.kind?;
+        if state.lock().unwrap().is_full {
+            for waits_for in ["the budget is used up", "the budget is still used up"] {
+                let waits_for = waits_for.to_owned();
+                let progress = IngestProgress { waits_for, ..IngestProgress::default() };
+                replies.send(reply(IngestAnswer::Progress(progress))).await.ok()?;
+            }
+            continue;
+        }
+        match ask {
             IngestAsk::Data(bytes) => {
                 if state.lock().unwrap().takes_nothing {
                     replies.send(Err(Status::unavailable("the rows could not be stored"))).await.ok()?;
@@ -487,7 +499,11 @@ async fn take(
                     replies.send(Err(Status::unavailable("killed"))).await.ok()?;
                     return None;
                 }
-                let progress = IngestProgress { durable_offset: durable.len() as u64, rows, bad_rows: 0 };
+                let progress = IngestProgress {
+                    durable_offset: durable.len() as u64,
+                    rows,
+                    ..IngestProgress::default()
+                };
                 replies.send(reply(IngestAnswer::Progress(progress))).await.ok()?;
             }
             IngestAsk::Finish(_) => {

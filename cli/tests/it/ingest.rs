@@ -75,6 +75,19 @@ fn an_agent_that_answers_and_takes_nothing_is_given_up_as_one_that_is_silent() {
 }
 
 #[test]
+fn a_full_buffer_is_told_once_and_waited_for_as_long_as_the_timeout_says() {
+    let home = Home::running();
+    let file = home.file("data.ndjson", &lines(1000));
+    home.fake.state.lock().unwrap().is_full = true;
+    let ran = home.aap(&["ingest", "events", file.to_str().unwrap(), "--timeout", "300ms"]);
+    assert_eq!(ran.code, 7, "{ran:?}");
+    assert_eq!(ran.err.matches("the agent's buffer is full").count(), 1, "{ran:?}");
+    assert!(ran.err.contains("ingest.buffer_full") && ran.err.contains("(retryable)"), "{ran:?}");
+    assert!(ran.err.contains("cause: the budget is still used up"), "{ran:?}");
+    assert_eq!(home.fake.state.lock().unwrap().opened.len(), 1, "it did not try again");
+}
+
+#[test]
 fn a_run_that_was_cut_off_goes_on_where_it_is_durable() {
     let home = Home::running();
     let content = lines(200_000);
@@ -146,7 +159,7 @@ fn what_cannot_be_taken_says_why() {
     for (file, code, word) in [
         ("/does/not/exist.csv".to_owned(), 3, "cannot be read"),
         (path(&odd), 2, "--format"),
-        (path(home.path()), 2, "not a regular file"),
+        (path(home.path()), 2, "neither a regular file nor a pipe"),
     ] {
         let ran = home
             .aap(&["ingest", "events", &file, "--format", "csv"][..if word == "--format" { 3 } else { 5 }]);

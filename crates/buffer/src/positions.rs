@@ -12,8 +12,10 @@ use crate::format::PositionState;
 
 /// Most positions of a kind that are remembered: they stand in memory and in every checkpoint. The oldest go first.
 const KEPT_PER_KIND: usize = 100_000;
-/// Keys of HTTP requests are promised for a day.
+/// Keys of HTTP requests are promised for a day. The agent keeps all of them elsewhere (`http-keys`); here stand the newest of
+/// each node: those that it may not have written down yet, many times over.
 const HTTP_KEY_KEPT_US: i64 = DAY_US;
+const HTTP_KEYS_KEPT: usize = 10_000;
 /// Of so many files of a node, the position is kept whatever its age: a file that rests may still be there, and would be
 /// read again. Beyond, files that nothing came from for [`FILE_KEPT_US`] are taken for rotated away.
 const FILES_KEPT: usize = 1000;
@@ -97,21 +99,25 @@ impl Positions {
             .retain(|(_, kind, _), known| *kind != SourceKind::HttpKey || age_us(known) < HTTP_KEY_KEPT_US);
         let mut times: HashMap<SourceKind, Vec<i64>> = HashMap::new();
         let mut of_files: HashMap<NodeId, Vec<i64>> = HashMap::new();
+        let mut of_keys: HashMap<NodeId, Vec<i64>> = HashMap::new();
         for ((node, kind, _), known) in &self.known {
             times.entry(*kind).or_default().push(known.updated_us);
-            if *kind == SourceKind::File {
-                of_files.entry(node.clone()).or_default().push(known.updated_us);
+            match kind {
+                SourceKind::File => of_files.entry(node.clone()).or_default().push(known.updated_us),
+                SourceKind::HttpKey => of_keys.entry(node.clone()).or_default().push(known.updated_us),
+                SourceKind::Ingest | SourceKind::Kafka => {}
             }
         }
         let by_kind: HashMap<_, _> = times
             .into_iter()
             .filter_map(|(kind, times)| Some((kind, nth_newest(times, KEPT_PER_KIND)?)))
             .collect();
-        let by_node: HashMap<_, _> = of_files
-            .into_iter()
-            .filter_map(|(node, times)| Some((node, nth_newest(times, FILES_KEPT)?)))
-            .collect();
-        if by_kind.is_empty() && by_node.is_empty() {
+        let oldest = |times: HashMap<NodeId, Vec<i64>>, kept| -> HashMap<NodeId, i64> {
+            let of_node = |(node, times)| Some((node, nth_newest(times, kept)?));
+            times.into_iter().filter_map(of_node).collect()
+        };
+        let (by_node, keys) = (oldest(of_files, FILES_KEPT), oldest(of_keys, HTTP_KEYS_KEPT));
+        if by_kind.is_empty() && by_node.is_empty() && keys.is_empty() {
             return;
         }
         self.known.retain(|(node, kind, _), known| {
@@ -119,7 +125,8 @@ impl Positions {
             let is_rotated = *kind == SourceKind::File
                 && is_beyond(by_node.get(node))
                 && now_us.saturating_sub(known.updated_us) >= FILE_KEPT_US;
-            !is_beyond(by_kind.get(kind)) && !is_rotated
+            let is_old_key = *kind == SourceKind::HttpKey && is_beyond(keys.get(node));
+            !is_beyond(by_kind.get(kind)) && !is_rotated && !is_old_key
         });
     }
 

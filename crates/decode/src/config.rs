@@ -136,6 +136,14 @@ pub enum ConfigError {
         /// As written.
         zone: String,
     },
+    /// The pattern of times cannot be used.
+    #[error("`{format}` is not a pattern of times: {reason}")]
+    TimePattern {
+        /// As written.
+        format: String,
+        /// What is wrong.
+        reason: String,
+    },
     /// The time format is neither a name nor a strptime pattern.
     #[error(
         "`{format}` is not a time format: use auto, rfc3339, epoch_s, epoch_ms, epoch_us, epoch_ns, common_log, syslog or a strptime pattern"

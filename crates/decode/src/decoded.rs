@@ -39,7 +39,7 @@ pub struct Decoded {
 /// A record that could not be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BadRow {
-    /// Its line in the call's input, from 1.
+    /// Its number, from 1: the line in the call's input; of a JSON document the element, over all its calls.
     pub line: u64,
     /// Its first byte in the call's input.
     pub offset: u64,
@@ -187,8 +187,8 @@ pub enum DecodeError {
     /// The JSON document cannot be read on: where its records begin and end is not known any more.
     #[error("{reason}")]
     Document {
-        /// The line of the broken element, from 1.
-        line: u64,
+        /// The broken element, from 1, over all calls of the document.
+        element: u64,
         /// What is wrong.
         #[source]
         reason: RowError,

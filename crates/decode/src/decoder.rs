@@ -53,6 +53,11 @@ impl Decoder {
         self.format
     }
 
+    /// Whether bad records are numbered as elements of their document, over all its calls, rather than by line of each call.
+    pub fn numbers_elements(&self) -> bool {
+        self.format == Format::Json
+    }
+
     /// How many bytes of `chunk`, which begins with a record, are whole records: `0` if none ends here. The rest
     /// belongs to the next chunk. A JSON document is one whole and never ends before its input does.
     pub fn boundary(&self, chunk: &[u8]) -> usize {

@@ -48,6 +48,8 @@ pub(crate) struct JsonDecoder {
     duplicates: u64,
     /// The document that the next call is given is the rest of an array: it begins with an element.
     is_inside: bool,
+    /// Elements of the document so far, over all its calls.
+    elements: u64,
 }
 
 /// What is known of the record being read.
@@ -83,6 +85,7 @@ impl JsonDecoder {
             scratch: Vec::new(),
             duplicates: 0,
             is_inside: false,
+            elements: 0,
         }
     }
 
@@ -147,23 +150,28 @@ impl JsonDecoder {
         self.time.observed(context.observed_us);
         let mut bad = BadRows::within(bytes);
         let is_inside = std::mem::take(&mut self.is_inside);
-        let broken = |at: usize, reason| {
-            let line = memchr::memchr_iter(b'\n', &bytes[..at]).count() as u64 + 1;
-            DecodeError::Document { line, reason }
-        };
+        if !is_inside {
+            self.elements = 0;
+        }
         if !scan::is_utf8(bytes)
             && let Err(error) = std::str::from_utf8(bytes)
         {
             let at = error.valid_up_to();
-            return Err(broken(at, RowError::NotUtf8 { at: at as u64 }));
+            // Only to find out in which element that is.
+            let _in_it = self.elements(&bytes[..at], is_inside, &mut bad);
+            return Err(self.broken(RowError::NotUtf8 { at: at as u64 }));
         }
         match self.elements(bytes, is_inside, &mut bad) {
             Ok(end) => self.finish(end, bad.into_rows(), context),
-            Err((at, fault)) => {
-                self.forget_rows();
-                Err(broken(at, fault.into_error(at)))
-            }
+            Err((at, fault)) => Err(self.broken(fault.into_error(at))),
         }
+    }
+
+    /// Nothing of the document is kept.
+    fn broken(&mut self, reason: RowError) -> DecodeError {
+        self.forget_rows();
+        self.is_inside = false;
+        DecodeError::Document { element: self.elements.max(1), reason }
     }
 
     /// Decodes the elements, as many as a batch takes, and returns where the next one begins; on a syntax error, where the broken
@@ -191,6 +199,7 @@ impl JsonDecoder {
                 return Ok(at);
             }
             let start = at;
+            self.elements += 1;
             at = self.element(bytes, start, bad).map_err(|fault| (start, fault))?;
             at = skip::space::<true>(bytes, at);
             is_open = is_array && bytes.get(at) == Some(&b',');
@@ -205,6 +214,7 @@ impl JsonDecoder {
             at = skip::space::<true>(bytes, at + 1);
         }
         if at < bytes.len() {
+            self.elements += 1;
             return Err((at, Fault::syntax(at, "something after the document")));
         }
         Ok(at)
@@ -221,7 +231,7 @@ impl JsonDecoder {
             Err(fault) => {
                 self.table.roll_back(self.rows, columns);
                 let end = skip::value::<true>(bytes, start)?;
-                bad.push(start, end, fault.into_error(start));
+                bad.push_text(self.elements, start, fault.into_error(start), &bytes[start..end]);
                 Ok(end)
             }
         }

@@ -243,9 +243,28 @@ fn spelling(text: &str) -> Result<Spelling, ConfigError> {
         "epoch_ns" => Spelling::Epoch(Unit::Nano),
         "common_log" => Spelling::CommonLog,
         "syslog" => Spelling::Syslog,
-        pattern if pattern.contains('%') => Spelling::Pattern(pattern.to_owned()),
+        pattern if pattern.contains('%') => {
+            check_pattern(pattern)
+                .map_err(|reason| ConfigError::TimePattern { format: pattern.to_owned(), reason })?;
+            Spelling::Pattern(pattern.to_owned())
+        }
         _ => return Err(ConfigError::TimeFormat { format: text.to_owned() }),
     })
+}
+
+/// Whether a pattern reads what it writes, and that states a time. One that does not would date every record with the time it
+/// was read, without a word.
+fn check_pattern(pattern: &str) -> Result<(), String> {
+    // No two of its numbers are the same, and it is after noon.
+    let sample = jiff::civil::date(2026, 11, 23).at(22, 8, 59, 123_456_000).to_zoned(TimeZone::UTC);
+    let sample = sample.map_err(|error| error.to_string())?;
+    let text = jiff::fmt::strtime::format(pattern, &sample).map_err(|error| error.to_string())?;
+    let parsed = BrokenDownTime::parse(pattern, &text).map_err(|error| error.to_string())?;
+    let reader = TimeReader { spelling: Spelling::Auto, zone: None, observed_us: 0 };
+    match reader.broken_down(&parsed) {
+        Some(_) => Ok(()),
+        None => Err("it states no whole date: year, month and day are needed".to_owned()),
+    }
 }
 
 fn zone(text: &str) -> Result<Option<TimeZone>, ConfigError> {

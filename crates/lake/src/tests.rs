@@ -204,6 +204,9 @@ impl MetadataStore for Faulty {
     ) -> Result<Deleted, aap_store::Error> {
         self.store.delete_stream(stream, floors, now_us)
     }
+    fn deletions_of(&self, node: &NodeId) -> Result<Vec<(StreamKey, Sequence)>, aap_store::Error> {
+        self.store.deletions_of(node)
+    }
     fn restore(&self, catalogue: &Catalogue) -> Result<(), aap_store::Error> {
         self.store.restore(catalogue)
     }

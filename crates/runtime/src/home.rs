@@ -6,7 +6,7 @@
 //!   run/          agent.pid coordinator.pid agent.sock endpoints.json operator.token
 //!   log/          agent.log coordinator.log
 //!   tls/          the embedded certificate authority and the certificates it issued
-//!   agent/buffer/         the agent's store       agent/keys.db
+//!   agent/buffer/         the agent's store       agent/http-keys
 //!   coordinator/landing/  the coordinator's store coordinator/meta.db
 //!   lake/<stream>/date=…/
 //!   tmp/          scratch of queries; emptied at start

@@ -126,14 +126,17 @@ pub trait MetadataStore: std::fmt::Debug + Send + Sync + 'static {
     /// Declares columns of a stream that has no data in the lake yet, or has new ones. Here as in a commit, a column
     /// that is known already keeps its spelling and gets the type that holds both.
     fn declare_columns(&self, stream: &StreamName, columns: &[(String, String)]) -> Result<(), Error>;
-    /// Hides everything a stream holds: its files go, its cuts move to `floors`, its counts start again.
+    /// Hides everything a stream holds: its files go, its cuts move to `floors`, its counts start again. The floors of the
+    /// stream are remembered as deletions.
     fn delete_stream(
         &self,
         stream: &StreamName,
         floors: &[(StreamKey, Sequence)],
         now_us: i64,
     ) -> Result<Deleted, Error>;
-    /// Replaces files, cuts, counts and columns by `catalogue`, as a manifest of the lake told it. Nodes stay, and so
+    /// What was deleted of the batches of a node: by stream key, everything up to a sequence.
+    fn deletions_of(&self, node: &NodeId) -> Result<Vec<(StreamKey, Sequence)>, Error>;
+    /// Replaces files, cuts, deletions, counts and columns by `catalogue`, as a manifest of the lake told it. Nodes stay, and so
     /// does a retention that is set here.
     fn restore(&self, catalogue: &Catalogue) -> Result<(), Error>;
     /// How long a stream is kept; `None` for the default of the configuration.

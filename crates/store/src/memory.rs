@@ -23,6 +23,7 @@ struct State {
     retention: BTreeMap<StreamName, Retention>,
     files: Vec<LakeFile>,
     cursors: BTreeMap<StreamKey, Sequence>,
+    deleted: BTreeMap<StreamKey, Sequence>,
     version: u64,
 }
 
@@ -63,6 +64,7 @@ impl MetadataStore for MemoryStore {
             streams: state.streams.iter().map(stream_of).collect(),
             files,
             cursors: state.cursors.iter().map(|(key, through)| (key.clone(), *through)).collect(),
+            deleted: state.deleted.iter().map(|(key, through)| (key.clone(), *through)).collect(),
             version: state.version,
         })
     }
@@ -105,6 +107,9 @@ impl MetadataStore for MemoryStore {
         for (key, floor) in floors {
             let cut = state.cursors.entry(key.clone()).or_default();
             *cut = (*cut).max(*floor);
+            if key.stream == *stream {
+                state.deleted.insert(key.clone(), *floor);
+            }
         }
         let (gone, kept) =
             std::mem::take(&mut state.files).into_iter().partition(|file: &LakeFile| file.stream == *stream);
@@ -114,8 +119,15 @@ impl MetadataStore for MemoryStore {
         Ok(Deleted { files: gone })
     }
 
+    fn deletions_of(&self, node: &NodeId) -> Result<Vec<(StreamKey, Sequence)>, Error> {
+        let state = self.state();
+        let of_node = state.deleted.iter().filter(|(key, _)| key.node == *node);
+        Ok(of_node.map(|(key, through)| (key.clone(), *through)).collect())
+    }
+
     fn restore(&self, catalogue: &Catalogue) -> Result<(), Error> {
         let mut state = self.state();
+        state.deleted = catalogue.deleted.iter().cloned().collect();
         state.files.clone_from(&catalogue.files);
         state.cursors = catalogue.cursors.iter().cloned().collect();
         let told = catalogue.streams.iter();

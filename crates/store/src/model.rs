@@ -150,6 +150,9 @@ pub struct Catalogue {
     pub files: Vec<LakeFile>,
     /// The cut of each stream of each store: rows up to it are in `files` or deleted.
     pub cursors: Vec<(StreamKey, Sequence)>,
+    /// Batches that were deleted with their streams: by key, everything up to a sequence.
+    #[serde(default)]
+    pub deleted: Vec<(StreamKey, Sequence)>,
     /// Number of changes of the lake so far.
     pub version: u64,
 }

@@ -6,7 +6,7 @@ use rusqlite::Connection;
 use crate::Error;
 
 /// One step per version, never changed once released.
-const MIGRATIONS: [&str; 1] = ["
+const MIGRATIONS: [&str; 2] = ["
     CREATE TABLE nodes (
         node TEXT PRIMARY KEY, first_seen_us INTEGER NOT NULL, last_seen_us INTEGER NOT NULL,
         store_id BLOB NOT NULL, generation INTEGER NOT NULL, epoch INTEGER NOT NULL, agent_version TEXT NOT NULL
@@ -35,6 +35,11 @@ const MIGRATIONS: [&str; 1] = ["
     CREATE TABLE deletions (stream TEXT NOT NULL, at_us INTEGER NOT NULL, files INTEGER NOT NULL) STRICT;
     CREATE TABLE lake (only_row INTEGER PRIMARY KEY CHECK (only_row = 1), version INTEGER NOT NULL) STRICT;
     INSERT INTO lake VALUES (1, 0);
+", "
+    CREATE TABLE deleted (
+        node TEXT NOT NULL, epoch INTEGER NOT NULL, stream TEXT NOT NULL, through INTEGER NOT NULL,
+        PRIMARY KEY (node, epoch, stream)
+    ) STRICT, WITHOUT ROWID;
 "];
 
 /// Brings `connection` to the newest version, or refuses one that is newer than this build.

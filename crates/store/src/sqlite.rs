@@ -122,7 +122,8 @@ impl MetadataStore for SqliteStore {
             Ok(Catalogue {
                 streams: streams(t)?,
                 files: files(t)?,
-                cursors: cursors(t)?,
+                cursors: keyed(t, "SELECT node, epoch, stream, through FROM cursors", [])?,
+                deleted: keyed(t, "SELECT node, epoch, stream, through FROM deleted", [])?,
                 version: unsigned(version),
             })
         })
@@ -165,6 +166,9 @@ impl MetadataStore for SqliteStore {
             let files: Vec<LakeFile> = files(t)?.into_iter().filter(|file| file.stream == *stream).collect();
             for (key, floor) in floors {
                 raise_cursor(t, key, *floor)?;
+                if key.stream == *stream {
+                    put_deleted(t, key, *floor)?;
+                }
             }
             for table in ["files", "columns", "streams"] {
                 t.execute(&format!("DELETE FROM {table} WHERE stream = ?1"), [stream.as_str()])?;
@@ -176,16 +180,26 @@ impl MetadataStore for SqliteStore {
         })
     }
 
+    fn deletions_of(&self, node: &NodeId) -> Result<Vec<(StreamKey, Sequence)>, Error> {
+        self.read("look up deletions", |t| {
+            keyed(t, "SELECT node, epoch, stream, through FROM deleted WHERE node = ?1", [node.as_str()])
+        })
+    }
+
     fn restore(&self, catalogue: &Catalogue) -> Result<(), Error> {
         self.write("restore the catalogue", |t| {
             t.execute_batch(
-                "DELETE FROM files; DELETE FROM cursors; DELETE FROM streams; DELETE FROM columns;",
+                "DELETE FROM files; DELETE FROM cursors; DELETE FROM deleted; DELETE FROM streams;
+                 DELETE FROM columns;",
             )?;
             for file in &catalogue.files {
                 insert_file(t, file)?;
             }
             for (key, through) in &catalogue.cursors {
                 put_cursor(t, key, *through)?;
+            }
+            for (key, through) in &catalogue.deleted {
+                put_deleted(t, key, *through)?;
             }
             for stream in &catalogue.streams {
                 add_counts(t, &stream.stream, &stream.counts)?;
@@ -362,9 +376,14 @@ fn files(t: &Transaction<'_>) -> Result<Vec<LakeFile>, Failure> {
     Ok(out)
 }
 
-fn cursors(t: &Transaction<'_>) -> Result<Vec<(StreamKey, Sequence)>, Failure> {
-    let mut statement = t.prepare_cached("SELECT node, epoch, stream, through FROM cursors")?;
-    let mut rows = statement.query([])?;
+/// A table of sequences by stream key.
+fn keyed(
+    t: &Transaction<'_>,
+    sql: &str,
+    parameters: impl rusqlite::Params,
+) -> Result<Vec<(StreamKey, Sequence)>, Failure> {
+    let mut statement = t.prepare_cached(sql)?;
+    let mut rows = statement.query(parameters)?;
     let mut out = vec![];
     while let Some(row) = rows.next()? {
         let key = StreamKey {
@@ -392,6 +411,14 @@ fn put_cursor(t: &Transaction<'_>, key: &StreamKey, to: Sequence) -> Result<(), 
     t.execute(
         "INSERT OR REPLACE INTO cursors VALUES (?1, ?2, ?3, ?4)",
         params![key.node.as_str(), signed(key.epoch.0), key.stream.as_str(), signed(to.0)],
+    )?;
+    Ok(())
+}
+
+fn put_deleted(t: &Transaction<'_>, key: &StreamKey, through: Sequence) -> Result<(), Failure> {
+    t.execute(
+        "INSERT OR REPLACE INTO deleted VALUES (?1, ?2, ?3, ?4)",
+        params![key.node.as_str(), signed(key.epoch.0), key.stream.as_str(), signed(through.0)],
     )?;
     Ok(())
 }

@@ -114,6 +114,11 @@ fn deleting_a_stream_raises_its_cut_and_leaves_the_others_alone() {
         assert_eq!(seen.streams.len(), 1);
         assert!(seen.cursors.contains(&(key("logs"), Sequence(9))));
         assert!(seen.cursors.contains(&(key("other"), Sequence(3))), "a cut never goes back");
+        // What was deleted is remembered, for the nodes that delivered it.
+        assert_eq!(store.deletions_of(&key("logs").node).unwrap(), [(key("logs"), Sequence(9))]);
+        assert_eq!(store.deletions_of(&"nobody".parse().unwrap()).unwrap(), []);
+        store.restore(&seen).unwrap();
+        assert_eq!(store.catalogue().unwrap(), seen);
         assert!(store.commit(&landing("logs", "late", 3, 6)).unwrap_err().is_stale_view());
     });
 }

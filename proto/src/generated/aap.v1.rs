@@ -50,7 +50,7 @@ pub mod agent_message {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct CoordinatorMessage {
-    #[prost(oneof = "coordinator_message::Kind", tags = "1, 2, 3, 4, 5, 6, 7, 9")]
+    #[prost(oneof = "coordinator_message::Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
     pub kind: ::core::option::Option<coordinator_message::Kind>,
 }
 /// Nested message and enum types in `CoordinatorMessage`.
@@ -71,6 +71,8 @@ pub mod coordinator_message {
         CancelQuery(super::CancelQuery),
         #[prost(message, tag = "7")]
         Refusal(super::Refusal),
+        #[prost(message, tag = "8")]
+        Deleted(super::Deleted),
         #[prost(message, tag = "9")]
         QueryCredit(super::QueryCredit),
     }
@@ -121,6 +123,9 @@ pub struct Welcome {
     pub new_epoch: bool,
     #[prost(string, tag = "8")]
     pub new_epoch_reason: ::prost::alloc::string::String,
+    /// Deletions of streams that concern this node, as in `Deleted`. All of them, every time.
+    #[prost(message, repeated, tag = "9")]
+    pub deleted: ::prost::alloc::vec::Vec<StreamTail>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Schema {
@@ -178,6 +183,13 @@ pub struct Skip {
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Ack {
     /// Cumulative: everything up to and including the sequence is durable at the coordinator.
+    #[prost(message, repeated, tag = "1")]
+    pub through: ::prost::alloc::vec::Vec<StreamTail>,
+}
+/// A stream was deleted: its batches up to these sequences are in no answer any more, and whoever sent them may send them
+/// again. Repeating it changes nothing.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Deleted {
     #[prost(message, repeated, tag = "1")]
     pub through: ::prost::alloc::vec::Vec<StreamTail>,
 }
@@ -1969,8 +1981,16 @@ pub struct IngestOpened {
     pub rows: u64,
     #[prost(uint64, tag = "5")]
     pub complete_size: u64,
+    /// With `complete`: content that only grew is continued. It is sent from `grows_from` on, where the bytes before must have
+    /// `grows_digest`; what lies between there and the end of what was taken the agent compares itself.
+    #[prost(bool, tag = "6")]
+    pub may_grow: bool,
+    #[prost(uint64, tag = "7")]
+    pub grows_from: u64,
+    #[prost(bytes = "bytes", tag = "8")]
+    pub grows_digest: ::prost::bytes::Bytes,
 }
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct IngestProgress {
     #[prost(uint64, tag = "1")]
     pub durable_offset: u64,
@@ -1978,6 +1998,9 @@ pub struct IngestProgress {
     pub rows: u64,
     #[prost(uint64, tag = "3")]
     pub bad_rows: u64,
+    /// Not empty: nothing becomes durable for now, because the buffer is full, and this is what it waits for.
+    #[prost(string, tag = "4")]
+    pub waits_for: ::prost::alloc::string::String,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct IngestDone {

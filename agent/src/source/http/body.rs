@@ -1,24 +1,38 @@
-//! The body of a request: read with a limit, and decompressed with the same limit.
+//! The body of a request: read with a limit, within the room that all bodies share, and decompressed with the same limit.
+//!
+//! A body takes room as it comes, so that a client that only promises one takes none. Where all room is taken, one of the
+//! bodies that are on their way may go on without: it comes to its end and gives its room back, and the others follow. A body
+//! that comes too slowly is given up, or it would keep its room for as long as it likes.
 
 use std::io::Read;
+use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{HeaderMap, StatusCode, header};
 use bytes::{Bytes, BytesMut};
 use flate2::read::MultiGzDecoder;
 use http_body_util::BodyExt;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 
 use super::Refused;
 
 /// zstd frames that ask for a larger window are refused: 8 MiB (reliability-security 4.6).
 const ZSTD_WINDOW_LOG_MAX: u32 = 23;
-/// A body that does not move for this long is given up.
-const STALL: std::time::Duration = std::time::Duration::from_secs(30);
+/// A body must come at this rate, measured over [`WINDOW`]. A phone on a bad line is faster.
+const RATE_MIN: u64 = 16 << 10;
+/// Long enough for a pause of whoever makes the rows, short enough that nobody holds room for nothing.
+const WINDOW: Duration = Duration::from_secs(30);
+/// How long a body waits for room, if no other gives any back.
+const ROOM_WITHIN: Duration = Duration::from_secs(5);
+/// Room is counted in these.
+const ROOM_UNIT: usize = 4 << 10;
 
 /// Of a body that is refused for its size, this much more is read and dropped: several times the largest that is taken.
 const PASSED_OVER_MAX: usize = 128 << 20;
 /// And for this long.
-const PASS_OVER: std::time::Duration = std::time::Duration::from_secs(5);
+const PASS_OVER: Duration = Duration::from_secs(5);
 
 /// How the body is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,6 +89,156 @@ pub(super) fn too_large(limit: usize) -> Refused {
     Refused::new(StatusCode::PAYLOAD_TOO_LARGE, "http.too_large", message)
 }
 
+/// The memory that bodies may have, all together. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(super) struct Room {
+    units: Arc<Semaphore>,
+    /// The right to go on where no room is left.
+    beyond: Arc<Semaphore>,
+}
+
+impl Room {
+    /// Room for `bytes`.
+    pub(super) fn of(bytes: usize) -> Self {
+        Self { units: Arc::new(Semaphore::new(bytes / ROOM_UNIT)), beyond: Arc::new(Semaphore::new(1)) }
+    }
+
+    /// Nothing of it yet.
+    fn nothing(&self) -> Held {
+        Held { room: self.clone(), units: 0, permit: None, beyond: None }
+    }
+}
+
+/// The room that one body has; it is given back when this is dropped.
+#[derive(Debug)]
+struct Held {
+    room: Room,
+    units: usize,
+    permit: Option<OwnedSemaphorePermit>,
+    beyond: Option<OwnedSemaphorePermit>,
+}
+
+impl Held {
+    /// Takes room for `bytes` in all.
+    async fn grow(&mut self, bytes: usize) -> Result<(), Refused> {
+        let more = bytes.div_ceil(ROOM_UNIT).saturating_sub(self.units);
+        if more == 0 || self.beyond.is_some() {
+            return Ok(());
+        }
+        let (units, beyond) = (self.room.units.clone(), self.room.beyond.clone());
+        let wanted = u32::try_from(more).unwrap_or(u32::MAX);
+        let got = tokio::time::timeout(ROOM_WITHIN, async {
+            tokio::select! {
+                biased;
+                permit = units.acquire_many_owned(wanted) => (permit.ok(), None),
+                permit = beyond.acquire_owned() => (None, permit.ok()),
+            }
+        });
+        match got.await.map_err(|_| busy())? {
+            (Some(permit), _) => {
+                self.units += more;
+                match &mut self.permit {
+                    Some(held) => held.merge(permit),
+                    None => self.permit = Some(permit),
+                }
+            }
+            (None, beyond) => self.beyond = beyond,
+        }
+        Ok(())
+    }
+}
+
+/// There is no place for this request now.
+pub(super) fn busy() -> Refused {
+    Refused::new(StatusCode::TOO_MANY_REQUESTS, "http.busy", "too many requests are under way").later()
+}
+
+/// A whole body, and the room it has for as long as it is there.
+#[derive(Debug)]
+pub(super) struct Raw {
+    pub(super) bytes: Bytes,
+    _held: Held,
+}
+
+/// How slow a body may be: in every window so many bytes of it must come.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Patience {
+    pub(super) window: Duration,
+    pub(super) bytes_min: u64,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self { window: WINDOW, bytes_min: RATE_MIN * WINDOW.as_secs() }
+    }
+}
+
+/// How fast a body comes.
+struct Pace {
+    patience: Patience,
+    since: Instant,
+    bytes: u64,
+}
+
+impl Pace {
+    fn begin(patience: Patience) -> Self {
+        Self { patience, since: Instant::now(), bytes: 0 }
+    }
+
+    /// The next frame, if it comes fast enough.
+    async fn next(&mut self, body: &mut Body) -> Result<Option<Bytes>, Refused> {
+        loop {
+            match tokio::time::timeout_at(self.since + self.patience.window, body.frame()).await {
+                Ok(None) => return Ok(None),
+                Ok(Some(Ok(frame))) => {
+                    let data = frame.into_data().unwrap_or_default();
+                    self.bytes += data.len() as u64;
+                    return Ok(Some(data));
+                }
+                Ok(Some(Err(error))) => {
+                    let message = format!("the body is not whole: {error}");
+                    return Err(Refused::new(StatusCode::BAD_REQUEST, "http.body_cut", message));
+                }
+                Err(_) if self.bytes >= self.patience.bytes_min => *self = Self::begin(self.patience),
+                Err(_) => {
+                    let Patience { window, bytes_min } = self.patience;
+                    let message = format!(
+                        "{} bytes of the body came in {} s; the least is {bytes_min}",
+                        self.bytes,
+                        window.as_secs_f64()
+                    );
+                    return Err(Refused::new(StatusCode::REQUEST_TIMEOUT, "http.body_stalled", message));
+                }
+            }
+        }
+    }
+}
+
+/// Reads a body of at most `limit` bytes.
+pub(super) async fn read(
+    mut body: Body,
+    limit: usize,
+    room: &Room,
+    patience: Patience,
+) -> Result<Raw, Refused> {
+    let (mut whole, mut held, mut pace) = (BytesMut::new(), room.nothing(), Pace::begin(patience));
+    while let Some(data) = pace.next(&mut body).await? {
+        let length = whole.len() + data.len();
+        if length > limit {
+            // Nobody else waits for this: it has neither room nor turn any more.
+            drop((whole, held));
+            pass_over(body).await;
+            return Err(too_large(limit));
+        }
+        let asked = Instant::now();
+        held.grow(length).await?;
+        // Not the client's fault.
+        pace.since += asked.elapsed();
+        whole.extend_from_slice(&data);
+    }
+    Ok(Raw { bytes: whole.freeze(), _held: held })
+}
+
 /// Reads what a client goes on sending, for a while: most look for the answer only when all is sent, and would meet a
 /// closed connection instead.
 async fn pass_over(mut body: Body) {
@@ -89,34 +253,5 @@ async fn pass_over(mut body: Body) {
     };
     if tokio::time::timeout(PASS_OVER, rest).await.is_err() {
         tracing::debug!("a client goes on sending a body that is refused");
-    }
-}
-
-/// Reads a body of at most `limit` bytes.
-pub(super) async fn read(mut body: Body, limit: usize) -> Result<Bytes, Refused> {
-    let cut = |reason: &str| {
-        Refused::new(StatusCode::BAD_REQUEST, "http.body_cut", format!("the body is not whole: {reason}"))
-    };
-    let mut whole = BytesMut::new();
-    loop {
-        let frame = match tokio::time::timeout(STALL, body.frame()).await {
-            Ok(Some(frame)) => frame.map_err(|error| cut(&error.to_string()))?,
-            Ok(None) => return Ok(whole.freeze()),
-            Err(_) => {
-                return Err(Refused::new(
-                    StatusCode::REQUEST_TIMEOUT,
-                    "http.body_stalled",
-                    "the body stood still for 30 s",
-                ));
-            }
-        };
-        if let Some(data) = frame.data_ref() {
-            if whole.len() + data.len() > limit {
-                drop(whole);
-                pass_over(body).await;
-                return Err(too_large(limit));
-            }
-            whole.extend_from_slice(data);
-        }
     }
 }

@@ -1,7 +1,8 @@
-//! Answers by `Idempotency-Key`, kept in the buffer's position index with the rows they are about.
+//! Answers by `Idempotency-Key`, committed by the buffer with the rows they are about.
 //!
 //! The position of a key has the time of its answer as offset (microseconds) and the answer and the digest of the
-//! request as detail. The index survives kill -9 and the reclaim of the rows. After 24 h an answer no longer counts.
+//! request as detail. The buffer's index survives kill -9 and the reclaim of the rows, but keeps only the newest; the
+//! [`Ledger`] has all of them. After 24 h an answer no longer counts.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,8 +14,9 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use super::Refused;
+use super::ledger::{Answer, KeyHash, Ledger, NoKey, Record};
 use super::take::OnError;
-use crate::ingest::digest::hex;
+use crate::ingest::digest::{hex, unhex};
 use crate::ingress::Ingress;
 
 /// How long a repetition waits for the first request with its key.
@@ -40,6 +42,7 @@ pub(super) struct Keys {
     ingress: Ingress,
     keep: Duration,
     open: Open,
+    ledger: Ledger,
 }
 
 /// Whether a request is to be taken.
@@ -79,8 +82,53 @@ struct Held {
 }
 
 impl Keys {
-    pub(super) fn new(ingress: Ingress, keep: Duration, open: Open) -> Self {
-        Self { ingress, keep, open }
+    pub(super) fn new(ingress: Ingress, keep: Duration, open: Open, ledger: Ledger) -> Self {
+        Self { ingress, keep, open, ledger }
+    }
+
+    /// Keeps the ledger up with the buffer. `adoptions` changes when answers came back from the coordinator.
+    pub(super) async fn keep_up(&self, mut adoptions: watch::Receiver<u64>) {
+        let writing = self.ledger.write_all(|| self.now_us(), self.keep);
+        let taking_over = async {
+            loop {
+                self.take_over().await;
+                if adoptions.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            }
+        };
+        tokio::join!(writing, taking_over);
+    }
+
+    /// Writes what is not written yet.
+    pub(super) async fn write_soon(&self) {
+        self.ledger.write_soon(self.now_us(), self.keep).await;
+    }
+
+    /// Takes over what the buffer knows and the ledger does not: a crash came between, or it came back from the coordinator.
+    pub(super) async fn take_over(&self) {
+        let own = self.clone();
+        let taking = tokio::task::spawn_blocking(move || {
+            let positions = own.ingress.buffer.positions();
+            for position in positions.into_iter().filter(|position| position.kind == SourceKind::HttpKey) {
+                let Ok(kept) = serde_json::from_str::<Kept>(&position.detail) else { continue };
+                own.record(&position.key, &kept.request, position.offset, &kept.answer);
+            }
+        });
+        if let Err(panic) = taking.await {
+            tracing::error!(error = %panic, "keys of the buffer could not be looked at");
+        }
+    }
+
+    fn record(&self, key: &str, request: &str, answered_us: u64, answer: &str) {
+        let request = unhex(request).and_then(|request| <[u8; 16]>::try_from(request).ok());
+        if let (Some(request), Ok(answer)) = (request, serde_json::from_str::<Answer>(answer)) {
+            self.ledger.keep(KeyHash::of(key), Record::new(request, answered_us, answer));
+        }
+    }
+
+    fn now_us(&self) -> u64 {
+        u64::try_from(self.ingress.clock.unix_us()).unwrap_or(0)
     }
 
     /// Looks the key up, and takes it if nobody has it.
@@ -93,6 +141,7 @@ impl Keys {
         if let Some(kept) = self.kept(&key) {
             return answered(kept, &request).map(Begun::Answered);
         }
+        self.ledger.admit(self.now_us(), self.keep).map_err(no_key)?;
         let (done, first) = watch::channel(());
         open.insert(key.clone(), first);
         let held = Held { keys: self.clone(), key, request, _done: done };
@@ -112,10 +161,29 @@ impl Keys {
     }
 
     fn kept(&self, key: &str) -> Option<Kept> {
-        let position = self.ingress.buffer.position(SourceKind::HttpKey, key)?;
-        let now_us = u64::try_from(self.ingress.clock.unix_us()).unwrap_or(0);
+        let now_us = self.now_us();
+        let Some(position) = self.ingress.buffer.position(SourceKind::HttpKey, key) else {
+            let record = self.ledger.get(KeyHash::of(key), now_us, self.keep)?;
+            return Some(Kept { request: hex(&record.request), answer: record.answer().text() });
+        };
         let age = Duration::from_micros(now_us.saturating_sub(position.offset));
         (age < self.keep).then(|| serde_json::from_str(&position.detail).ok()).flatten()
+    }
+}
+
+fn no_key(why: NoKey) -> Refused {
+    match why {
+        NoKey::Full { oldest_goes_in } => {
+            let message = "as many keys as can be kept were used within the time that they are kept; \
+                           send more rows with each, or without a key";
+            let seconds = oldest_goes_in.as_secs().max(1);
+            Refused::new(StatusCode::TOO_MANY_REQUESTS, "http.keys_full", message).after(seconds)
+        }
+        NoKey::Unwritten { why } => {
+            let message =
+                format!("answers to keys cannot be stored: {why}; nothing of this request was taken");
+            Refused::new(StatusCode::SERVICE_UNAVAILABLE, "http.not_stored", message).later()
+        }
     }
 }
 
@@ -150,6 +218,15 @@ impl Claim {
             }
         };
         self.held.iter().map(position).collect()
+    }
+}
+
+impl Claim {
+    /// The rows and the answer are durable.
+    pub(super) fn answered(&self, now_us: i64, answer: &str) {
+        if let Some(held) = &self.held {
+            held.keys.record(&held.key, &held.request, u64::try_from(now_us).unwrap_or(0), answer);
+        }
     }
 }
 

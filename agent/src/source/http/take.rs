@@ -8,8 +8,9 @@ use axum::http::{HeaderMap, StatusCode, header};
 use bytes::Bytes;
 
 use super::Refused;
-use super::body::{Codec, too_large};
+use super::body::{Codec, Raw, too_large};
 use super::keys::Claim;
+use super::ledger::Answer;
 use crate::config::FormatSpec;
 use crate::formats::Recipe;
 use crate::ingest::columnar::normalise;
@@ -69,7 +70,7 @@ pub(super) struct Request {
     pub(super) kind: Kind,
     pub(super) codec: Codec,
     pub(super) on_error: OnError,
-    pub(super) raw: Bytes,
+    pub(super) raw: Raw,
     pub(super) limit: usize,
 }
 
@@ -87,8 +88,7 @@ pub(super) async fn take(request: Request, deps: &SourceDeps, claim: Claim) -> R
     })?;
     deps.ingress.failpoints.reach("agent.after_read");
     let batches = parcel.tallies.iter().filter(|tally| tally.rows > 0).count();
-    let answer = serde_json::json!({ "rows": parcel.rows(), "batches": batches, "bad_rows": parcel.bad() });
-    let answer = format!("{answer}\n");
+    let answer = Answer { rows: parcel.rows(), batches: batches as u64, bad_rows: parcel.bad() }.text();
     let positions = claim.positions(observed_us, &answer);
     match parcel.entries.last_mut() {
         Some(Entry::Own { positions: own, .. }) => own.extend(positions),
@@ -96,6 +96,7 @@ pub(super) async fn take(request: Request, deps: &SourceDeps, claim: Claim) -> R
         _ => parcel = positions_only(&stream, positions).map_err(|error| not_stored(&error))?,
     }
     deps.ingress.try_append(parcel).await.map_err(|error| not_stored(&error))?;
+    claim.answered(observed_us, &answer);
     Ok(answer)
 }
 
@@ -120,7 +121,8 @@ fn not_stored(error: &IngressError) -> Refused {
 /// Decompresses and seals. Blocks: it belongs on the blocking pool.
 fn pack(request: Request, observed_us: i64) -> Result<Parcel, Refused> {
     let Request { stream, source, kind, codec, on_error, raw, limit } = request;
-    let content = codec.decode(raw, limit)?;
+    // `raw` keeps its room until the rows are made of it.
+    let content = codec.decode(raw.bytes.clone(), limit)?;
     if kind == Kind::Arrow {
         return pack_arrow(stream, content, observed_us, limit);
     }
@@ -140,9 +142,10 @@ fn pack(request: Request, observed_us: i64) -> Result<Parcel, Refused> {
     let context = Context { observed_us, resource: None, path: None };
     let packed = packer.pack(&content, &context, vec![]).map_err(|error| match error {
         // Where the records of a broken document are is not known: it has no bad rows that could be kept apart.
-        IngressError::Decode { source: DecodeError::Document { line, reason }, .. } => {
-            let message = format!("row {line}: {reason}; the document cannot be read on; nothing was taken");
-            Refused { row: Some(line), ..failed(message) }
+        IngressError::Decode { source: DecodeError::Document { element, reason }, .. } => {
+            let message =
+                format!("row {element}: {reason}; the document cannot be read on; nothing was taken");
+            Refused { row: Some(element), ..failed(message) }
         }
         IngressError::Decode { source, .. } => failed(source.to_string()),
         IngressError::Seal { source, .. } if is_oversize(&source) => row_too_large(&source),

@@ -1,6 +1,7 @@
 //! HTTP as a client meets it: every answer, and keys across a crash.
 
 use axum::http::Request;
+use futures::StreamExt;
 use http_body_util::BodyExt;
 use tower::ServiceExt;
 
@@ -13,12 +14,20 @@ fn api(rig: &Rig) -> Api {
     std::fs::write(rig.path("token"), "secret\n").unwrap();
     Api {
         name: "http".into(),
-        keys: Keys::new(rig.deps.ingress.clone(), Duration::from_secs(3600), rig.deps.listening.open.clone()),
+        keys: keys(rig),
         token_file: rig.deps.home.root().join("token"),
         deps: rig.deps.clone(),
         body_bytes_max: 1 << 20,
-        room: Arc::new(Semaphore::new(REQUESTS_MAX)),
+        room: body::Room::of(4 << 20),
+        turns: Arc::new(Semaphore::new(REQUESTS_MAX)),
     }
+}
+
+fn keys(rig: &Rig) -> Keys {
+    let store_id = rig.deps.ingress.buffer.identity().store_id;
+    let ledger = Ledger::open(&rig.deps.home.agent().join("http-keys"), store_id).unwrap();
+    let open = rig.deps.listening.open.clone();
+    Keys::new(rig.deps.ingress.clone(), Duration::from_secs(3600), open, ledger)
 }
 
 async fn post(
@@ -153,6 +162,30 @@ async fn a_key_gives_the_same_answer_and_adds_nothing_also_after_a_crash() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_the_buffer_forgot_is_still_known() {
+    let mut rig = Rig::new();
+    let headers = [("content-type", TYPE), ("idempotency-key", "k-1")];
+    let first = post(&api(&rig), "/v1/streams/events", &headers, "{\"a\":1}\n{\"a\":2}\n").await;
+    // The process died before the ledger was written: what the buffer knows is taken over.
+    rig.restart();
+    let taking_over = keys(&rig);
+    taking_over.take_over().await;
+    taking_over.write_soon().await;
+    // A source that knows of no position, as if many keys had come since.
+    let path = rig.deps.home.agent().join("http-keys");
+    let other = Rig::new();
+    std::fs::copy(&path, other.deps.home.agent().join("http-keys")).unwrap();
+    let store_id = rig.deps.ingress.buffer.identity().store_id;
+    let ledger = Ledger::open(&other.deps.home.agent().join("http-keys"), store_id).unwrap();
+    let open = other.deps.listening.open.clone();
+    let keys = Keys::new(other.deps.ingress.clone(), Duration::from_secs(3600), open, ledger);
+    let api = Api { keys, ..api(&other) };
+    assert_eq!(post(&api, "/v1/streams/events", &headers, "{\"a\":1}\n{\"a\":2}\n").await, first);
+    assert_eq!(post(&api, "/v1/streams/events", &headers, "{\"a\":1}\n").await.0, 422);
+    assert!(other.batches("events").is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn many_requests_with_one_key_at_once_are_taken_once() {
     let rig = Rig::new();
     let api = api(&rig);
@@ -255,6 +288,86 @@ async fn who_waits_for_a_key_takes_nobodys_room() {
     assert_eq!(rig.texts("events", "a"), ["2"]);
 }
 
+/// A body of `first` that does not end while the sender is there.
+fn endless(first: &str) -> (tokio::sync::mpsc::Sender<()>, Body) {
+    let (keep, ended) = tokio::sync::mpsc::channel(1);
+    let first =
+        futures::stream::iter([Ok::<_, std::io::Error>(bytes::Bytes::copy_from_slice(first.as_bytes()))]);
+    let rest = tokio_stream::wrappers::ReceiverStream::new(ended).map(|()| Ok(bytes::Bytes::new()));
+    (keep, Body::from_stream(first.chain(rest)))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slow_clients_shut_nobody_out() {
+    let rig = Rig::new();
+    let api = api(&rig);
+    let headers = [("content-type", TYPE)];
+    let (kept, slow): (Vec<_>, Vec<_>) = (0..4 * REQUESTS_MAX).map(|_| endless("{\"a\":1}\n")).unzip();
+    let slow = futures::future::join_all(
+        slow.into_iter().map(|body| post(&api, "/v1/streams/events", &headers, body)),
+    );
+    let other = async {
+        // They are on their way, and have not more of the room than what came of them.
+        for _ in 0..3 {
+            let body = format!("{{\"a\":2,\"b\":\"{}\"}}\n", "x".repeat(900 << 10));
+            let (status, answer) = post(&api, "/v1/streams/events", &headers, body).await;
+            assert_eq!(status, 200, "{answer}");
+        }
+        drop(kept);
+    };
+    let (answers, ()) = tokio::join!(slow, other);
+    assert!(answers.iter().all(|(status, _)| *status == 200), "{answers:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_too_large_takes_neither_room_nor_turn_while_it_is_passed_over() {
+    let rig = Rig::new();
+    let api = Api { room: body::Room::of(1 << 20), turns: Arc::new(Semaphore::new(1)), ..api(&rig) };
+    let headers = [("content-type", TYPE)];
+    let (kept, large) = endless(&"x".repeat((1 << 20) + 1));
+    let large = post(&api, "/v1/streams/events", &headers, large);
+    let other = async {
+        let body = format!("{{\"a\":\"{}\"}}\n", "x".repeat(900 << 10));
+        let (status, answer) = post(&api, "/v1/streams/events", &headers, body).await;
+        assert_eq!(status, 200, "{answer}");
+        drop(kept);
+    };
+    let ((status, _), ()) = tokio::join!(large, other);
+    assert_eq!(status, 413);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bodies_that_fill_all_room_still_come_to_their_ends_one_after_the_other() {
+    let rig = Rig::new();
+    let api = Api { room: body::Room::of(1 << 20), ..api(&rig) };
+    let headers = [("content-type", TYPE)];
+    let body = format!("{{\"a\":\"{}\"}}\n", "x".repeat(900 << 10));
+    let pieces = |body: &str| {
+        let pieces: Vec<_> = body.as_bytes().chunks(64 << 10).map(bytes::Bytes::copy_from_slice).collect();
+        Body::from_stream(futures::stream::iter(pieces.into_iter().map(Ok::<_, std::io::Error>)))
+    };
+    let all = (0..6).map(|_| post(&api, "/v1/streams/events", &headers, pieces(&body)));
+    let answers = futures::future::join_all(all).await;
+    assert!(answers.iter().all(|(status, _)| *status == 200), "{answers:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_comes_slower_than_the_stated_rate_is_given_up() {
+    let room = body::Room::of(1 << 20);
+    let (_kept, slow) = endless("x");
+    let patience = body::Patience { window: Duration::from_millis(50), bytes_min: 2 };
+    let refused = body::read(slow, 1 << 20, &room, patience).await.unwrap_err();
+    assert_eq!((refused.status.as_u16(), refused.code), (408, "http.body_stalled"));
+    // One that comes fast enough may take many windows.
+    let (kept, steady) = endless("x");
+    let patience = body::Patience { window: Duration::from_millis(1), bytes_min: 0 };
+    let (read, ()) = tokio::join!(body::read(steady, 1 << 20, &room, patience), async {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        drop(kept);
+    });
+    assert_eq!(read.unwrap().bytes, "x");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_document_that_cannot_be_read_on_is_refused_whatever_is_wished() {
     let rig = Rig::new();
@@ -266,6 +379,11 @@ async fn a_document_that_cannot_be_read_on_is_refused_whatever_is_wished() {
         assert!(answer["error"]["row"].as_u64().unwrap() >= 2, "{answer}");
     }
     assert!(rig.batches("events").is_empty() && rig.batches("events.dead").is_empty());
+    // The row is the element, also where all stand on one line.
+    for (body, row) in [("[{\"a\":1},5,{\"a\":2}]", 2), ("[{\"a\":1},{\"a\":2},{\"a\":}]", 3)] {
+        let (status, answer) = post(&api, "/v1/streams/events", &headers, body).await;
+        assert_eq!((status, answer["error"]["row"].as_u64()), (400, Some(row)), "{answer}");
+    }
     let body = "[{\"a\":1},\n5,\n{\"a\":2}]";
     let (status, answer) = post(&api, "/v1/streams/events?on_error=dead-letter", &headers, body).await;
     assert_eq!((status, answer["bad_rows"].as_u64()), (200, Some(1)));

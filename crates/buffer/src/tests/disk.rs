@@ -143,6 +143,24 @@ fn a_position_that_lands_late_does_not_replace_a_newer_one() {
 }
 
 #[test]
+fn of_the_keys_of_requests_the_newest_of_each_node_are_kept() {
+    let at = ReadAt { epoch: Epoch(1), sealed_us: 0 };
+    let mut positions = Positions::default();
+    let key = |i: u64| SourcePosition { kind: SourceKind::HttpKey, key: format!("s/{i}"), ..position(i) };
+    let (busy, quiet) = ("busy".parse().unwrap(), "quiet".parse().unwrap());
+    for i in 0..12_000 {
+        positions.set_own(&busy, i as i64, at, key(i));
+    }
+    positions.set_own(&quiet, 0, at, key(0));
+    positions.prune(20_000);
+    assert_eq!(positions.of_node(&busy).count(), 10_000);
+    assert!(positions.get(&busy, SourceKind::HttpKey, "s/2000").is_some());
+    assert_eq!(positions.of_node(&quiet).count(), 1, "another node's do not push it out");
+    positions.prune(i64::MAX);
+    assert_eq!(positions.all().count(), 0, "after a day they no longer count");
+}
+
+#[test]
 fn positions_of_files_that_rest_are_kept_and_those_of_rotated_ones_do_not_pile_up() {
     const DAY_US: i64 = 24 * 3600 * 1_000_000;
     let node = "node-1".parse().unwrap();

@@ -167,12 +167,13 @@ named on stderr and in JSON, and the exit code is 9.",
         is_default: false,
         summary: "Put a file, or stdin, into a stream; every row once, however often it is repeated",
         details: "Keyed by stream and name (the absolute path, or --name). Returns 0 when every row is durable. Repeated \
-on the same content it continues where it stopped and adds nothing when complete; on changed content it ends with 6. \
-A killed agent is waited for, 60 s at most. Rows that cannot be read are kept in the stream `STREAM.dead` with the \
-reason. Stdin without --name is a new run each time.",
+on the same content it continues where it stopped and adds nothing when complete; of lines that only grew it takes the new \
+ones; on changed content it ends with 6. After `aap stream delete` the content is taken again. A killed agent is waited for, \
+60 s at most, a full buffer as long as it takes: --timeout changes both. Rows that cannot be read are kept in the stream \
+`STREAM.dead` with the reason. Stdin and pipes such as <(cmd) are read once; without --name they are a new run each time.",
         arguments: &[
             Argument::position("stream", Value::Stream, "Where the rows go"),
-            Argument::position("file", Value::File, "What to read; `-` is stdin"),
+            Argument::position("file", Value::File, "What to read, a file or a pipe; `-` is stdin"),
             Argument::option("name", Value::Text, "Name of this run, instead of the absolute path"),
             Argument::option(
                 "format",

@@ -162,7 +162,7 @@ fn documents_are_arrays_or_one_object() {
     let rows = |input: &[u8]| {
         let decoded = match Decoder::new(DecoderConfig::of(Format::Json)).unwrap().decode(input, &context()) {
             Ok(decoded) => decoded,
-            Err(crate::DecodeError::Document { line, .. }) => return ("broken".to_owned(), vec![line]),
+            Err(crate::DecodeError::Document { element, .. }) => return ("broken".to_owned(), vec![element]),
             Err(error) => panic!("{error}"),
         };
         let values =
@@ -177,8 +177,12 @@ fn documents_are_arrays_or_one_object() {
     // What cannot be read on is no document: no row of it is kept.
     assert_eq!(rows(b"[{\"a\":1},\n{\"a\":,\n{\"a\":2}]"), ("broken".to_owned(), vec![2]));
     assert_eq!(rows(b"[{\"a\":1}"), ("broken".to_owned(), vec![1]));
-    assert_eq!(rows(b"[{\"a\":1}] x"), ("broken".to_owned(), vec![1]));
-    assert_eq!(rows(b"[{\"a\":1},]"), ("broken".to_owned(), vec![1]));
+    assert_eq!(rows(b"[{\"a\":1}] x"), ("broken".to_owned(), vec![2]));
+    assert_eq!(rows(b"[{\"a\":1},]"), ("broken".to_owned(), vec![2]));
+    // Elements count, wherever their lines end.
+    assert_eq!(rows(b"[{\"a\":1},5,{\"a\":2},null]"), ("1,2".to_owned(), vec![2, 4]));
+    assert_eq!(rows(b"[\n\n{\"a\":\n1},\n\n{\"a\":tru}]"), ("broken".to_owned(), vec![2]));
+    assert_eq!(rows(b"[{\"a\":1},{\"a\":\"\xff\"},{}]"), ("broken".to_owned(), vec![2]));
     assert_eq!(rows(b"[{\"a\":\"\xff\"}]"), ("broken".to_owned(), vec![1]));
 }
 
