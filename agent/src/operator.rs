@@ -142,6 +142,21 @@ impl OperatorService {
         Ok(vec![])
     }
 
+    /// Where a node delivers, its own data is not all of it: who asks for all is not given a part.
+    fn check_whole(&self, request: &v1::QueryRequest) -> Result<(), Problem> {
+        if !request.nodes.is_empty() || !self.deps.board.uplink_entry().configured {
+            return Ok(());
+        }
+        let message = "this node delivers to a coordinator elsewhere, which has all data";
+        Err(Problem::new("platform.needs_coordinator", ExitCode::Unavailable, message)
+            .hint_command(
+                "ask the node for what it holds",
+                format!("aap query --node {} 'select …'", self.node),
+            )
+            .hint("or ask on the coordinator's machine")
+            .retry_after_ms(1000))
+    }
+
     fn check_nodes(&self, request: &v1::QueryRequest) -> Result<(), Problem> {
         match request.nodes.iter().find(|name| **name != self.node.as_str()) {
             None => Ok(()),
@@ -162,6 +177,7 @@ impl OperatorService {
     }
 
     fn run(&self, request: v1::QueryRequest) -> Result<Answer, Problem> {
+        self.check_whole(&request)?;
         self.check_nodes(&request)?;
         let query = self.serving.engine_query(&request)?;
         let ticket = self.serving.register(&request.id, &request.sql, PRINCIPAL)?;

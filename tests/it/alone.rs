@@ -113,3 +113,18 @@ fn while_the_coordinator_is_away_its_node_answers_for_itself() {
     let _coordinator = platform.start("coordinator");
     eventually("a healthy platform", || (platform.aap(&["status"]).code == 0).then_some(()));
 }
+
+#[test]
+fn a_node_that_delivers_elsewhere_gives_its_part_only_to_who_asks_for_it() {
+    let platform = Platform::new();
+    let dark = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (_agent, http) = platform.agent_alone(&format!("{{ coordinator: {{ address: '{dark}' }} }}"));
+    post(&http, 0..3);
+    let count = "select count(*) from events";
+    let refused = platform.aap(&["query", "-o", "json", count]).refused(7, "platform.needs_coordinator");
+    assert!(refused["hints"].to_string().contains("aap query --node alone"), "{refused}");
+    let part = platform.aap(&["query", "--node", "alone", "-o", "csv", "--no-headers", count]).ok();
+    assert_eq!(part.out.trim(), "3");
+    let status = platform.aap(&["status", "-o", "json"]).code(11).json()["item"].clone();
+    assert!(status["reasons"].to_string().contains("not connected"), "{status}");
+}
