@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use aap_buffer::{Frame, FrameKind};
+use aap_buffer::{Frame, FrameKind, mutant};
 use aap_proto::v1::agent_message::Kind as Up;
 use aap_proto::v1::coordinator_message::Kind as Down;
 use aap_proto::v1::{
@@ -225,6 +225,9 @@ async fn send_frame(
     let (first, last) = (frame.id.sequence, frame.last_sequence());
     if !state.depart(key, first, last, frame.payload.len() as u64) {
         return Ok(false);
+    }
+    if mutant::is("cursorfirst") {
+        deps.buffer.advance(landing_consumer(), key, last);
     }
     injected(deps, "agent.uplink_before_send")?;
     match frame.kind {
