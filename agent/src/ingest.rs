@@ -31,6 +31,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use aap_buffer::mutant;
 use aap_proto::v1::ingest_reply::Kind as Reply;
 use aap_proto::v1::ingest_request::Kind as Request;
 use aap_proto::v1::{IngestDone, IngestOpen, IngestOpened, IngestProgress, IngestReply, IngestRequest};
@@ -185,7 +186,7 @@ impl Call {
                 ..RunDetail::default()
             },
         };
-        let Some(position) = position else { return Ok(fresh(0)) };
+        let Some(position) = position.filter(|_| !mutant::is("noresume")) else { return Ok(fresh(0)) };
         let detail: RunDetail = serde_json::from_str(&position.detail).unwrap_or_default();
         if open.again {
             let mut run = fresh(detail.generation + 1);

@@ -11,8 +11,9 @@
 //! which would commit a position beyond rows that are not there.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use aap_buffer::{Buffer, EncodedBatch, Encoder, Entry, FrameSchema};
+use aap_buffer::{Buffer, EncodedBatch, Encoder, Entry, FrameSchema, mutant};
 use aap_decode::{BadRow, Context, Decoded, Decoder, dead_letters, refuse_lines};
 use aap_runtime::Clock;
 use aap_types::{BatchId, SourcePosition, StreamName};
@@ -25,6 +26,8 @@ use crate::line_ends;
 
 /// Rows a batch is sealed at: the cost per batch is small from here on, and a query can still skip it by its time range.
 pub const BATCH_BYTES: usize = 1 << 20;
+/// By how much the mutant `answerfirst` answers too early.
+const ANSWERED_FIRST: Duration = Duration::from_millis(300);
 
 /// Why records did not become durable.
 #[derive(Debug, thiserror::Error)]
@@ -136,6 +139,13 @@ impl Ingress {
     /// Appends a parcel as one group and returns when it is durable. Waits for room. The books count it when it is durable, so
     /// that a parcel that is tried again is counted once.
     pub async fn append(&self, parcel: Parcel) -> Result<Vec<BatchId>, IngressError> {
+        if mutant::is("answerfirst") {
+            return Ok(self.answer_first(parcel));
+        }
+        self.append_now(parcel).await
+    }
+
+    async fn append_now(&self, parcel: Parcel) -> Result<Vec<BatchId>, IngressError> {
         let Parcel { entries, tallies } = parcel;
         self.failpoints.reach("agent.before_append");
         let ids = self.buffer.append(entries).await.map_err(IngressError::Append)?;
@@ -146,6 +156,9 @@ impl Ingress {
 
     /// The same, but refuses at once where it would have to wait for room.
     pub async fn try_append(&self, parcel: Parcel) -> Result<Vec<BatchId>, IngressError> {
+        if mutant::is("answerfirst") {
+            return Ok(self.answer_first(parcel));
+        }
         let Parcel { entries, tallies } = parcel;
         self.failpoints.reach("agent.before_append");
         let ticket = self.buffer.try_append(entries).map_err(IngressError::Append)?;
@@ -153,6 +166,18 @@ impl Ingress {
         self.book(&tallies);
         self.failpoints.reach("agent.after_append_before_answer");
         Ok(ids)
+    }
+
+    /// The mutant `answerfirst`.
+    fn answer_first(&self, parcel: Parcel) -> Vec<BatchId> {
+        let ingress = self.clone();
+        #[expect(clippy::disallowed_methods, reason = "a deliberate fault: nobody owns what was answered")]
+        tokio::spawn(async move {
+            // Long enough for the answer to reach its client before a crash point of the append is passed.
+            tokio::time::sleep(ANSWERED_FIRST).await;
+            ingress.append_now(parcel).await
+        });
+        vec![]
     }
 
     fn book(&self, tallies: &[Tally]) {
@@ -164,7 +189,7 @@ impl Ingress {
                 count.replaced += tally.replaced;
                 count.rows_durable += tally.rows;
                 count.batches_durable += u64::from(tally.rows > 0);
-                if tally.bad > 0 {
+                if tally.bad > 0 && !mutant::is("nobooks") {
                     *count.rows_dropped.entry(DropReason::DeadLetter).or_default() += tally.bad;
                 }
             });

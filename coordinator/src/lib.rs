@@ -10,6 +10,7 @@
 //!
 //! | file | owns |
 //! |---|---|
+//! | `cli.rs` | the command line |
 //! | `daemon.rs` | start, listening, stop in the order of data |
 //! | `init.rs`, `config.rs` | a home; the settings |
 //! | `session.rs` | one session of a node |
@@ -23,9 +24,22 @@
 //! | `queries.rs`, `freshness.rs`, `node_query.rs` | queries |
 //! | `status.rs`, `metrics.rs` | the books |
 //! | `operator.rs`, `http.rs` | the operators' port |
+//!
+//! # Crash points
+//! `AAP_FAIL` arms them, as `aap_runtime::failpoint` says. Those of the lake are passed by each load and each compaction.
+//!
+//! | # | point | state of the world there |
+//! |---|---|---|
+//! | 1 | `landing.before_commit` | batches are checked and planned; nothing is durable |
+//! | 2 | `landing.after_commit_before_ack` | they are durable; the session does not know |
+//! | 3 | `session.before_ack` | the session is about to acknowledge; `error` cuts the connection instead |
+//! | 4 | `lake.after_files_before_commit` | files are written; the catalogue does not name them |
+//! | 5 | `lake.after_commit_before_manifest` | they are visible, and the cut has moved; the manifest does not know |
+//! | 6 | `lake.after_manifest_before_advance` | the landing buffer does not know |
 
 pub mod arrival;
 pub mod catalog;
+pub mod cli;
 pub mod config;
 pub mod daemon;
 pub mod deletions;

@@ -10,9 +10,9 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use aap_buffer::FrameSchema;
+use aap_buffer::{FrameSchema, mutant};
 use aap_proto::v1::{self, AgentMessage, CoordinatorMessage, agent_message, coordinator_message};
-use aap_runtime::{Clock, Shutdown};
+use aap_runtime::{Clock, Shutdown, failpoint};
 use aap_store::{MetadataStore, NodeRecord};
 use aap_transport::{AgentReceiver, CoordinatorSender, Peer, SessionHandler};
 use aap_types::{BatchId, Epoch, NodeId, Sequence, SourceKind, SourcePosition, StreamKey};
@@ -40,6 +40,8 @@ const SCHEMAS_MAX: usize = 16_384;
 const GROUP_BYTES_MAX: usize = 8 << 20;
 /// Batches being checked or waiting for their turn, for one session; the pool bounds how many run at once.
 const CHECKS_MAX: usize = 64;
+/// By how much the mutant `ackfirst` acknowledges too early: the agent has heard of it before a crash point is passed.
+const ACKNOWLEDGED_FIRST: Duration = Duration::from_millis(300);
 /// Bytes of positions in a welcome; a message may have 20 MiB.
 const POSITION_BYTES_MAX: usize = 8 << 20;
 
@@ -77,6 +79,8 @@ enum End {
     Store(#[from] aap_store::Error),
     #[error("a worker panicked")]
     Worker(#[from] tokio::task::JoinError),
+    #[error("cut the session before its acknowledgement")]
+    Injected(#[from] failpoint::Injected),
 }
 
 impl SessionHandler for Sessions {
@@ -187,7 +191,10 @@ impl Sessions {
             coordinator_version: env!("CARGO_PKG_VERSION").to_owned(),
             clock_unix_us: now_us,
             credit_bytes: self.credit_bytes,
-            landed: self.landed_for(hello, tails).await?,
+            landed: match mutant::is("nodedupe") {
+                true => vec![],
+                false => self.landed_for(hello, tails).await?,
+            },
             positions,
             new_epoch: reason.is_some(),
             new_epoch_reason: reason.unwrap_or_default(),
@@ -273,6 +280,11 @@ fn wire_tail(key: &StreamKey, tail: Sequence) -> v1::StreamTail {
 
 fn message(kind: coordinator_message::Kind) -> CoordinatorMessage {
     CoordinatorMessage { kind: Some(kind) }
+}
+
+fn ack(through: &HashMap<StreamKey, Sequence>) -> CoordinatorMessage {
+    let through = through.iter().map(|(key, to)| wire_tail(key, *to)).collect();
+    message(coordinator_message::Kind::Ack(v1::Ack { through }))
 }
 
 async fn refuse(
@@ -509,12 +521,19 @@ impl<'a> Flow<'a> {
         self.bytes_landing = group.iter().map(|arrival| arrival.bytes() as u64).sum();
         self.credit_landing = group.iter().map(Arrival::credit_bytes).collect();
         let (landing, node) = (self.sessions.landing.clone(), self.node.clone());
+        let too_early = mutant::is("ackfirst").then(|| (self.tx.clone(), ack(&ends_of(&group))));
         // A task of its own: what is queued commits even if the session breaks, and must then be counted too.
         #[expect(
             clippy::disallowed_methods,
             reason = "the session takes its result; without it, it ends by itself"
         )]
-        let task = tokio::spawn(async move { landing.land(&node, group).await });
+        let task = tokio::spawn(async move {
+            if let Some((tx, ack)) = too_early {
+                drop(tx.send(ack).await);
+                tokio::time::sleep(ACKNOWLEDGED_FIRST).await;
+            }
+            landing.land(&node, group).await
+        });
         self.landing = task.fuse();
     }
 
@@ -552,8 +571,8 @@ impl<'a> Flow<'a> {
             }
         }
         if !through.is_empty() {
-            let through = through.iter().map(|(key, to)| wire_tail(key, *to)).collect();
-            self.tx.send(message(coordinator_message::Kind::Ack(v1::Ack { through }))).await?;
+            failpoint::pass("session.before_ack")?;
+            self.tx.send(ack(&through)).await?;
         }
         // What is refused the agent takes back by itself.
         if freed > 0 {
@@ -578,6 +597,11 @@ impl<'a> Flow<'a> {
         self.told.insert(key, sequence);
         Ok(())
     }
+}
+
+/// Where the streams of a group will end, if all of it lands.
+fn ends_of(group: &[Arrival]) -> HashMap<StreamKey, Sequence> {
+    group.iter().map(|arrival| (arrival.key().clone(), arrival.sequence())).collect()
 }
 
 fn is_idle(landing: &Fuse<LandTask>) -> bool {

@@ -3,19 +3,44 @@
 use std::io::Write;
 use std::net::{TcpStream, UdpSocket};
 use std::process::Stdio;
-use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use aap_tests::load::exactly_once;
-use aap_tests::{Platform, Random, Settings, eventually, free_port, source};
+use aap_tests::{PATIENCE, Platform, Random, Settings, free_port, source, wait_until};
 use rustix::process::Signal;
 
-/// A platform with syslog over UDP and TCP on the port that is answered.
-fn with_syslog() -> (Platform, u16) {
-    let (platform, port) = (Platform::new(), free_port());
+/// What became of what was produced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Books {
+    produced: u64,
+    stored: u64,
+    dropped: u64,
+}
+
+impl Books {
+    /// The books of a stream as soon as they balance, or as they are when `patience` ends.
+    fn of(platform: &Platform, stream: &str, reason: &str, produced: u64, patience: Duration) -> Self {
+        let look = || {
+            let (stored, dropped) = (stored(platform, stream), dropped(platform, stream, reason));
+            Self { produced, stored, dropped }
+        };
+        wait_until(patience, || look().stored + look().dropped >= produced);
+        look()
+    }
+
+    /// Everything is stored or counted, and nothing twice.
+    pub(crate) fn balance(&self) -> bool {
+        self.stored + self.dropped == self.produced
+    }
+}
+
+/// Prepares syslog over UDP and TCP on the port that is answered.
+fn with_syslog(platform: &Platform) -> u16 {
+    let port = free_port();
     let spec = format!("type: syslog, udp: '127.0.0.1:{port}', tcp: '127.0.0.1:{port}'");
     platform.prepare("n1", &Settings { sources: vec![source("syslog", &spec)], ..Settings::default() });
-    (platform, port)
+    port
 }
 
 /// Rows of a stream that became durable since the agent started.
@@ -34,28 +59,32 @@ fn message(id: u64) -> String {
     format!("<13>1 2026-01-01T00:00:00Z host app - - - {id}")
 }
 
-#[test]
-fn every_datagram_of_syslog_is_stored_or_counted_as_dropped_by_the_kernel() {
+/// Sends datagrams, many of them while nobody reads: the queue of the socket overflows for certain.
+#[track_caller]
+pub(crate) fn flood_syslog(platform: &Platform, patience: Duration) -> Books {
     const CALM: u64 = 2_000;
     const FLOOD: u64 = 60_000;
-    let (platform, port) = with_syslog();
+    let port = with_syslog(platform);
     let (_coordinator, agent) = platform.start_both();
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     let send = |id| assert!(socket.send_to(message(id).as_bytes(), ("127.0.0.1", port)).unwrap() > 0);
     (0..CALM).for_each(send);
-    // Nobody reads: the queue of the socket overflows for certain.
     agent.signal(Signal::STOP);
     (CALM..CALM + FLOOD).for_each(send);
     agent.signal(Signal::CONT);
 
-    let books = || (stored(&platform, "syslog"), dropped(&platform, "syslog", "kernel_queue"));
-    let balanced = || Some(books()).filter(|(stored, dropped)| stored + dropped >= CALM + FLOOD);
-    let (stored, dropped) = eventually("books that balance", balanced);
-    assert_eq!(stored + dropped, CALM + FLOOD, "{stored} stored, {dropped} dropped");
-    assert!(stored > CALM / 2 && dropped > 0, "{stored} stored, {dropped} dropped");
+    let books = Books::of(platform, "syslog", "kernel_queue", CALM + FLOOD, patience);
+    assert!(books.stored > CALM / 2 && books.stored < CALM + FLOOD, "{books:?}");
     let counted =
         &platform.rows("select count(*) n, count(distinct cast(body as bigint)) ids from syslog")[0];
-    assert_eq!(counted, &serde_json::json!({"n": stored, "ids": stored}));
+    assert_eq!(counted, &serde_json::json!({"n": books.stored, "ids": books.stored}));
+    books
+}
+
+#[test]
+fn every_datagram_of_syslog_is_stored_or_counted_as_dropped_by_the_kernel() {
+    let books = flood_syslog(&Platform::new(), PATIENCE);
+    assert!(books.balance() && books.dropped > 0, "{books:?}");
 }
 
 #[test]
@@ -63,7 +92,8 @@ fn every_message_of_syslog_over_tcp_is_stored_in_either_framing_or_is_a_dead_let
     const CONNECTIONS: u64 = 4;
     const MESSAGES: u64 = 3_000;
     let mut random = Random::of_test("syslog framings");
-    let (platform, port) = with_syslog();
+    let platform = Platform::new();
+    let port = with_syslog(&platform);
     let (_coordinator, _agent) = platform.start_both();
     let mut broken = 0;
     let senders: Vec<_> = (0..CONNECTIONS)
@@ -95,20 +125,17 @@ fn every_message_of_syslog_over_tcp_is_stored_in_either_framing_or_is_a_dead_let
         .collect();
     senders.into_iter().for_each(|sender| sender.join().unwrap());
 
-    let produced = CONNECTIONS * MESSAGES;
-    let books = || (stored(&platform, "syslog"), dropped(&platform, "syslog", "dead_letter"));
-    let balanced = || Some(books()).filter(|(stored, dead)| stored + dead >= produced);
-    let (stored, dead) = eventually("books that balance", balanced);
-    assert_eq!(stored + dead, produced, "{stored} stored, {dead} dead letters, {broken} broken");
-    assert_eq!(platform.count("select count(*) from syslog"), stored);
-    assert_eq!(platform.count("select count(*) from \"syslog.dead\""), dead);
+    let books = Books::of(&platform, "syslog", "dead_letter", CONNECTIONS * MESSAGES, PATIENCE);
+    assert!(books.balance(), "{books:?}, {broken} broken");
+    assert_eq!(platform.count("select count(*) from syslog"), books.stored);
+    assert_eq!(platform.count("select count(*) from \"syslog.dead\""), books.dropped);
 }
 
-#[test]
-fn every_line_of_standard_input_is_stored_or_is_a_dead_letter() {
+/// Feeds lines to standard input, some of them broken. Returns the books, and how many lines were good.
+#[track_caller]
+pub(crate) fn feed_standard_input(platform: &Platform, patience: Duration) -> (Books, u64) {
     const LINES: u64 = 100_000;
     const BROKEN_EVERY: u64 = 1_000;
-    let platform = Arc::new(Platform::new());
     let spec = "type: stdin, stream: lines, format: ndjson";
     platform.prepare("n1", &Settings { sources: vec![source("stdin", spec)], ..Settings::default() });
     let _coordinator = platform.start("coordinator");
@@ -126,14 +153,16 @@ fn every_line_of_standard_input_is_stored_or_is_a_dead_letter() {
     }
     drop(input);
 
-    let balanced = || {
-        let books = (stored(&platform, "lines"), dropped(&platform, "lines", "dead_letter"));
-        (books.0 + books.1 >= LINES).then_some(books)
-    };
-    let books = eventually("books that balance", balanced);
-    assert_eq!(books, (good, LINES / BROKEN_EVERY));
+    let books = Books::of(platform, "lines", "dead_letter", LINES, patience);
     platform.await_coordinator();
     platform.await_connected();
-    exactly_once(&platform, "lines", "id", good);
-    assert_eq!(platform.count("select count(*) from \"lines.dead\""), LINES / BROKEN_EVERY);
+    exactly_once(platform, "lines", "id", good);
+    assert_eq!(platform.count("select count(*) from \"lines.dead\""), LINES - good);
+    (books, good)
+}
+
+#[test]
+fn every_line_of_standard_input_is_stored_or_is_a_dead_letter() {
+    let (books, good) = feed_standard_input(&Platform::new(), PATIENCE);
+    assert!(books.balance() && books.stored == good, "{books:?}, {good} good");
 }

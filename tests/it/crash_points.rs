@@ -5,7 +5,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::sync::Arc;
 use std::thread;
 
-use aap_tests::{Load, Pace, Platform, Random, Settings, is_long, wait_until};
+use aap_tests::{Daemon, Load, Pace, Platform, Produced, Random, Settings, is_long, wait_until};
 
 /// The points of `agent/src/failpoint.rs`.
 const AGENT_POINTS: [&str; 8] = [
@@ -19,7 +19,8 @@ const AGENT_POINTS: [&str; 8] = [
     "agent.uplink_after_advance",
 ];
 /// The points of the landing.
-const LANDING_POINTS: [&str; 2] = ["landing.before_commit", "landing.after_commit_before_ack"];
+const LANDING_POINTS: [&str; 3] =
+    ["landing.before_commit", "landing.after_commit_before_ack", "session.before_ack"];
 /// The points of the lake: each load passes them, and each compaction.
 const LAKE_POINTS: [&str; 3] = [
     "lake.after_files_before_commit",
@@ -32,9 +33,9 @@ fn passages(default: &[u64], long: u64) -> Vec<u64> {
     if is_long() { (1..=long).collect() } else { default.to_vec() }
 }
 
-fn platform() -> Arc<Platform> {
-    let platform = Platform::new();
-    // Everything goes to the lake at once, so that its points are passed all the time, and many files are merged.
+/// Prepares a platform. Everything goes to the lake at once, so that its points are passed all the time, and many files are
+/// merged.
+pub(crate) fn prepared(platform: Platform) -> Arc<Platform> {
     let coordinator = "lake: { age_seconds: 0, compact_files: 2 }".to_owned();
     platform.prepare("n1", &Settings { coordinator, ..Settings::default() }.tail(&Load::glob(&platform)));
     Arc::new(platform)
@@ -58,40 +59,63 @@ fn dies_thrice(platform: &Platform, name: &str, point: &str, n: u64, random: &mu
     dies_at(platform, name, point, 1);
 }
 
-#[test]
-fn rows_survive_an_agent_that_dies_at_every_point_of_its_write_path() {
-    let mut random = Random::of_test("agent crash points");
-    let platform = platform();
-    let _coordinator = platform.start("coordinator");
-    let load = Load::start(&platform, Pace::LIGHT);
-    for point in AGENT_POINTS {
-        for n in passages(&[1, 2, 3, 5, 9, 23], 60) {
-            dies_thrice(&platform, "agent", point, n, &mut random);
+/// Points with the passages at which a daemon dies.
+type Points<'a> = [(&'a str, Vec<u64>)];
+
+/// Lets the agent die under load at each passage of each point. The daemons run on, so that they can be asked.
+#[track_caller]
+pub(crate) fn agent_dies(
+    platform: &Arc<Platform>,
+    pace: Pace,
+    points: &Points<'_>,
+) -> (Produced, [Daemon; 2]) {
+    let coordinator = platform.start("coordinator");
+    let load = Load::start(platform, pace);
+    let agent = dies_at_all(platform, "agent", points);
+    (load.stop(), [coordinator, agent])
+}
+
+/// The same of the coordinator.
+#[track_caller]
+pub(crate) fn coordinator_dies(
+    platform: &Arc<Platform>,
+    pace: Pace,
+    points: &Points<'_>,
+) -> (Produced, [Daemon; 2]) {
+    let agent = platform.start("agent");
+    let load = Load::start(platform, pace);
+    let coordinator = dies_at_all(platform, "coordinator", points);
+    platform.await_coordinator();
+    (load.stop(), [coordinator, agent])
+}
+
+/// Returns the daemon in its last life.
+#[track_caller]
+fn dies_at_all(platform: &Platform, name: &str, points: &Points<'_>) -> Daemon {
+    let mut random = Random::of_test(&format!("crash points of the {name}"));
+    for (point, passages) in points {
+        for n in passages {
+            dies_thrice(platform, name, point, *n, &mut random);
         }
     }
-    let _agent = platform.start("agent");
-    load.stop().assert_exactly_once(&platform);
+    platform.start(name)
+}
+
+#[test]
+fn rows_survive_an_agent_that_dies_at_every_point_of_its_write_path() {
+    let platform = prepared(Platform::new());
+    let points = AGENT_POINTS.map(|point| (point, passages(&[1, 2, 3, 5, 9, 23], 60)));
+    let (produced, _daemons) = agent_dies(&platform, Pace::LIGHT, &points);
+    produced.assert_exactly_once(&platform);
 }
 
 #[test]
 fn rows_survive_a_coordinator_that_dies_at_every_point_of_landing_and_lake() {
-    let mut random = Random::of_test("coordinator crash points");
-    let platform = platform();
-    let _agent = platform.start("agent");
-    let load = Load::start(&platform, Pace::LIGHT);
-    for point in LANDING_POINTS {
-        for n in passages(&[1, 2, 3, 5, 9, 23], 60) {
-            dies_thrice(&platform, "coordinator", point, n, &mut random);
-        }
-    }
-    for point in LAKE_POINTS {
-        for n in passages(&[1, 2, 3, 4, 6], 60) {
-            dies_thrice(&platform, "coordinator", point, n, &mut random);
-        }
-    }
-    let _coordinator = platform.start("coordinator");
-    platform.await_coordinator();
-    let produced = load.stop();
+    let platform = prepared(Platform::new());
+    let of_landing = LANDING_POINTS.map(|point| (point, passages(&[1, 2, 3, 5, 9, 23], 60)));
+    let of_lake = LAKE_POINTS.map(|point| (point, passages(&[1, 2, 3, 4, 6], 60)));
+    let points = [&of_landing[..], &of_lake[..]].concat();
+    let (produced, _daemons) = coordinator_dies(&platform, Pace::LIGHT, &points);
     produced.assert_exactly_once(&platform);
 
     // The same from the lake alone, once everything has arrived there.

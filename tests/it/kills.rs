@@ -4,24 +4,29 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use aap_tests::{Load, Pace, Platform, Random, amount};
+use aap_tests::{Load, Pace, Platform, Produced, Random, amount};
 
-#[test]
-fn rows_of_killed_agents_and_coordinators_are_there_exactly_once() {
+/// Kills agent and coordinator under load, `rounds` times each. Returns what was produced.
+#[track_caller]
+pub(crate) fn kill_under_load(platform: &Arc<Platform>, pace: Pace, rounds: u64) -> Produced {
     let mut random = Random::of_test("kills");
-    let platform = Platform::new();
-    platform.up(&["--tail", &Load::glob(&platform)]).ok();
-    let platform = Arc::new(platform);
-    let load = Load::start(&platform, Pace::FULL);
-
-    for round in 0..amount("AAP_TEST_KILLS", 20, 1000) {
+    platform.up(&["--tail", &Load::glob(platform)]).ok();
+    let load = Load::start(platform, pace);
+    for round in 0..rounds {
         for name in ["agent", "coordinator"] {
             thread::sleep(random.millis(20, 500));
             let down = platform.kill_and_wait(name);
             assert!(down < Duration::from_secs(2), "round {round}: {name} came back after {down:?}");
         }
     }
-    load.stop().assert_exactly_once(&platform);
+    load.stop()
+}
+
+#[test]
+fn rows_of_killed_agents_and_coordinators_are_there_exactly_once() {
+    let platform = Arc::new(Platform::new());
+    let rounds = amount("AAP_TEST_KILLS", 20, 1000);
+    kill_under_load(&platform, Pace::FULL, rounds).assert_exactly_once(&platform);
     // Files that gathered while the agent was away are read side by side; each is read in its order.
     let per_file = Pace::FULL.rotate_every;
     let unordered = platform.count(&format!(

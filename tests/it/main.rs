@@ -18,6 +18,7 @@ mod http;
 mod ingest;
 mod kills;
 mod lost_acks;
+mod mutants;
 mod network;
 mod node_store;
 mod orderly_stop;

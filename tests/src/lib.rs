@@ -37,7 +37,7 @@ pub use daemon::{Daemon, Settings, source};
 pub use disk::SmallDisk;
 pub use files::{copy, put_back};
 pub use http::{Answer, Http};
-pub use load::{Load, Pace, Produced};
+pub use load::{Differs, Load, Pace, Produced};
 pub use platform::{Platform, Ran, Running, Signal, program};
 pub use ports::free_port;
 pub use proxy::Proxy;

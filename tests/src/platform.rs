@@ -13,10 +13,14 @@ use tempfile::TempDir;
 use crate::http::Http;
 use crate::wait::{PATIENCE, eventually, wait_until};
 
+/// Where the programs with deliberate faults lie, below the real ones: both daemons under their real names, because
+/// `aap up` starts what is beside it.
+const MUTANTS: &str = "mutants/bin";
+
 /// A program of ours: in `AAP_TEST_BIN`, else beside this test in `target/release`.
 ///
 /// # Panics
-/// If it is not there: build with `cargo xtask build`.
+/// If it is not there: build with `cargo xtask build`, and programs with faults with `cargo xtask test`.
 pub fn program(name: &str) -> PathBuf {
     let folder = std::env::var_os("AAP_TEST_BIN").map(PathBuf::from).unwrap_or_else(|| {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
@@ -24,7 +28,7 @@ pub fn program(name: &str) -> PathBuf {
         target.join("release")
     });
     let path = folder.join(name);
-    assert!(path.exists(), "`{}` is missing: run `cargo xtask build`", path.display());
+    assert!(path.exists(), "`{}` is missing: run `cargo xtask build`, or `test` for mutants", path.display());
     path
 }
 
@@ -93,6 +97,8 @@ impl Ran {
 #[derive(Debug)]
 pub struct Platform {
     directory: TempDir,
+    /// Where its programs lie, below the usual place.
+    programs: &'static str,
     environment: BTreeMap<String, String>,
 }
 
@@ -100,13 +106,21 @@ impl Platform {
     /// A home in which nothing runs.
     pub fn new() -> Self {
         let directory = tempfile::Builder::new().prefix("aap-it-").tempdir().unwrap();
-        Self { directory, environment: BTreeMap::new() }
+        Self { directory, programs: "", environment: BTreeMap::new() }
     }
 
     /// A home within `folder`, such as a file system of its own.
     pub fn within(folder: &Path) -> Self {
         let directory = tempfile::Builder::new().prefix("aap-it-").tempdir_in(folder).unwrap();
-        Self { directory, environment: BTreeMap::new() }
+        Self { directory, programs: "", environment: BTreeMap::new() }
+    }
+
+    /// A home in which nothing runs, whose daemons will make the deliberate fault `mutant`: see `aap_buffer::mutant`.
+    pub fn with_mutant(mutant: &str) -> Self {
+        let mut platform = Self::new();
+        platform.programs = MUTANTS;
+        platform.set_env("AAP_MUTANT", mutant);
+        platform
     }
 
     /// A running platform: `aap up --detach` with more arguments.
@@ -137,7 +151,7 @@ impl Platform {
 
     /// A command with one of our programs and this home.
     pub fn command(&self, name: &str) -> Command {
-        let mut command = Command::new(program(name));
+        let mut command = Command::new(program(Path::new(self.programs).join(name).to_str().unwrap()));
         command.env("AAP_HOME", self.home()).env("NO_COLOR", "1").envs(&self.environment);
         command.current_dir(self.directory.path()).stdin(Stdio::null());
         command

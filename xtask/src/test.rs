@@ -4,9 +4,11 @@ use anyhow::Result;
 
 use crate::{build, tools};
 
-/// Builds the release programs, then runs unit, property, model and end-to-end tests.
+/// Builds the release programs, and both daemons with deliberate faults, then runs unit, property, model and end-to-end
+/// tests.
 pub(crate) fn run(long: bool, filter: Option<&str>) -> Result<()> {
     let programs = build::release()?;
+    build::mutants(&programs)?;
     let mut command = tools::cargo();
     command.args(["test", "--workspace", "--locked", "--no-fail-fast", "--exclude", "aap-proto-gen"]);
     command.env("AAP_TEST_BIN", programs.as_str());

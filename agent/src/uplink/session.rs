@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use aap_buffer::{Frame, FrameKind};
+use aap_buffer::{Frame, FrameKind, mutant};
 use aap_proto::v1::agent_message::Kind as Up;
 use aap_proto::v1::coordinator_message::Kind as Down;
 use aap_proto::v1::{AgentMessage, BarrierReply, Batch, Hello, Refusal, Schema, Skip, StreamTail, Welcome};
@@ -224,6 +224,9 @@ async fn send_frame(
     let (first, last) = (frame.id.sequence, frame.last_sequence());
     if !state.depart(key, first, last, frame.payload.len() as u64) {
         return Ok(false);
+    }
+    if mutant::is("cursorfirst") {
+        deps.buffer.advance(landing_consumer(), key, last);
     }
     injected(deps, "agent.uplink_before_send")?;
     match frame.kind {

@@ -74,7 +74,7 @@ mod group;
 mod identity;
 mod index;
 mod log;
-mod mutant;
+pub mod mutant;
 pub mod offline;
 mod places;
 mod positions;

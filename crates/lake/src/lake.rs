@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use aap_buffer::{Buffer, FrameKind};
+use aap_buffer::{Buffer, FrameKind, mutant};
 use aap_runtime::{Clock, failpoint};
 use aap_store::{Catalogue, LakeCommit, LakeFile, MetadataStore, RowCounts};
 use aap_types::{Sequence, StreamKey, StreamName};
@@ -246,6 +246,20 @@ impl Lake {
 
     /// One change of the catalogue, and what follows from it.
     pub(crate) fn commit(&self, change: &LakeCommit) -> Result<(), Error> {
+        let counts = RowCounts::default();
+        let cuts_alone =
+            || LakeCommit { add: vec![], remove: vec![], columns: vec![], counts, ..change.clone() };
+        let files_alone = || LakeCommit { cursors: vec![], ..change.clone() };
+        if mutant::is("cutfirst") {
+            return self.commit_now(&cuts_alone()).and_then(|()| self.commit_now(&files_alone()));
+        }
+        if mutant::is("cutlast") {
+            return self.commit_now(&files_alone()).and_then(|()| self.commit_now(&cuts_alone()));
+        }
+        self.commit_now(change)
+    }
+
+    fn commit_now(&self, change: &LakeCommit) -> Result<(), Error> {
         let inner = &self.inner;
         failpoint::hit("lake.after_files_before_commit");
         inner.untold.store(true, Ordering::SeqCst);

@@ -28,10 +28,13 @@ impl Recovery {
         let mut end = start;
         for (group_start, group_end) in groups {
             let torn = group_start > end && end >= synced;
-            if torn && !mutant::is("notail") {
+            if torn {
                 break;
             }
             end = group_end;
+        }
+        if mutant::is("notail") {
+            end = file.length.max(start);
         }
         self.harden(file, synced.max(start), end);
         let rest = tail.describe_rest(end).map_err(failed)?;

@@ -45,8 +45,8 @@ fn calls_of_script() -> u64 {
     world.sim.calls()
 }
 
-#[test]
-fn a_cut_at_every_call_loses_nothing_and_so_does_a_second_cut_during_recovery() {
+/// Cuts the power at every call, and at every call of the recovery.
+fn cut_each_call() {
     let calls = calls_of_script();
     assert!(calls > 60, "the script makes only {calls} calls");
     for call in 1..=calls {
@@ -82,7 +82,19 @@ fn a_cut_at_every_call_loses_nothing_and_so_does_a_second_cut_during_recovery() 
 }
 
 #[test]
-fn a_kill_at_every_call_loses_nothing_even_if_the_power_goes_later() {
+fn a_cut_at_every_call_loses_nothing_and_so_does_a_second_cut_during_recovery() {
+    cut_each_call();
+}
+
+#[test]
+fn cuts_notice_a_store_that_does_not_sync() {
+    for fault in ["nofsync", "nodirsync"] {
+        assert!(mutant::chosen::is_caught(fault, cut_each_call), "{fault} went unnoticed");
+    }
+}
+
+/// Kills the process at every call; later the power goes.
+fn kill_at_each_call() {
     for call in 1..=calls_of_script() {
         let mut world = small_world(7);
         world.sim.power_off_at(Some(call));
@@ -94,6 +106,16 @@ fn a_kill_at_every_call_loses_nothing_even_if_the_power_goes_later() {
         world.crash(CrashPlan::lose_all());
         world.must_go_on();
     }
+}
+
+#[test]
+fn a_kill_at_every_call_loses_nothing_even_if_the_power_goes_later() {
+    kill_at_each_call();
+}
+
+#[test]
+fn kills_notice_a_store_that_shows_what_is_only_cached() {
+    assert!(mutant::chosen::is_caught("noharden", kill_at_each_call));
 }
 
 fn faulty_world(fault: Fault) -> (World, FaultyFileSystem) {
@@ -148,6 +170,14 @@ fn a_disk_that_stays_full_from_every_call_on_loses_nothing_acknowledged() {
 }
 
 #[test]
+fn failing_calls_notice_a_store_that_believes_a_failed_write() {
+    for kind in [FaultKind::Io, FaultKind::NoSpace] {
+        let harness = || each_call_fails(kind, 1, false);
+        assert!(mutant::chosen::is_caught("nowriteerror", harness), "{kind:?} went unnoticed");
+    }
+}
+
+#[test]
 fn short_and_interrupted_writes_are_finished() {
     each_call_fails(FaultKind::Short, 3, false);
 }
@@ -178,6 +208,8 @@ fn a_segment_whose_name_is_in_doubt_ends_the_one_before_it() {
 
 #[test]
 fn a_store_that_appends_behind_the_end_that_a_doubtful_name_tells_is_noticed() {
-    let kept = std::panic::catch_unwind(|| mutant::chosen::with("keepactive", names_in_doubt));
-    assert!(kept.is_err(), "acknowledged groups behind a told end went unnoticed");
+    assert!(
+        mutant::chosen::is_caught("keepactive", names_in_doubt),
+        "acknowledged groups behind a told end went unnoticed"
+    );
 }

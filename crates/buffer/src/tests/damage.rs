@@ -9,7 +9,7 @@ use crate::format::{Kind, SEGMENT_HEADER, Seed};
 use crate::fs::{FileSystem, Open, SimFileSystem};
 use crate::recovery::RecoveryReport;
 use crate::tests::world::{Expected, LANDING, World};
-use crate::walk::{Item, Walker};
+use crate::walk::{Found, Item, Walker};
 use crate::{Frame, FrameKind, mutant, offline};
 
 type Image = BTreeMap<Utf8PathBuf, Vec<u8>>;
@@ -133,27 +133,38 @@ fn a_flipped_byte_anywhere_costs_at_most_its_record_and_is_seen() {
 
 #[test]
 fn the_flips_notice_a_store_that_does_not_check_what_it_reads() {
-    let noticed = std::panic::catch_unwind(|| mutant::chosen::with("nocrc", flip_every_byte)).is_err();
-    assert!(noticed, "missing checksums went unnoticed");
+    assert!(mutant::chosen::is_caught("nocrc", flip_every_byte), "missing checksums went unnoticed");
 }
 
-#[test]
-fn every_length_of_the_last_segment_opens_and_keeps_whole_groups() {
+/// However short the last segment is: its whole groups are there, and nothing of the one that is cut.
+fn cut_the_last_segment_at_every_length() {
     let (mut world, image) = small_store();
     let last = segments(&image).pop().unwrap();
-    let length = image[&last].len();
-    let mut before = expected_frames(&world);
-    for cut in (0..length).rev() {
+    open_damaged(&mut world, &image);
+    let groups = groups_of(&world, &last);
+    let in_older = expected_frames(&world) - groups.iter().map(|(_, frames)| frames).sum::<usize>();
+    assert!(in_older > 0 && groups.iter().filter(|(_, frames)| *frames > 1).count() > 1, "{groups:?}");
+    for cut in 0..image[&last].len() {
         let mut changed = image.clone();
         changed.get_mut(&last).unwrap().truncate(cut);
         let (_, found) = open_damaged(&mut world, &changed);
         let (intact, _) = compare(&world, &found);
-        assert!(intact <= before, "a shorter file holds more");
-        before = intact;
+        let whole: usize = groups.iter().filter(|(end, _)| *end <= cut).map(|(_, frames)| frames).sum();
+        assert_eq!(intact, in_older + whole, "frames of whole groups at length {cut}");
         if cut % 61 == 0 {
             must_append(&mut world);
         }
     }
+}
+
+#[test]
+fn every_length_of_the_last_segment_opens_and_keeps_whole_groups() {
+    cut_the_last_segment_at_every_length();
+}
+
+#[test]
+fn the_lengths_notice_a_store_that_shows_half_a_group() {
+    assert!(mutant::chosen::is_caught("notail", cut_the_last_segment_at_every_length));
 }
 
 #[test]
@@ -341,8 +352,8 @@ fn what_is_given_up_reads_as_a_skip_and_stays_so() {
     assert_eq!(given_up(&mut world), digest);
 }
 
-/// Where the records of a kind stand in a segment file, with the numbers of their channels.
-fn records_of(world: &World, path: &Utf8PathBuf, kind: Kind) -> Vec<(u32, usize, usize)> {
+/// What stands in a segment file of an open store.
+fn items_of(world: &World, path: &Utf8PathBuf) -> Vec<Found> {
     let (id, store_id) = {
         let index = world.log.as_ref().unwrap().shared.index();
         let (id, _) = index.segments.iter().find(|(_, segment)| segment.path == *path).unwrap();
@@ -351,15 +362,33 @@ fn records_of(world: &World, path: &Utf8PathBuf, kind: Kind) -> Vec<(u32, usize,
     let file = world.sim.open(path, Open::Read).unwrap();
     let length = file.length().unwrap();
     let mut walker = Walker::new(file, Seed::new(&store_id, id), SEGMENT_HEADER as u64, length);
-    let mut found = vec![];
-    while let Some(next) = walker.next().unwrap() {
-        if let Item::Record(header) = next.item
-            && header.kind == kind
-        {
-            found.push((header.channel, next.start as usize, next.end as usize));
+    std::iter::from_fn(|| walker.next().unwrap()).collect()
+}
+
+/// Where the records of a kind stand in it, with the numbers of their channels.
+fn records_of(world: &World, path: &Utf8PathBuf, kind: Kind) -> Vec<(u32, usize, usize)> {
+    let of_kind = |found: Found| match found.item {
+        Item::Record(header) if header.kind == kind => {
+            Some((header.channel, found.start as usize, found.end as usize))
+        }
+        _ => None,
+    };
+    items_of(world, path).into_iter().filter_map(of_kind).collect()
+}
+
+/// Where its groups end, and how many frames each has.
+fn groups_of(world: &World, path: &Utf8PathBuf) -> Vec<(usize, usize)> {
+    let mut groups = vec![];
+    for found in items_of(world, path) {
+        match found.item {
+            Item::Group(header) => groups.push(((header.offset + u64::from(header.length)) as usize, 0)),
+            Item::Record(header) if matches!(header.kind, Kind::Data | Kind::Skip) => {
+                groups.last_mut().unwrap().1 += 1;
+            }
+            _ => {}
         }
     }
-    found
+    groups
 }
 
 #[test]

@@ -1,0 +1,104 @@
+//! The command line of `aap-coordinator`.
+
+use std::io::Write;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use aap_runtime::{Home, LogFormat, Shutdown, SystemClock, init_logging};
+use aap_types::{NodeId, Problem};
+use anyhow::{Context, Result};
+use camino::Utf8PathBuf;
+use clap::{Parser, Subcommand};
+
+use crate::config::Config;
+use crate::{daemon, init};
+
+/// The coordinator of an AAP platform: data of all nodes lands here and is queried here.
+#[derive(Debug, Parser)]
+#[command(name = "aap-coordinator", version)]
+struct Arguments {
+    /// Where all state lies. Default: $AAP_HOME, else $XDG_STATE_HOME/aap, else ~/.local/state/aap
+    #[arg(long, global = true)]
+    home: Option<Utf8PathBuf>,
+    /// Configuration. Default: config/coordinator.yaml of the home, if it exists
+    #[arg(long, global = true)]
+    config: Option<Utf8PathBuf>,
+    /// Write the log as JSON lines
+    #[arg(long, global = true)]
+    log_json: bool,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make a home: directories, certificate authority, operator's token, and the certificate of a node
+    Init {
+        /// The node. Default: this machine's name
+        #[arg(long)]
+        node: Option<NodeId>,
+    },
+    /// Check the configuration and say what is wrong with it
+    Validate,
+}
+
+/// Runs the program.
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    init_logging(if arguments.log_json { LogFormat::Json } else { LogFormat::Text });
+    aap_runtime::raise_open_file_limit();
+    match run(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            let problem = problem_of(&failure);
+            let mut stderr = std::io::stderr().lock();
+            if writeln!(stderr, "{}", problem.report()).is_err() {
+                tracing::debug!("nobody reads the error");
+            }
+            ExitCode::from(problem.exit.number())
+        }
+    }
+}
+
+/// The problem inside of a failure, or one made of its chain.
+fn problem_of(failure: &anyhow::Error) -> Problem {
+    for error in failure.chain() {
+        if let Some(problem) = error.downcast_ref::<Problem>() {
+            return problem.clone();
+        }
+        if let Some(error) = error.downcast_ref::<aap_buffer::Error>() {
+            return error.problem();
+        }
+        if let Some(error) = error.downcast_ref::<aap_transport::Error>() {
+            return error.problem();
+        }
+    }
+    let problem =
+        Problem::new("coordinator.failed", aap_types::ExitCode::Failed, "the coordinator cannot run");
+    failure
+        .chain()
+        .fold(problem, |problem, cause| problem.cause(cause.to_string()))
+        .hint_command("see what it said before", "aap logs coordinator")
+}
+
+fn run(arguments: Arguments) -> Result<()> {
+    let home = Home::find(arguments.home.as_deref());
+    let clock = Arc::new(SystemClock::default());
+    if let Some(Command::Init { node }) = arguments.command {
+        let node = node.unwrap_or_else(init::local_node);
+        let authority = init::prepare_home(&home, clock)?;
+        init::issue_node(&authority, &node)?;
+        return Ok(());
+    }
+    let path = arguments.config.clone().unwrap_or_else(|| home.config().join("coordinator.yaml"));
+    let config = match arguments.config.is_some() || path.exists() {
+        true => Config::read(&path)?,
+        false => Config::default(),
+    };
+    if matches!(arguments.command, Some(Command::Validate)) {
+        return Ok(());
+    }
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")?;
+    runtime.block_on(async { daemon::run(home, config, clock, Shutdown::on_signals()?).await })
+}
