@@ -44,6 +44,7 @@ enum Command {
 
 /// Runs the program.
 pub fn main() -> ExitCode {
+    aap_runtime::memory::bound_heaps();
     let arguments = Arguments::parse();
     init_logging(if arguments.log_json { LogFormat::Json } else { LogFormat::Text });
     aap_runtime::raise_open_file_limit();

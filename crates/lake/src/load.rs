@@ -8,6 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 
 use aap_buffer::{Frame, FrameKind};
+use aap_runtime::memory::release_freed;
 use aap_store::{CursorMove, LakeCommit, LakeFile, RowCounts};
 use aap_types::{Sequence, StreamKey, StreamName};
 use tracing::warn;
@@ -37,7 +38,13 @@ impl Lake {
     /// Brings what waits of a stream into the lake, about `file_bytes` of it. Returns whether more waits.
     pub async fn load(&self, stream: &StreamName) -> Result<bool, Error> {
         let stream = stream.clone();
-        self.in_turn(move |lake| lake.load_now(&stream)).await
+        self.in_turn(move |lake| {
+            let more = lake.load_now(&stream);
+            // It took and freed tens of MiB in pieces of all sizes, which the allocator would keep.
+            release_freed();
+            more
+        })
+        .await
     }
 
     /// Brings everything that waits into the lake.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use aap_runtime::memory::release_freed;
 use aap_store::{Catalogue, LakeCommit, LakeFile, Retention, RowCounts, StreamRecord};
 use aap_types::StreamName;
 use tracing::info;
@@ -19,7 +20,14 @@ impl Lake {
     /// Merges one group of small files. Returns whether there was one. Files that cannot be merged are left as they
     /// are from then on.
     pub async fn compact_once(&self) -> Result<bool, Error> {
-        self.in_turn(Self::compact_now).await
+        self.in_turn(|lake| {
+            let merged = lake.compact_now();
+            if matches!(merged, Ok(true)) {
+                release_freed();
+            }
+            merged
+        })
+        .await
     }
 
     fn compact_now(&self) -> Result<bool, Error> {

@@ -28,11 +28,17 @@ pub fn release_start_up() {
         for (from, to) in maps.lines().filter_map(|line| code_range(line, program.to_str()?)) {
             release(from, to);
         }
-        // SAFETY: malloc_trim may be called at any time from any thread.
-        #[expect(unsafe_code, reason = "malloc_trim(3) has no safe form")]
-        unsafe {
-            libc::malloc_trim(0);
-        }
+        release_freed();
+    }
+}
+
+/// Gives freed heap back, also from between what is in use: after work that took much of it at once.
+pub fn release_freed() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: malloc_trim may be called at any time from any thread.
+    #[expect(unsafe_code, reason = "malloc_trim(3) has no safe form")]
+    unsafe {
+        libc::malloc_trim(0);
     }
 }
 
