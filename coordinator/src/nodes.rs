@@ -142,7 +142,7 @@ impl Nodes {
     /// Its session, once it may be called: after its welcome.
     pub fn session(&self, node: &NodeId) -> Option<Session> {
         let session = self.state().get(node)?.session.clone()?;
-        session.ready.load(Ordering::Acquire).then_some(session)
+        session.is_ready().then_some(session)
     }
 
     /// Changes when a session is ready or has ended.
@@ -182,6 +182,11 @@ impl Drop for Attached {
 }
 
 impl Session {
+    /// Whether its welcome was sent.
+    pub fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::Acquire)
+    }
+
     /// Turns true when the session has ended.
     pub fn ended(&self) -> watch::Receiver<bool> {
         self.ended.clone()

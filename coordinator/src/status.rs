@@ -12,7 +12,7 @@ use aap_types::{NodeId, Problem, StreamKey, StreamName};
 
 use crate::catalog::catalogue_problem;
 use crate::landing::Landing;
-use crate::nodes::{NodeState, Nodes};
+use crate::nodes::{NodeState, Nodes, Session};
 use crate::queries::Queries;
 
 /// Rates are means over this time.
@@ -179,7 +179,9 @@ fn add(status: &mut v1::StreamStatus, counts: &RowCounts) {
 fn describe_node(node: &NodeId, state: NodeState, rows_per_second: f64, now_us: i64) -> v1::NodeStatus {
     let (report, reported_us) = state.report.unwrap_or_default();
     let record = state.record.as_ref();
-    let connected = state.session.is_some() && record.is_some();
+    // Before its welcome a node knows nothing of the session, and may never.
+    let session = state.session.filter(Session::is_ready);
+    let connected = session.is_some() && record.is_some();
     let last_seen_us = if connected { now_us } else { record.map_or(0, |r| r.last_seen_us).max(reported_us) };
     let mut problems = report.problems.clone();
     problems.extend(state.complaint);
@@ -191,7 +193,7 @@ fn describe_node(node: &NodeId, state: NodeState, rows_per_second: f64, now_us: 
     v1::NodeStatus {
         node: node.to_string(),
         connected,
-        transport: state.session.filter(|_| connected).map(|session| session.carrier).unwrap_or_default(),
+        transport: session.filter(|_| connected).map(|session| session.carrier).unwrap_or_default(),
         last_seen_us,
         epoch: record.map_or(0, |record| record.epoch.0),
         agent_version: record.map(|record| record.agent_version.clone()).unwrap_or_default(),
