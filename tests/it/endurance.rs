@@ -79,7 +79,8 @@ fn an_hour_without_a_coordinator_costs_no_memory_and_no_row() {
     let total = u128::from(lines) * u128::from(lines - 1) / 2;
     let expected = serde_json::json!({"n": lines, "low": 0, "high": lines - 1, "total": total.to_string()});
     // 144 million rows in an hour: more than a query may take that names no deadline, on a busy machine.
-    let counted = platform.aap(&["query", "--wait-for-ingest", "--timeout", "20m", "-o", "ndjson", books]).ok();
+    let counted =
+        platform.aap(&["query", "--wait-for-ingest", "--timeout", "20m", "-o", "ndjson", books]).ok();
     assert_eq!(serde_json::from_str::<serde_json::Value>(counted.out.trim()).unwrap(), expected);
 }
 
