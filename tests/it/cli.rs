@@ -94,8 +94,10 @@ fn status_says_with_its_exit_code_whether_data_advances() {
     for key in ["format_version", "kind", "as_of"] {
         assert!(status[key].is_string(), "{key}: {status}");
     }
-    let text = platform.aap(&["status", "-o", "table"]).ok().out;
-    for word in ["NODE", "STREAM", "host_metrics", "WAITING", "LANDED", "LAG"] {
+    let text = eventually("a status with a stream", || {
+        Some(platform.aap(&["status", "-o", "table"]).ok().out).filter(|text| text.contains("host_metrics"))
+    });
+    for word in ["NODE", "STREAM", "WAITING", "LANDED", "LAG"] {
         assert!(text.contains(word), "{word}: {text}");
     }
     // The agent is stopped, not killed, so that nobody starts another one.
