@@ -197,6 +197,9 @@ pub fn prepared_with_a_quick_lake() -> Arc<Platform> {
     Load::prepared(Settings { coordinator: "lake: { age_seconds: 1 }".into(), ..Settings::default() })
 }
 
+/// Ids that one statement counts: those it has seen stay within the memory of a query.
+const IDS_AT_ONCE: usize = 4_000_000;
+
 /// The ids 0..`rows` are there, each once.
 #[track_caller]
 pub fn exactly_once(platform: &Platform, stream: &str, id: &str, rows: u64) {
@@ -205,27 +208,44 @@ pub fn exactly_once(platform: &Platform, stream: &str, id: &str, rows: u64) {
 
 /// Whether the ids 0..`rows` are there, each once.
 pub fn compare(platform: &Platform, stream: &str, id: &str, rows: u64) -> Result<(), Differs> {
-    if rows == 0 {
-        return Ok(());
+    let (mut all, mut ours, mut different) = (0, 0, 0);
+    for first in (0..rows).step_by(IDS_AT_ONCE) {
+        let last = rows.min(first + IDS_AT_ONCE as u64) - 1;
+        let counted = count_ids(platform, stream, id, first, last);
+        (all, ours, different) = (counted.all, ours + counted.ours, different + counted.different);
     }
-    let sql = format!(
-        "select count(*) n, count(*) filter (where ours) ours, count(distinct id) filter (where ours) different \
-         from (select id, coalesce(id between 0 and {rows} - 1, false) ours from (select {id} id from {stream}))"
-    );
-    let ran = platform.aap(&["query", "--wait-for-ingest", "-o", "ndjson", &sql]);
-    let [n, ours, different] = match ran.code {
-        // There is no such stream: everything is missing.
-        3 => [0; 3],
-        _ => {
-            let counted = ran.ok().json();
-            ["n", "ours", "different"].map(|name| counted[name].as_u64().unwrap())
-        }
-    };
-    let (missing, doubled, foreign) = (rows - different, ours - different, n - ours);
+    let (missing, doubled, foreign) = (rows - different, ours - different, all - ours);
     match missing + doubled + foreign {
         0 => Ok(()),
         _ => Err(Differs { stream: stream.to_owned(), produced: rows, missing, doubled, foreign }),
     }
+}
+
+/// What a stream holds.
+#[derive(Default)]
+struct Counted {
+    /// Rows.
+    all: u64,
+    /// Of these, with an id of the range.
+    ours: u64,
+    /// How many ids of the range there are.
+    different: u64,
+}
+
+/// Counts the ids `first..=last`.
+fn count_ids(platform: &Platform, stream: &str, id: &str, first: u64, last: u64) -> Counted {
+    let sql = format!(
+        "select count(*) n, count(*) filter (where ours) ours, count(distinct id) filter (where ours) different \
+         from (select id, coalesce(id between {first} and {last}, false) ours from (select {id} id from {stream}))"
+    );
+    let ran = platform.aap(&["query", "--wait-for-ingest", "--timeout", "10m", "-o", "ndjson", &sql]);
+    // There is no such stream: everything is missing.
+    if ran.code == 3 {
+        return Counted::default();
+    }
+    let counted = ran.ok().json();
+    let [all, ours, different] = ["n", "ours", "different"].map(|name| counted[name].as_u64().unwrap());
+    Counted { all, ours, different }
 }
 
 /// Lines with a running number, in a file that is renamed away again and again.
