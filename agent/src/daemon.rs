@@ -100,7 +100,8 @@ async fn serve(
     let uplink_state = Arc::new(uplink::State::default());
     let service = NodeService::new(deps.clone(), node.clone(), uplink_state.clone(), services.shutdown());
     let serving = serving(&options.home, &config.agent, clock.clone(), services.clone());
-    let operator = OperatorService::new(deps.clone(), node.clone(), serving.clone());
+    let operator =
+        OperatorService::new(deps.clone(), node.clone(), serving.clone(), config.agent.coordinator.is_some());
     let socket = node::bind(&options.home).await?;
     services.spawn(TaskKind::vital("socket"), node::serve(socket, service, operator, services.shutdown()));
 

@@ -11,12 +11,12 @@ use aap_proto::v1::StreamTail;
 use aap_types::{Epoch, Sequence, StreamName};
 use serde::{Deserialize, Serialize};
 
-/// Where a stream of this store ended at some moment.
+/// A batch of a stream of this store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StoodAt {
-    /// The epoch that was being written.
+pub struct Place {
+    /// The epoch it was made in.
     pub epoch: Epoch,
-    /// Its newest batch of the stream.
+    /// Its number there.
     pub sequence: Sequence,
 }
 
@@ -35,14 +35,14 @@ impl Deletions {
         }
     }
 
-    /// Whether the rows of a run are deleted whose last batch was made when `stream` stood there. `None`: a run of a version
-    /// that did not note it; any deletion of its stream came later, because that version's coordinator did not keep them.
-    pub fn cover(&self, stream: &StreamName, stood_at: Option<StoodAt>) -> bool {
+    /// Whether all rows of a run are deleted whose last batch was `last`. Where that is not known, as of a run that was
+    /// broken off, only if everything is deleted of a stream whose newest batch is `newest`: in doubt nothing is, because rows
+    /// that are still there must not come twice.
+    pub fn cover(&self, stream: &StreamName, last: Option<Place>, newest: Place) -> bool {
         let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match stood_at {
-            Some(at) => known.get(&(stream.clone(), at.epoch)).is_some_and(|through| at.sequence < *through),
-            None => known.keys().any(|(deleted, _)| deleted == stream),
-        }
+        let place = last.unwrap_or(newest);
+        let through = known.get(&(stream.clone(), place.epoch));
+        place.sequence > Sequence::ZERO && through.is_some_and(|through| place.sequence <= *through)
     }
 }
 
@@ -54,7 +54,7 @@ mod tests {
     fn a_deletion_covers_what_was_stored_before_it_and_nothing_after() {
         let stream: StreamName = "events".parse().unwrap();
         let other: StreamName = "other".parse().unwrap();
-        let at = |epoch, sequence| Some(StoodAt { epoch: Epoch(epoch), sequence: Sequence(sequence) });
+        let at = |epoch, sequence| Place { epoch: Epoch(epoch), sequence: Sequence(sequence) };
         let tail = |epoch, sequence| StreamTail {
             epoch,
             stream: "events".into(),
@@ -62,16 +62,19 @@ mod tests {
             ..StreamTail::default()
         };
         let deletions = Deletions::default();
-        assert!(!deletions.cover(&stream, at(1, 0)) && !deletions.cover(&stream, None));
+        assert!(
+            !deletions.cover(&stream, Some(at(1, 1)), at(1, 1)) && !deletions.cover(&stream, None, at(1, 1))
+        );
         deletions.tell(&[tail(1, 5), tail(2, 3)]);
         // Told again, also in an older form, it says the same.
         deletions.tell(&[tail(1, 4)]);
-        for (stood_at, covered) in
-            [(at(1, 0), true), (at(1, 4), true), (at(1, 5), false), (at(2, 2), true), (at(3, 0), false)]
+        for (last, covered) in
+            [(at(1, 1), true), (at(1, 5), true), (at(1, 6), false), (at(2, 3), true), (at(3, 1), false)]
         {
-            assert_eq!(deletions.cover(&stream, stood_at), covered, "{stood_at:?}");
+            assert_eq!(deletions.cover(&stream, Some(last), at(9, 9)), covered, "{last:?}");
+            assert_eq!(deletions.cover(&stream, None, last), covered, "only all of a stream: {last:?}");
+            assert!(!deletions.cover(&other, Some(last), last));
         }
-        assert!(deletions.cover(&stream, None));
-        assert!(!deletions.cover(&other, at(1, 0)) && !deletions.cover(&other, None));
+        assert!(!deletions.cover(&stream, None, at(1, 0)), "nothing was ever stored");
     }
 }

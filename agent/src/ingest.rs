@@ -47,7 +47,7 @@ use self::columnar::Columnar;
 use self::digest::unhex;
 use self::taker::Taker;
 use crate::config::FormatSpec;
-use crate::deletions::StoodAt;
+use crate::deletions::Place;
 use crate::formats::Recipe;
 use crate::ingress::{Packer, Parcel, positions_only};
 use crate::records::Rules;
@@ -152,7 +152,7 @@ impl Call {
             ));
         }
         let key = Run::key(&stream, &open.name);
-        let _claim = runs.claim(&key).ok_or_else(|| under_way(&stream, &open.name))?;
+        let _claim = runs.claim(&key).ok_or_else(|| under_way(&stream, &open.name, self.waits_for()))?;
         let run = self.known(&stream, &open).await?;
         if run.detail.complete && run.detail.end.is_none() {
             return self.already_complete(run, requests).await;
@@ -189,13 +189,12 @@ impl Call {
         let Some(position) = position.filter(|_| !mutant::is("noresume")) else { return Ok(fresh(0)) };
         let detail: RunDetail = serde_json::from_str(&position.detail).unwrap_or_default();
         if open.again {
-            let mut run = fresh(detail.generation + 1);
-            run.detail.stood_at = Some(self.stands(stream));
+            let run = fresh(detail.generation + 1);
             let parcel = positions_only(stream, vec![run.position()]).map_err(|error| not_stored(&error))?;
             self.append(parcel, IngestProgress::default()).await?;
             return Ok(run);
         }
-        if self.deps.deletions.cover(stream, detail.stood_at) {
+        if self.deps.deletions.cover(stream, detail.last_batch, self.newest(stream)) {
             // What it took is gone with its stream. Nothing to write down: until the first batch is durable it stays so.
             return Ok(fresh(detail.generation + 1));
         }
@@ -207,13 +206,13 @@ impl Call {
         Ok(Run { stream: stream.clone(), name: open.name.clone(), offset: position.offset, detail })
     }
 
-    /// Where a stream of this store ends now.
-    fn stands(&self, stream: &StreamName) -> StoodAt {
+    /// The newest batch of a stream of this store.
+    fn newest(&self, stream: &StreamName) -> Place {
         let buffer = &self.deps.ingress.buffer;
         let identity = buffer.identity();
         let key = StreamKey { node: identity.node, epoch: identity.epoch, stream: stream.clone() };
         let sequence = buffer.tail(&key).map(|tail| tail.sequence).unwrap_or_default();
-        StoodAt { epoch: key.epoch, sequence }
+        Place { epoch: key.epoch, sequence }
     }
 
     /// Nothing to do, if the client has the same content; it checks that with the digest.
@@ -308,11 +307,10 @@ impl Call {
         mut requests: impl Stream<Item = Result<IngestRequest, Status>> + Send + Unpin,
         rows_before: u64,
     ) -> Result<IngestDone, Problem> {
-        let mut batches = 0;
+        let (mut batches, mut last) = (0, None);
         let mut told = IngestProgress { rows: rows_before, ..IngestProgress::default() };
         let mut gathered = gather(&mut requests, GATHER_BYTES).await?;
         loop {
-            taker.stands_at(self.stands(&taker.run().stream));
             let clock = self.deps.ingress.clock.clone();
             let _permit =
                 self.deps.decoding.acquire().await.map_err(|_| protocol("the agent is stopping"))?;
@@ -329,7 +327,7 @@ impl Call {
             batches += parcel.tallies.iter().filter(|tally| tally.rows > 0).count() as u64;
             let append = self.append(parcel, told.clone());
             if is_taken && gathered.finished {
-                append.await?;
+                self.note_last(taker.run(), append.await?.place.or(last)).await?;
                 let detail = &taker.run().detail;
                 return Ok(IngestDone {
                     rows: detail.rows - rows_before,
@@ -342,7 +340,9 @@ impl Call {
             let next =
                 async { if is_taken { gather(&mut requests, GATHER_BYTES).await } else { Ok(gathered) } };
             let (appended, next) = tokio::join!(append, next);
-            if appended? {
+            let appended = appended?;
+            last = appended.place.or(last);
+            if appended.something {
                 let detail = &taker.run().detail;
                 told = IngestProgress {
                     durable_offset: taker.durable_offset(),
@@ -377,10 +377,9 @@ impl Call {
                 break;
             }
         }
-        let mut batches = 0;
+        let (mut batches, mut last) = (0, None);
         let mut told = IngestProgress { rows: rows_before, ..IngestProgress::default() };
         loop {
-            columnar.stands_at(self.stands(&columnar.run().stream));
             let clock = self.deps.ingress.clock.clone();
             let next = tokio::task::spawn_blocking(move || {
                 let parcel = columnar.next(clock.unix_us());
@@ -390,28 +389,43 @@ impl Call {
             columnar = back;
             let Some(parcel) = parcel? else { break };
             batches += parcel.tallies.iter().filter(|tally| tally.rows > 0).count() as u64;
-            self.append(parcel, told.clone()).await?;
+            last = self.append(parcel, told.clone()).await?.place.or(last);
             told.rows = columnar.run().detail.rows;
             self.reply(Reply::Progress(told.clone())).await?;
         }
+        self.note_last(columnar.run(), last).await?;
         let rows_total = columnar.run().detail.rows;
         Ok(IngestDone { rows: rows_total - rows_before, rows_total, bad_rows: 0, batches, cut_bytes: 0 })
     }
 
-    /// Makes a parcel durable. Returns whether there was anything. While the buffer has no room, the client hears what it
+    /// Writes down which batch was the last of a complete run, so that a deletion of it is known to be one of all its rows.
+    async fn note_last(&self, run: &Run, last: Option<Place>) -> Result<(), Problem> {
+        let Some(last) = last else { return Ok(()) };
+        let mut noted = run.clone();
+        noted.detail.last_batch = Some(last);
+        let parcel =
+            positions_only(&run.stream, vec![noted.position()]).map_err(|error| not_stored(&error))?;
+        self.append(parcel, IngestProgress::default()).await?;
+        Ok(())
+    }
+
+    /// Makes a parcel durable. While the buffer has no room, the client hears what it
     /// waits for, beside what was `told` last. A client that goes away meanwhile does not end the wait: the parcel is queued, and
     /// until it is known what became of it nobody else may begin this run.
-    async fn append(&self, parcel: Parcel, told: IngestProgress) -> Result<bool, Problem> {
+    async fn append(&self, parcel: Parcel, told: IngestProgress) -> Result<Appended, Problem> {
         if parcel.is_empty() {
-            return Ok(false);
+            return Ok(Appended::default());
         }
+        let stream = parcel.tallies.first().map(|tally| tally.stream.clone());
         let append = self.deps.ingress.append(parcel);
         tokio::pin!(append);
         let (mut look_after, mut gone) = (FULL_FIRST_LOOK, None);
         loop {
             if let Ok(appended) = tokio::time::timeout(look_after, &mut append).await {
-                appended.map_err(|error| not_stored(&error))?;
-                return gone.map_or(Ok(true), Err);
+                let ids = appended.map_err(|error| not_stored(&error))?;
+                let of_it = ids.iter().rfind(|id| Some(&id.key.stream) == stream.as_ref());
+                let place = of_it.map(|id| Place { epoch: id.key.epoch, sequence: id.sequence });
+                return gone.map_or(Ok(Appended { something: true, place }), Err);
             }
             look_after = FULL_LOOK_EVERY;
             if let Some(waits_for) = self.waits_for().filter(|_| gone.is_none()) {
@@ -545,12 +559,29 @@ fn not_stored(error: &crate::ingress::IngressError) -> Problem {
         .hint("what is durable stays; the input must be changed before it can be taken further")
 }
 
-fn under_way(stream: &StreamName, name: &str) -> Problem {
-    let message = format!("`{name}` is being taken into stream `{stream}` by another command");
+/// What is being taken already. `waits_for`: what a full buffer waits for, where a former call may still wait for room.
+fn under_way(stream: &StreamName, name: &str, waits_for: Option<String>) -> Problem {
     // Unavailable: after a reconnection the former call may need a moment to end.
-    Problem::new("ingest.under_way", ExitCode::Unavailable, message)
-        .hint("wait for it, or give this run another `--name`")
-        .retry_after_ms(500)
+    let under_way = |message| Problem::new("ingest.under_way", ExitCode::Unavailable, message);
+    let problem = match waits_for {
+        None => under_way(format!("`{name}` is being taken into stream `{stream}` by another command"))
+            .hint("wait for it"),
+        Some(waits_for) => {
+            under_way(format!("an earlier call for `{name}` into stream `{stream}` still waits for room"))
+                .cause(waits_for)
+                .hint("make room; the same command goes on then where it stopped")
+        }
+    };
+    problem.retry_after_ms(500)
+}
+
+/// What became of a parcel.
+#[derive(Debug, Clone, Copy, Default)]
+struct Appended {
+    /// It was not empty.
+    something: bool,
+    /// Its last batch of the run's own stream.
+    place: Option<Place>,
 }
 
 #[cfg(test)]

@@ -34,6 +34,8 @@ pub struct OperatorService {
     serving: Serving,
     tables: Arc<BufferCatalog>,
     started_us: i64,
+    /// To a coordinator, which then has more than this node.
+    delivers: bool,
 }
 
 type EventStream = Pin<Box<dyn Stream<Item = Result<v1::QueryEvent, Status>> + Send>>;
@@ -58,11 +60,11 @@ fn needs_coordinator(what: &str) -> Status {
 }
 
 impl OperatorService {
-    /// Answers of `node` over what its sources work with.
-    pub fn new(deps: SourceDeps, node: NodeId, serving: Serving) -> Self {
+    /// Answers of `node` over what its sources work with; `delivers` says whether it has a coordinator.
+    pub fn new(deps: SourceDeps, node: NodeId, serving: Serving, delivers: bool) -> Self {
         let tables = Arc::new(BufferCatalog { buffer: deps.ingress.buffer.clone() });
         let started_us = deps.ingress.clock.unix_us();
-        Self { deps, node, serving, tables, started_us }
+        Self { deps, node, serving, tables, started_us, delivers }
     }
 
     fn require_stream(&self, name: &str) -> Result<StreamName, Status> {
@@ -88,10 +90,10 @@ impl OperatorService {
         let report =
             node_report(&ingress.buffer, &ingress.counters, &self.deps.board, ingress.clock.as_ref());
         // Where nothing is to be delivered, nothing waits for it, unless the buffer is full of it.
-        let waits = uplink.configured || stats.blocked;
+        let waits = self.delivers || stats.blocked;
         v1::NodeStatus {
             node: self.node.to_string(),
-            connected: uplink.connected || !uplink.configured,
+            connected: uplink.connected || !self.delivers,
             transport: uplink.carrier,
             last_seen_us: ingress.clock.unix_us(),
             epoch: ingress.buffer.identity().epoch.0,
@@ -143,8 +145,8 @@ impl OperatorService {
     }
 
     /// Where a node delivers, its own data is not all of it: who asks for all is not given a part.
-    fn check_whole(&self, request: &v1::QueryRequest) -> Result<(), Problem> {
-        if !request.nodes.is_empty() || !self.deps.board.uplink_entry().configured {
+    fn check_whole(&self) -> Result<(), Problem> {
+        if !self.delivers {
             return Ok(());
         }
         let message = "this node delivers to a coordinator elsewhere, which has all data";
@@ -177,7 +179,9 @@ impl OperatorService {
     }
 
     fn run(&self, request: v1::QueryRequest) -> Result<Answer, Problem> {
-        self.check_whole(&request)?;
+        if request.nodes.is_empty() {
+            self.check_whole()?;
+        }
         self.check_nodes(&request)?;
         let query = self.serving.engine_query(&request)?;
         let ticket = self.serving.register(&request.id, &request.sql, PRINCIPAL)?;
@@ -224,6 +228,7 @@ impl Operator for OperatorService {
         &self,
         _: Request<v1::ListStreamsRequest>,
     ) -> Result<Response<v1::ListStreamsReply>, Status> {
+        self.check_whole().map_err(refuse)?;
         let rates = self.rates().await;
         let streams = self.streams(&rates, &self.deps.ingress.buffer.stats());
         Ok(Response::new(v1::ListStreamsReply { streams }))
@@ -233,6 +238,7 @@ impl Operator for OperatorService {
         &self,
         request: Request<v1::ShowStreamRequest>,
     ) -> Result<Response<v1::ShowStreamReply>, Status> {
+        self.check_whole().map_err(refuse)?;
         let stream = self.require_stream(&request.into_inner().stream)?;
         let columns = self.columns(&stream).await.map_err(refuse)?;
         let rates = self.rates().await;
@@ -272,6 +278,7 @@ impl Operator for OperatorService {
         request: Request<v1::TailStreamRequest>,
     ) -> Result<Response<Self::TailStreamStream>, Status> {
         let request = request.into_inner();
+        self.check_whole().map_err(refuse)?;
         self.require_stream(&request.stream)?;
         let source = TailTables { tables: self.tables.clone(), buffer: self.deps.ingress.buffer.clone() };
         Ok(events(aap_sql::tail(&self.serving, source, &request, PRINCIPAL).map_err(refuse)?))

@@ -53,7 +53,8 @@ pub struct AgentsConfig {
     pub names: Vec<String>,
     /// Most unacknowledged payload that one agent may have under way. Default: 32 MiB.
     pub credit: ByteCount,
-    /// Memory for what all agents together have on its way to the disk; beyond it each waits for its own. Default: 256 MiB.
+    /// Memory meant for what all agents together have on its way to the disk: each session gets its share of it, at most
+    /// `credit` and at least 1 MiB. Default: 256 MiB.
     pub room: ByteCount,
 }
 

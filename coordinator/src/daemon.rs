@@ -25,7 +25,6 @@ use crate::landing::Landing;
 use crate::nodes::Nodes;
 use crate::operator::OperatorService;
 use crate::queries::{self, Queries};
-use crate::room::Room;
 use crate::session::Sessions;
 use crate::status::Board;
 
@@ -166,7 +165,7 @@ async fn serve(
         store: parts.store.clone(),
         clock,
         credit_bytes: config.agents.credit.0,
-        room: Room::new(config.agents.room.0),
+        room_bytes: config.agents.room.0,
         shutdown: shutdown.clone(),
     };
     tasks.spawn(TaskKind::vital("landing"), until_writer_ends(parts.buffer.clone(), late.clone()));

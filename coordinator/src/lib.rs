@@ -14,7 +14,6 @@
 //! | `daemon.rs` | start, listening, stop in the order of data |
 //! | `init.rs`, `config.rs` | a home; the settings |
 //! | `session.rs` | one session of a node |
-//! | `room.rs` | memory for what all sessions have on its way |
 //! | `arrival.rs` | checking what arrives |
 //! | `ledger.rs` | what is answered to a hello and to a batch: pure decisions |
 //! | `landing.rs` | appending, in groups, per node in order |
@@ -53,7 +52,6 @@ mod node_query;
 pub mod nodes;
 pub mod operator;
 pub mod queries;
-pub mod room;
 pub mod session;
 pub mod status;
 #[cfg(test)]

@@ -139,6 +139,11 @@ impl Nodes {
         self.state().clone()
     }
 
+    /// How many nodes have a session, ready or not.
+    pub fn connected(&self) -> usize {
+        self.state().values().filter(|node| node.session.is_some()).count()
+    }
+
     /// Its session, once it may be called: after its welcome.
     pub fn session(&self, node: &NodeId) -> Option<Session> {
         let session = self.state().get(node)?.session.clone()?;

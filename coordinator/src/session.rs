@@ -28,7 +28,6 @@ use crate::deletions;
 use crate::landing::{Landing, Outcome};
 use crate::ledger;
 use crate::nodes::{Attached, Nodes};
-use crate::room::{Part, Room};
 
 /// A peer that connects says hello at once.
 const HELLO_DEADLINE: Duration = Duration::from_secs(10);
@@ -42,6 +41,8 @@ const GROUP_BYTES_MAX: usize = 8 << 20;
 const CHECKS_MAX: usize = 64;
 /// By how much the mutant `ackfirst` acknowledges too early: the agent has heard of it before a crash point is passed.
 const ACKNOWLEDGED_FIRST: Duration = Duration::from_millis(300);
+/// Least credit of a session: a batch or two, so that the link is not idle between acknowledgements.
+const CREDIT_BYTES_MIN: u64 = 1 << 20;
 /// Bytes of positions in a welcome; a message may have 20 MiB.
 const POSITION_BYTES_MAX: usize = 8 << 20;
 
@@ -58,8 +59,8 @@ pub struct Sessions {
     pub clock: Arc<dyn Clock>,
     /// Most unacknowledged payload of one agent.
     pub credit_bytes: u64,
-    /// What all agents together may have on its way.
-    pub room: Room,
+    /// Memory for what all agents together have on its way: each gets its share of it as credit.
+    pub room_bytes: u64,
     /// The process's request to stop.
     pub shutdown: Shutdown,
 }
@@ -190,7 +191,7 @@ impl Sessions {
             protocol_version: aap_proto::PROTOCOL_VERSION.min(hello.protocol_version),
             coordinator_version: env!("CARGO_PKG_VERSION").to_owned(),
             clock_unix_us: now_us,
-            credit_bytes: self.credit_bytes,
+            credit_bytes: self.share_of_room(),
             landed: match mutant::is("nodedupe") {
                 true => vec![],
                 false => self.landed_for(hello, tails).await?,
@@ -200,6 +201,14 @@ impl Sessions {
             new_epoch_reason: reason.unwrap_or_default(),
             deleted: deletions::of_node(&self.store, node).await,
         })
+    }
+
+    /// The credit of one more session: the room by the number of sessions, so that a thousand that come one by one have a few
+    /// times the room together, not a thousand times one credit. What an agent was given it keeps; control messages are
+    /// always read.
+    fn share_of_room(&self) -> u64 {
+        let sessions = self.nodes.connected().max(1) as u64;
+        (self.room_bytes / sessions).clamp(CREDIT_BYTES_MIN.min(self.credit_bytes), self.credit_bytes)
     }
 
     /// Writes a record down. Data must land even where this fails, on a full disk for example: the ledger is elsewhere.
@@ -322,7 +331,7 @@ struct Flow<'a> {
     ready: Vec<Arrival>,
     landing: Fuse<LandTask>,
     /// Payload that was received and is not landed yet.
-    on_its_way: Part,
+    bytes_on_their_way: u64,
     bytes_landing: u64,
     /// What each arrival of the group took of the credit.
     credit_landing: Vec<u64>,
@@ -351,7 +360,7 @@ impl<'a> Flow<'a> {
             checks: FuturesOrdered::new(),
             ready: vec![],
             landing: Fuse::terminated(),
-            on_its_way: sessions.room.part(),
+            bytes_on_their_way: 0,
             bytes_landing: 0,
             credit_landing: vec![],
             forked: HashSet::new(),
@@ -384,8 +393,8 @@ impl<'a> Flow<'a> {
 
     async fn next_event(&mut self, rx: &mut AgentReceiver, close: &Shutdown) -> Result<Event, End> {
         // An honest agent keeps its credit; one that does not is simply not read.
-        let keeps_its_credit = self.on_its_way.bytes() < 2 * self.sessions.credit_bytes;
-        let has_room = keeps_its_credit && self.on_its_way.may_grow() && self.checks.len() < CHECKS_MAX;
+        let has_room =
+            self.bytes_on_their_way < 2 * self.sessions.credit_bytes && self.checks.len() < CHECKS_MAX;
         tokio::select! {
             biased;
             () = close.requested() => Ok(Event::Closed),
@@ -483,7 +492,7 @@ impl<'a> Flow<'a> {
         let Some(schema) = self.schemas.get(&batch.schema_fingerprint).cloned() else {
             return protocol_error(&self.tx, "a batch whose schema was not sent").await;
         };
-        self.on_its_way.take(batch.payload.len() as u64);
+        self.bytes_on_their_way += batch.payload.len() as u64;
         let node = self.node.clone();
         let sealed_us = batch.sealed_us;
         self.sessions.nodes.update(&self.node, |state| {
@@ -547,11 +556,11 @@ impl<'a> Flow<'a> {
             .partition::<Vec<_>, _>(|arrival| self.forked.contains(arrival.key()));
         self.ready = stay;
         let bytes: u64 = out.iter().map(|arrival| arrival.bytes() as u64).sum();
-        self.on_its_way.give_back(bytes);
+        self.bytes_on_their_way = self.bytes_on_their_way.saturating_sub(bytes);
     }
 
     async fn answer(&mut self, outcomes: Vec<Outcome>) -> Result<(), End> {
-        self.on_its_way.give_back(self.bytes_landing);
+        self.bytes_on_their_way = self.bytes_on_their_way.saturating_sub(self.bytes_landing);
         let mut through: HashMap<StreamKey, Sequence> = HashMap::new();
         let mut refusals = vec![];
         let mut freed = 0;

@@ -23,7 +23,6 @@ use tokio::time::timeout;
 use crate::freshness::wait_for_ingest;
 use crate::landing::Landing;
 use crate::nodes::Nodes;
-use crate::room::Room;
 use crate::session::Sessions;
 
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -91,18 +90,7 @@ async fn open(home: &Utf8PathBuf) -> (Arc<Sessions>, Lake) {
     let landing = Landing::new(buffer, lake.waiting().clone(), clock.clone());
     let nodes = Nodes::new(store.nodes().unwrap());
     let (credit_bytes, shutdown) = (1 << 20, Shutdown::default());
-    (
-        Arc::new(Sessions {
-            landing,
-            nodes,
-            store,
-            clock,
-            credit_bytes,
-            room: Room::new(u64::MAX),
-            shutdown,
-        }),
-        lake,
-    )
+    (Arc::new(Sessions { landing, nodes, store, clock, credit_bytes, room_bytes: u64::MAX, shutdown }), lake)
 }
 
 fn key(stream: &str) -> StreamKey {

@@ -123,6 +123,10 @@ fn a_node_that_delivers_elsewhere_gives_its_part_only_to_who_asks_for_it() {
     let count = "select count(*) from events";
     let refused = platform.aap(&["query", "-o", "json", count]).refused(7, "platform.needs_coordinator");
     assert!(refused["hints"].to_string().contains("aap query --node alone"), "{refused}");
+    for command in [&["ls"][..], &["show", "events"], &["tail", "events"]] {
+        let all = [&["stream"], command, &["-o", "json"]].concat();
+        platform.aap(&all).refused(7, "platform.needs_coordinator");
+    }
     let part = platform.aap(&["query", "--node", "alone", "-o", "csv", "--no-headers", count]).ok();
     assert_eq!(part.out.trim(), "3");
     let status = platform.aap(&["status", "-o", "json"]).code(11).json()["item"].clone();

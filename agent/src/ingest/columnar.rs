@@ -24,7 +24,6 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use super::claims::{self, Allowance};
 use super::run::{Run, Whole, content_changed};
-use crate::deletions::StoodAt;
 use crate::ingress::{Parcel, Sealer, Tally, positions_only};
 
 /// Rows of a batch read from Parquet.
@@ -78,11 +77,6 @@ impl Columnar {
             done: false,
             sealer: Sealer::default(),
         })
-    }
-
-    /// Where the stream stands now: what is made next comes after it.
-    pub fn stands_at(&mut self, stood_at: StoodAt) {
-        self.run.detail.stood_at = Some(stood_at);
     }
 
     /// How far the run is.

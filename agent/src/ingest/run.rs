@@ -4,7 +4,7 @@ use aap_types::{ExitCode, Problem, SourceKind, SourcePosition, StreamName};
 use serde::{Deserialize, Serialize};
 
 use super::digest::{SavedDigest, hex};
-use crate::deletions::StoodAt;
+use crate::deletions::Place;
 
 /// The detail of an ingest position. The position's offset counts bytes of content (after decompression) for lines,
 /// and rows for columnar files.
@@ -42,9 +42,9 @@ pub struct RunDetail {
     /// All was taken of lines: how the content ended. `None`: what follows it is not known to be new records.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub end: Option<End>,
-    /// Where the stream stood when the last batch of the run was made.
+    /// The last batch of a complete run: noted when it is known, so after all rows are durable.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub stood_at: Option<StoodAt>,
+    pub last_batch: Option<Place>,
 }
 
 /// How the content of a complete run ended, as far as it matters when the content grows.
@@ -60,7 +60,7 @@ pub enum End {
 impl RunDetail {
     /// It grows: what was said of its end does not hold any more.
     pub(super) fn begin_to_grow(&mut self) {
-        (self.complete, self.input, self.end) = (false, None, None);
+        (self.complete, self.input, self.end, self.last_batch) = (false, None, None, None);
     }
 }
 

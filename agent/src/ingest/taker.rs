@@ -9,7 +9,6 @@ use flate2::write::MultiGzDecoder;
 use super::digest::{PrefixDigest, SavedDigest};
 use super::run::{End, Run, Whole, content_changed};
 use crate::config::FormatSpec;
-use crate::deletions::StoodAt;
 use crate::formats::Recipe;
 use crate::ingress::{BATCH_BYTES, Packer, Parcel, Tally, positions_only};
 use crate::records::{Cut, Rules};
@@ -122,11 +121,6 @@ impl Taker {
             Inflate::Plain => self.content.finish(),
             _ => *blake3::hash(b"").as_bytes(),
         }
-    }
-
-    /// Where the stream stands now: what is made next comes after it.
-    pub(super) fn stands_at(&mut self, stood_at: StoodAt) {
-        self.run.detail.stood_at = Some(stood_at);
     }
 
     /// How far the run is, as the position of the last batch made here says.

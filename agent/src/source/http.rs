@@ -112,7 +112,7 @@ impl Listening {
     async fn ledger(&self, deps: &SourceDeps) -> Result<Ledger, SourceError> {
         let path = deps.home.agent().join("http-keys");
         let failed = SourceError::io(format!("read the answers to keys in `{path}`"));
-        let store_id = deps.ingress.buffer.identity().store_id;
+        let store_id = deps.ingress.buffer.keeps_with();
         let read = async || {
             let reading = tokio::task::spawn_blocking(move || Ledger::open(&path, store_id));
             reading.await.map_err(std::io::Error::other)?

@@ -32,7 +32,7 @@ const AGENT_TIMEOUT: Duration = Duration::from_secs(3);
 const REFRESH: Duration = Duration::from_secs(2);
 
 pub(super) async fn show(context: &mut Context<'_>, arguments: &ArgMatches) -> Result<ExitCode, Failure> {
-    let (mut api, absent) = connect(context).await?;
+    let (mut api, mut absent) = connect(context).await?;
     if !arguments.get_flag("watch") {
         let view = look(context, &mut api, absent.as_ref()).await?;
         print(context, &view)?;
@@ -44,6 +44,9 @@ pub(super) async fn show(context: &mut Context<'_>, arguments: &ArgMatches) -> R
             view = look(context, &mut api, absent.as_ref()) => view?,
             _ = interrupts.next() => return Ok(ExitCode::Ok),
         };
+        if absent.is_some() {
+            (api, absent) = connect(context).await?;
+        }
         if context.printer.stdout_is_terminal() && context.settings.format.is_none() {
             context.printer.write(b"\x1b[H\x1b[2J")?;
         }

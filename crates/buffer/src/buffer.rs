@@ -295,10 +295,7 @@ impl Buffer {
     /// Reads every byte of the first sealed segment numbered above `after`, against bits that rot: call it at a low rate,
     /// each time with the segment of the call before, from 0 again after `None`. Damage shows in [`Self::stats`].
     /// Blocking.
-    ///
-    /// # Errors
-    /// [`Error::Io`] if the segment cannot be opened.
-    pub fn scrub(&self, after: u64) -> Result<Option<Scrubbed>, Error> {
+    pub fn scrub(&self, after: u64) -> Option<Scrubbed> {
         scrub::scrub(&self.inner.shared, after)
     }
 
@@ -335,6 +332,18 @@ impl Buffer {
     /// Who this store is.
     pub fn identity(&self) -> Identity {
         self.inner.shared.index().identity.clone()
+    }
+
+    /// What a file beside the store belongs to, if it may say no more than the store itself: the store, and where its
+    /// durability has a loss window also its present life, which ends where acknowledged data was lost.
+    pub fn keeps_with(&self) -> [u8; 16] {
+        let Identity { mut store_id, epoch, .. } = self.identity();
+        if self.inner.shared.config.durability.loss_window().is_some() {
+            for (byte, of_epoch) in store_id.iter_mut().zip(epoch.0.to_le_bytes()) {
+                *byte ^= of_epoch;
+            }
+        }
+        store_id
     }
 
     /// Pins the segments that hold frames of these streams (all if `None`) until the snapshot is dropped.

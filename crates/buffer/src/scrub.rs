@@ -5,11 +5,11 @@ use std::time::Duration;
 use aap_runtime::Shutdown;
 use serde::{Deserialize, Serialize};
 
+use crate::Buffer;
 use crate::format::SEGMENT_HEADER;
-use crate::fs::Open;
+use crate::fs::{FileHandle, Open};
 use crate::log::Shared;
 use crate::walk::{Item, Walker};
-use crate::{Buffer, Error};
 
 /// Between two segments of 16 MiB: a store of 10 GiB is read in five hours, at a thousandth of a core.
 pub const SCRUB_PAUSE: Duration = Duration::from_secs(30);
@@ -29,12 +29,8 @@ pub async fn scrub_for_ever(
         }
         let store = buffer.clone();
         after = match tokio::task::spawn_blocking(move || store.scrub(after)).await {
-            Ok(Ok(Some(scrubbed))) => scrubbed.segment,
-            Ok(Ok(None)) => 0,
-            Ok(Err(error)) => {
-                tracing::warn!(%error, after, "a segment could not be read through");
-                after + 1
-            }
+            Ok(Some(scrubbed)) => scrubbed.segment,
+            Ok(None) => 0,
             Err(_closing) => return Ok(()),
         };
     }
@@ -51,32 +47,41 @@ pub struct Scrubbed {
     pub damaged_bytes: u64,
 }
 
-/// Reads every byte of the first sealed segment after `after`. Damage becomes a problem of the store.
-pub(crate) fn scrub(shared: &Shared, after: u64) -> Result<Option<Scrubbed>, Error> {
-    let place = {
+/// Reads every byte of the first sealed segment after `after`. Damage becomes a problem of the store, and so does a segment
+/// that cannot be read at all.
+pub(crate) fn scrub(shared: &Shared, after: u64) -> Option<Scrubbed> {
+    let (segment, path, seed, end, _pin) = {
         let index = shared.index();
         let next = index.segments.range(after.saturating_add(1)..).find(|(_, segment)| segment.sealed);
-        next.map(|(id, s)| (*id, s.path.clone(), s.seed, s.index.end, s.pin.clone()))
+        next.map(|(id, s)| (*id, s.path.clone(), s.seed, s.index.end, s.pin.clone()))?
     };
-    let Some((segment, path, seed, end, _pin)) = place else { return Ok(None) };
-    let failed = |error| Error::io("read", &path, error);
-    let file = shared.fs.open(&path, Open::Read).map_err(failed)?;
     let start = SEGMENT_HEADER as u64;
-    let mut walker = Walker::new(file, seed, start, end);
-    let mut scrubbed = Scrubbed { segment, bytes: end.saturating_sub(start), damaged_bytes: 0 };
-    while let Some(found) = walker.next().map_err(failed)? {
+    let bytes = end.saturating_sub(start);
+    let read =
+        shared.fs.open(&path, Open::Read).and_then(|file| damaged(Walker::new(file, seed, start, end)));
+    let (damaged_bytes, problem) = match read {
+        Ok(0) => (0, None),
+        Ok(damaged) => (damaged, Some(format!("segment {segment:016x} has {damaged} damaged bytes"))),
+        Err(error) => (bytes, Some(format!("segment {segment:016x} cannot be read: {error}"))),
+    };
+    if let Some(text) = problem {
+        shared.index().add_problem(text);
+    }
+    Some(Scrubbed { segment, bytes, damaged_bytes })
+}
+
+/// Bytes that are not what was written.
+fn damaged(mut walker: Walker<Box<dyn FileHandle>>) -> std::io::Result<u64> {
+    let mut damaged = 0;
+    while let Some(found) = walker.next()? {
         let is_intact = match &found.item {
-            Item::Record(header) => walker.body(header, found.start).map_err(failed)?.is_some(),
+            Item::Record(header) => walker.body(header, found.start)?.is_some(),
             Item::Group(_) | Item::Trailer => true,
             Item::Damage => false,
         };
         if !is_intact {
-            scrubbed.damaged_bytes += found.end - found.start;
+            damaged += found.end - found.start;
         }
     }
-    if scrubbed.damaged_bytes > 0 {
-        let text = format!("segment {segment:016x} has {} damaged bytes", scrubbed.damaged_bytes);
-        shared.index().add_problem(text);
-    }
-    Ok(Some(scrubbed))
+    Ok(damaged)
 }

@@ -170,7 +170,8 @@ named on stderr and in JSON, and the exit code is 9.",
 on the same content it continues where it stopped and adds nothing when complete; of lines that only grew it takes the new \
 ones; on changed content it ends with 6. After `aap stream delete` the content is taken again. A killed agent is waited for, \
 60 s at most, a full buffer as long as it takes: --timeout changes both. Rows that cannot be read are kept in the stream \
-`STREAM.dead` with the reason. Stdin and pipes such as <(cmd) are read once; without --name they are a new run each time.",
+`STREAM.dead` with the reason. Stdin and pipes such as <(cmd) are read once; without --name they are a new run each time. \
+The name of a named pipe is its path, as of a file: give other content that comes through it another --name.",
         arguments: &[
             Argument::position("stream", Value::Stream, "Where the rows go"),
             Argument::position("file", Value::File, "What to read, a file or a pipe; `-` is stdin"),
