@@ -38,8 +38,8 @@
 //!
 //! # Limits
 //! One append: 56 MiB, and what the budget admits. One batch: [`PAYLOAD_BYTES_MAX`], decoded [`DECODED_BYTES_MAX`], its
-//! schema [`SCHEMA_BYTES_MAX`]. Queue: 16 MiB. Positions: 100,000 a kind; keys of HTTP requests a day; files 30 days where a
-//! node has over a thousand. Rows and bytes *waiting* are by share where a segment is delivered in part.
+//! schema [`SCHEMA_BYTES_MAX`]. Queue: 16 MiB. Positions: 100,000 a kind; of HTTP keys the newest
+//! 10,000 a node, for a day; files 30 days where a node has over a thousand. Rows and bytes *waiting* are by share where a segment is delivered in part.
 //!
 //! | file | owns |
 //! |---|---|
