@@ -2,13 +2,19 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::sync::LazyLock;
 
 use anyhow::{Context, Result, bail};
 use camino::{Utf8Path, Utf8PathBuf};
 
-/// The root of the workspace.
+/// The root of the workspace. Cargo names it at run time; what was compiled in serves a program that is started without
+/// cargo. Two checkouts may share a target folder: then either's build of this program runs for both.
 pub(crate) fn root() -> &'static Utf8Path {
-    Utf8Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the workspace")
+    static ROOT: LazyLock<Utf8PathBuf> = LazyLock::new(|| {
+        let package = std::env::var("CARGO_MANIFEST_DIR").unwrap_or_else(|_| env!("CARGO_MANIFEST_DIR").into());
+        Utf8PathBuf::from(package).parent().expect("xtask lies in the workspace").to_owned()
+    });
+    &ROOT
 }
 
 /// Where build output that outlives a clone is kept.
