@@ -89,18 +89,16 @@ pub(crate) fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Parsed,
     Ok(Parsed { operation, arguments, settings })
 }
 
+/// The operation that the words name: nouns from the outside in, then the verb or, without one, the noun's default.
 fn selected(mut matches: ArgMatches) -> Option<(&'static Operation, ArgMatches)> {
-    let (first, mut inner) = matches.remove_subcommand()?;
-    let alone = operations::all().find(|o| o.noun.is_empty() && o.verb == first);
-    if let Some(operation) = alone {
-        return Some((operation, inner));
+    let mut words: Vec<String> = Vec::new();
+    while let Some((word, inner)) = matches.remove_subcommand() {
+        words.push(word);
+        matches = inner;
     }
-    match inner.remove_subcommand() {
-        Some((verb, arguments)) => {
-            operations::all().find(|o| o.noun == first && o.verb == verb).map(|o| (o, arguments))
-        }
-        None => operations::all().find(|o| o.noun == first && o.is_default).map(|o| (o, inner)),
-    }
+    let words = words.join(" ");
+    let named = operations::all().find(|o| o.words() == words);
+    named.or_else(|| operations::all().find(|o| o.is_default && o.noun == words)).map(|o| (o, matches))
 }
 
 /// Whether errors must be JSON, known before the command line is understood.
@@ -132,14 +130,14 @@ pub(crate) fn command() -> Command {
     for operation in operations::all().filter(|o| o.noun.is_empty()) {
         root = root.subcommand(leaf(operation));
     }
-    for noun in NOUNS {
+    for noun in NOUNS.iter().filter(|noun| noun.within().is_empty()) {
         root = root.subcommand(noun_command(noun));
     }
     root
 }
 
 fn noun_command(noun: &operations::Noun) -> Command {
-    let mut command = Command::new(noun.name).about(noun.summary).disable_help_subcommand(true);
+    let mut command = Command::new(noun.word()).about(noun.summary).disable_help_subcommand(true);
     let default = operations::all().find(|o| o.noun == noun.name && o.is_default);
     command = match default {
         Some(operation) => with_arguments(command, operation)
@@ -151,6 +149,9 @@ fn noun_command(noun: &operations::Noun) -> Command {
     };
     for operation in operations::all().filter(|o| o.noun == noun.name) {
         command = command.subcommand(leaf(operation));
+    }
+    for inner in NOUNS.iter().filter(|inner| inner.within() == noun.name) {
+        command = command.subcommand(noun_command(inner));
     }
     command
 }
@@ -359,6 +360,20 @@ mod tests {
             let Ok(parsed) = parse(words(line).into_iter()) else { panic!("{line}") };
             assert_eq!(parsed.operation.id, Id::QueryRun, "{line}");
             assert_eq!(parsed.arguments.get_one::<String>("sql").unwrap(), "select 1", "{line}");
+            assert_eq!((parsed.settings.format, parsed.settings.limit), (Some(Format::Json), 7), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_noun_within_a_noun_takes_global_options_anywhere() {
+        for line in [
+            "aap -o json --limit 7 sink dlq ls orders",
+            "aap sink -o json dlq --limit 7 ls orders",
+            "aap sink dlq ls orders -o json --limit=7",
+        ] {
+            let Ok(parsed) = parse(words(line).into_iter()) else { panic!("{line}") };
+            assert_eq!(parsed.operation.id, Id::SinkDlqLs, "{line}");
+            assert_eq!(parsed.arguments.get_one::<String>("sink").unwrap(), "orders", "{line}");
             assert_eq!((parsed.settings.format, parsed.settings.limit), (Some(Format::Json), 7), "{line}");
         }
     }

@@ -1,10 +1,13 @@
 //! One module per noun, one function per verb.
 
 mod buffer;
+mod dead_letters;
 mod help;
 pub(crate) mod logs;
 mod node;
 mod query;
+mod resource;
+mod sink;
 mod status;
 mod stream;
 pub(crate) mod views;
@@ -36,6 +39,10 @@ pub(crate) async fn dispatch(
         Id::Version => help::version(context),
         Id::Completion => help::completion(context, arguments),
         Id::Help => help::show(context, arguments),
+        Id::Apply => resource::apply(context, arguments).await,
+        Id::Diff => resource::diff(context, arguments).await,
+        Id::Get => resource::get(context, arguments).await,
+        Id::Delete => resource::delete(context, arguments).await,
         Id::QueryRun => Box::pin(query::run(context, arguments)).await,
         Id::QueryLs => query::ls(context).await,
         Id::QueryCancel => query::cancel(context, arguments).await,
@@ -48,6 +55,15 @@ pub(crate) async fn dispatch(
         Id::NodeLs => node::ls(context).await,
         Id::NodeShow => node::show(context, arguments).await,
         Id::NodeRecover => node::recover(context, arguments).await,
+        Id::SinkLs => sink::ls(context).await,
+        Id::SinkShow => sink::show(context, arguments).await,
+        Id::SinkTest => sink::test(context, arguments).await,
+        Id::SinkPause => sink::pause(context, arguments).await,
+        Id::SinkResume => sink::resume(context, arguments).await,
+        Id::SinkDlqLs => dead_letters::ls(context, arguments).await,
+        Id::SinkDlqShow => dead_letters::show(context, arguments).await,
+        Id::SinkDlqReplay => dead_letters::replay(context, arguments).await,
+        Id::SinkDlqPurge => dead_letters::purge(context, arguments).await,
         Id::BufferLs
         | Id::BufferShow
         | Id::BufferVerify

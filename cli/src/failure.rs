@@ -55,7 +55,8 @@ pub(crate) fn print_problem(problem: &Problem, printer: &mut Printer) {
     }
 }
 
-fn text_of(problem: &Problem, style: Style) -> String {
+/// The problem as people read it.
+pub(crate) fn text_of(problem: &Problem, style: Style) -> String {
     let clean = crate::text::clean_lines;
     let head = style.red(&format!("error[{}]", problem.code));
     let mut text = format!("{head}: {}", clean(&problem.message));

@@ -27,18 +27,24 @@ pub(crate) fn object(value: Value) -> Object {
 pub(crate) fn print_list(
     context: &mut Context<'_>,
     id: Id,
+    items: Vec<Object>,
+    as_of_us: i64,
+) -> Result<(), Failure> {
+    let total = items.len();
+    print_list_of(context, id, items, total, as_of_us)
+}
+
+/// Prints a list of which the platform may have sent only the first of `total`.
+pub(crate) fn print_list_of(
+    context: &mut Context<'_>,
+    id: Id,
     mut items: Vec<Object>,
+    total: usize,
     as_of_us: i64,
 ) -> Result<(), Failure> {
     let format = format_for(id, &context.settings, context.printer.stdout_is_terminal())?;
     let output = operations::of(id).output;
-    let limit = usize::try_from(context.settings.limit).unwrap_or(usize::MAX);
-    let total = items.len();
-    let truncated = limit != 0 && total > limit;
-    if truncated {
-        items.truncate(limit);
-        context.printer.note(&format!("note: {limit} of {total} are shown; `--limit 0` shows all"));
-    }
+    let truncated = limit_items(context, &mut items, total);
     match format {
         Format::Json => {
             context.printer.line(&envelope(output.kind(), &items, truncated, as_of_us).to_string())?
@@ -83,6 +89,20 @@ pub(crate) fn print_item(
         }
     }
     Ok(())
+}
+
+/// Cuts the items to what is to be printed of `total`, and says on stderr if some are missing; whether some are.
+pub(crate) fn limit_items<T>(context: &mut Context<'_>, items: &mut Vec<T>, total: usize) -> bool {
+    let limit = usize::try_from(context.settings.limit).unwrap_or(usize::MAX);
+    if limit != 0 {
+        items.truncate(limit);
+    }
+    let shown = items.len();
+    let truncated = shown < total;
+    if truncated {
+        context.printer.note(&format!("note: {shown} of {total} are shown; `--limit 0` shows all"));
+    }
+    truncated
 }
 
 fn envelope(kind: &str, items: &[Object], truncated: bool, as_of_us: i64) -> Value {

@@ -3,10 +3,13 @@
 //! | file | owns |
 //! |---|---|
 //! | `arguments.rs` | the clap tree, made from the registry of operations, and [`arguments::Settings`] |
+//! | `confirm.rs` | the question before something is removed for good |
 //! | `context.rs` | what every command gets: platform, settings, printer |
+//! | `declared.rs` | the files of `-f`: their texts, and the objects they name |
 //! | `error_pages.rs` | the pages of `docs/errors/`, which `build.rs` puts into the program |
 //! | `failure.rs` | how a command ends, and how a problem looks |
 //! | `printer.rs` | stdout and stderr; the only place that prints |
+//! | `line_diff.rs` | two texts as a unified diff |
 //! | `listing.rs`, `table.rs`, `text.rs` | objects as table, plain, json, ndjson, csv |
 //! | `rows.rs` | rows of a query or a tail, as they stream in |
 //! | `interrupt.rs` | Ctrl-C and SIGTERM |
@@ -16,11 +19,14 @@
 
 mod arguments;
 mod commands;
+mod confirm;
 mod context;
+mod declared;
 mod error_pages;
 mod failure;
 mod ingest;
 mod interrupt;
+mod line_diff;
 mod listing;
 mod printer;
 mod rows;

@@ -8,7 +8,7 @@ use aap_buffer::{Buffer, BufferConfig, RealFileSystem, SCRUB_PAUSE, scrub_for_ev
 use aap_lake::{CONSUMER, Lake, LakeDependencies};
 use aap_runtime::{Clock, Home, Shutdown, Supervisor, TaskKind, notify_ready, write_durably};
 use aap_sql::{Engine, EngineConfig, Serving};
-use aap_store::{MetadataStore, SqliteStore};
+use aap_store::{MetadataStore, ResourceStore, SqliteStore};
 use aap_transport::{Server, ServerConfig, TlsFiles};
 use aap_types::NodeId;
 use anyhow::{Context, Result};
@@ -25,7 +25,9 @@ use crate::landing::Landing;
 use crate::nodes::Nodes;
 use crate::operator::OperatorService;
 use crate::queries::{self, Queries};
+use crate::resources::ResourceService;
 use crate::session::Sessions;
+use crate::sinks::{SinkDependencies, Sinks};
 use crate::status::Board;
 
 /// The coordinator as the sealer of its own batches: dead letters.
@@ -64,6 +66,7 @@ pub async fn run(home: Home, config: Config, clock: Arc<dyn Clock>, shutdown: Sh
 /// What stays open from start to stop.
 struct Parts {
     store: Arc<dyn MetadataStore>,
+    resources: Arc<dyn ResourceStore>,
     buffer: Buffer,
     lake: Lake,
 }
@@ -74,7 +77,8 @@ impl Parts {
         let (store, damaged) = spawn_blocking(move || SqliteStore::open_or_replace(&path))
             .await?
             .context("open the metadata store")?;
-        let store: Arc<dyn MetadataStore> = Arc::new(store);
+        let store = Arc::new(store);
+        let (store, resources): (Arc<dyn MetadataStore>, Arc<dyn ResourceStore>) = (store.clone(), store);
         let node: NodeId = OWN_NODE.parse().context("name this store")?;
         let landing = BufferConfig {
             budget: config.landing.budget,
@@ -107,7 +111,7 @@ impl Parts {
                 "the metadata was damaged and was rebuilt from the lake's manifest; the damaged file is `{damaged}`"
             ));
         }
-        Ok(Self { store, buffer, lake })
+        Ok(Self { store, resources, buffer, lake })
     }
 }
 
@@ -159,6 +163,16 @@ async fn serve(
         nodes: nodes.clone(),
         store: parts.store.clone(),
     };
+    let sinks = Sinks::new(SinkDependencies {
+        lake: parts.lake.clone(),
+        buffer: parts.buffer.clone(),
+        store: parts.resources.clone(),
+        clock: clock.clone(),
+        tasks: tasks.clone(),
+    });
+    sinks.start_all().await.context("start the sinks")?;
+    let resources =
+        ResourceService { store: parts.resources.clone(), sinks, clock: clock.clone(), turn: Arc::default() };
     let sessions = Sessions {
         landing,
         nodes,
@@ -173,7 +187,8 @@ async fn serve(
     let scrubber = scrub_for_ever(parts.buffer.clone(), SCRUB_PAUSE, late.clone());
     tasks.spawn(TaskKind::optional("scrubber"), scrubber);
     tasks.spawn(TaskKind::optional("rates"), board.sample(late.clone()));
-    tasks.spawn(TaskKind::vital("operators"), http::serve(operators, service, token, late.clone()));
+    tasks
+        .spawn(TaskKind::vital("operators"), http::serve(operators, service, resources, token, late.clone()));
 
     write_endpoints(home, &endpoints)?;
     notify_ready().context("tell the service manager")?;

@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use aap_proto::v1::operator_server::OperatorServer;
+use aap_proto::v1::resources_server::ResourcesServer;
 use aap_proto::{MESSAGE_BYTES_MAX, status_of_problem};
 use aap_runtime::Shutdown;
 use aap_types::{ExitCode, Problem};
@@ -20,25 +21,32 @@ use tower::ServiceExt;
 
 use crate::metrics;
 use crate::operator::OperatorService;
+use crate::resources::ResourceService;
 
 /// Serves until `shutdown`.
 pub(crate) async fn serve(
     listener: TcpListener,
     service: OperatorService,
+    resources: ResourceService,
     token: String,
     shutdown: Shutdown,
 ) -> std::io::Result<()> {
     let operator = OperatorServer::new(service.clone())
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let resources = ResourcesServer::new(resources)
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX);
     let token: Arc<str> = token.into();
-    let guarded = InterceptedService::new(operator, move |request| authorise(&token, request));
+    let guard = move |request| authorise(&token, request);
+    let operator = InterceptedService::new(operator, guard.clone());
+    let resources = InterceptedService::new(resources, guard);
     let monitoring = Router::new()
         .route("/metrics", get(show_metrics))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(show_readiness))
         .with_state(service);
-    let router = dispatch(Routes::new(guarded).into_axum_router(), monitoring);
+    let router = dispatch(Routes::new(operator).add_service(resources).into_axum_router(), monitoring);
     axum::serve(listener, router).with_graceful_shutdown(async move { shutdown.requested().await }).await
 }
 

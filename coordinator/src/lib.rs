@@ -21,6 +21,8 @@
 //! | `deletions.rs` | telling nodes what was deleted of what they delivered |
 //! | `catalog.rs` | what tables are made of |
 //! | `queries.rs`, `freshness.rs`, `node_query.rs` | queries |
+//! | `resources.rs` | declared objects: apply, get, delete |
+//! | `sinks.rs`, `sinks/` | delivering to other systems |
 //! | `status.rs`, `metrics.rs` | the books |
 //! | `operator.rs`, `http.rs` | the operators' port |
 //!
@@ -35,6 +37,8 @@
 //! | 4 | `lake.after_files_before_commit` | files are written; the catalogue does not name them |
 //! | 5 | `lake.after_commit_before_manifest` | they are visible, and the cut has moved; the manifest does not know |
 //! | 6 | `lake.after_manifest_before_advance` | the landing buffer does not know |
+//! | 7 | `sink.before_write` | a group was read; nothing is at the server |
+//! | 8 | `sink.after_write` | the server has committed it; we have noted nothing |
 
 pub mod arrival;
 pub mod catalog;
@@ -52,7 +56,9 @@ mod node_query;
 pub mod nodes;
 pub mod operator;
 pub mod queries;
+mod resources;
 pub mod session;
+mod sinks;
 pub mod status;
 #[cfg(test)]
 mod tests;

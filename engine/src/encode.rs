@@ -2,13 +2,11 @@
 //!
 //! | file | owns |
 //! |---|---|
-//! | `encode/value.rs` | one value as JSON or as plain text |
 //! | `encode/text.rs` | rows, json, ndjson, csv |
 //! | `encode/binary.rs` | parquet, arrow |
 
 mod binary;
 mod text;
-mod value;
 
 use std::io;
 

@@ -24,6 +24,7 @@ mod node_store;
 mod orderly_stop;
 mod power;
 mod queries;
+mod sinks;
 mod sources;
 mod statements;
 mod syscalls;

@@ -10,6 +10,7 @@
 //! | `disk.rs` | a small disk that can be full or lose its power |
 //! | `ports.rs` | ports that nobody else takes |
 //! | `http.rs` | requests to the agent's HTTP source |
+//! | `services.rs` | real servers that `cargo xtask test` started |
 //! | `version.rs` | the default and the long version of the tests |
 //! | `wait.rs` | waiting for a condition with a deadline |
 //! | `random.rs` | a seeded generator whose seed is printed |
@@ -30,6 +31,7 @@ mod platform;
 mod ports;
 mod proxy;
 mod random;
+mod services;
 mod version;
 mod wait;
 
@@ -42,5 +44,6 @@ pub use platform::{Platform, Ran, Running, Signal, program};
 pub use ports::free_port;
 pub use proxy::Proxy;
 pub use random::Random;
+pub use services::Service;
 pub use version::{amount, is_long, skipped};
 pub use wait::{PATIENCE, eventually, wait_until};

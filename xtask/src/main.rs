@@ -5,7 +5,8 @@
 //! | `tools.rs` | running commands, and what the machine must have |
 //! | `duckdb.rs` | the prebuilt DuckDB library: where it comes from and its pinned checksums |
 //! | `build.rs` | `build`, `up`, `dist` |
-//! | `test.rs` | `test`, `test --long` |
+//! | `test.rs` | `test`, `test --long`, `test --services` |
+//! | `services.rs` | real servers for tests |
 //! | `check.rs` | `check`: format, lints, structure, licences, pages of errors, docs, generated code |
 //! | `structure.rs` | the direction of dependencies, one home for each driver, licences, duplicates |
 //! | `errors.rs` | a page in `docs/errors/` for every error code, and a code for every page |
@@ -18,6 +19,7 @@ mod build;
 mod check;
 mod duckdb;
 mod errors;
+mod services;
 mod structure;
 mod test;
 mod tools;
@@ -46,6 +48,9 @@ enum Task {
         /// The long version: 1,000 kills, power cuts, 10,000 model seeds, an hour of load
         #[arg(long)]
         long: bool,
+        /// Only the tests against other systems, against every real server that can be had
+        #[arg(long)]
+        services: bool,
         /// Only tests whose name contains this
         filter: Option<String>,
     },
@@ -66,7 +71,7 @@ fn main() -> Result<()> {
     match Arguments::parse().task {
         Task::Build => build::release().map(drop),
         Task::Up { arguments } => build::up(&arguments),
-        Task::Test { long, filter } => test::run(long, filter.as_deref()),
+        Task::Test { long, services, filter } => test::run(long, services, filter.as_deref()),
         Task::Check => check::run(),
         Task::Bench { filter } => bench::run(filter.as_deref()),
         Task::Gen => check::generate(),

@@ -13,8 +13,17 @@ use crate::tools;
 const LAYERS: [&[&str]; 7] = [
     &["aap-types"],
     &["aap-runtime"],
-    &["aap-proto", "aap-buffer", "aap-columns", "aap-decode"],
-    &["aap-transport", "aap-sql", "aap-lake", "aap-store", "aap-client"],
+    &["aap-proto", "aap-buffer", "aap-columns", "aap-decode", "aap-sinks"],
+    &[
+        "aap-transport",
+        "aap-sql",
+        "aap-lake",
+        "aap-store",
+        "aap-client",
+        "aap-kafka",
+        "aap-postgres",
+        "aap-cassandra",
+    ],
     &["aap-agent", "aap-coordinator", "aap-engine"],
     &["aap-cli"],
     &["aap-tests", "xtask", "aap-proto-gen"],
@@ -28,25 +37,31 @@ const SAME_LAYER: [(&str, &str, &str); 1] =
 const CLI_SEES: [&str; 3] = ["aap-client", "aap-runtime", "aap-types"];
 
 /// Each driver is named by exactly one crate.
-const HOMES: [(&str, &str); 9] = [
+const HOMES: [(&str, &str); 11] = [
     ("duckdb", "aap-engine"),
     ("libduckdb-sys", "aap-engine"),
     ("ort", "aap-engine"),
     ("rusqlite", "aap-store"),
     ("object_store", "aap-lake"),
     ("rdkafka", "aap-kafka"),
+    ("tokio-postgres", "aap-postgres"),
+    ("scylla", "aap-cassandra"),
     ("quinn", "aap-transport"),
     ("rcgen", "aap-transport"),
     ("ratatui", "aap-tui"),
 ];
 
-/// Crates that must not be in the tree at all.
+/// Crates that must not be in the tree.
 const BANNED: [(&str, &str); 4] = [
     ("aws-lc-sys", "TLS runs on ring: one provider, and forty CPU seconds less to build"),
     ("openssl-sys", "rustls everywhere; OpenSSL only ever inside the coordinator's drivers"),
     ("native-tls", "rustls everywhere"),
     ("serde_yml", "unmaintained and unsound"),
 ];
+
+/// Who may bring a banned crate nevertheless, and why.
+const BROUGHT_BY: [(&str, &str, &str); 1] =
+    [("openssl-sys", "rdkafka-sys", "librdkafka speaks TLS and SCRAM by OpenSSL and by nothing else")];
 
 /// Licences that may come in; each alternative of an expression counts.
 const LICENCES: [&str; 13] = [
@@ -84,7 +99,11 @@ pub(crate) fn check() -> Result<()> {
         licence(package, &mut faults);
         let name = text(package, "name");
         if let Some((_, reason)) = BANNED.iter().find(|(banned, _)| *banned == name) {
-            faults.push(format!("`{name}` is in the tree; it is banned: {reason}"));
+            let brought_by = dependents(&metadata, text(package, "id"));
+            if !is_excepted(name, &brought_by) {
+                let who = brought_by.join("`, `");
+                faults.push(format!("`{name}` is in the tree, brought by `{who}`; it is banned: {reason}"));
+            }
         }
     }
     duplicates(packages, &mut faults);
@@ -93,6 +112,30 @@ pub(crate) fn check() -> Result<()> {
     }
     println!("structure: {} crates of ours, {} from elsewhere", ours.len(), packages.len() - ours.len());
     Ok(())
+}
+
+/// The names of the packages that have a package among their dependencies, as resolved.
+fn dependents<'a>(metadata: &'a Value, id: &str) -> Vec<&'a str> {
+    let nodes = metadata["resolve"]["nodes"].as_array();
+    let on_it = |node: &&Value| {
+        node["dependencies"].as_array().is_some_and(|all| all.iter().any(|dependency| dependency == id))
+    };
+    let ids = nodes.into_iter().flatten().filter(on_it).map(|node| &node["id"]);
+    let packages = metadata["packages"].as_array();
+    let name = |id: &Value| {
+        packages
+            .into_iter()
+            .flatten()
+            .find(|package| package["id"] == *id)
+            .map(|package| text(package, "name"))
+    };
+    ids.filter_map(name).collect()
+}
+
+/// Whether a banned crate comes only from where it may.
+fn is_excepted(name: &str, brought_by: &[&str]) -> bool {
+    let may = |who: &&str| BROUGHT_BY.iter().any(|(banned, by, _)| *banned == name && by == who);
+    !brought_by.is_empty() && brought_by.iter().all(may)
 }
 
 fn text<'a>(package: &'a Value, key: &str) -> &'a str {
@@ -174,5 +217,30 @@ fn duplicates(packages: &[Value], faults: &mut Vec<String>) {
     }
     for name in DUPLICATES.iter().filter(|name| versions.get(**name).is_none_or(|found| found.len() < 2)) {
         faults.push(format!("`{name}` is listed as a duplicate and is none: take it off the list"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_banned_crate_may_come_only_from_where_it_is_excepted() {
+        let metadata = json!({
+            "packages": [
+                {"id": "1", "name": "openssl-sys"}, {"id": "2", "name": "rdkafka-sys"}, {"id": "3", "name": "curl-sys"},
+            ],
+            "resolve": {"nodes": [
+                {"id": "1", "dependencies": []}, {"id": "2", "dependencies": ["1"]}, {"id": "3", "dependencies": ["2"]},
+            ]},
+        });
+        let found = dependents(&metadata, "1");
+        assert_eq!(found, ["rdkafka-sys"]);
+        assert!(is_excepted("openssl-sys", &found));
+        assert!(!is_excepted("openssl-sys", &["rdkafka-sys", "curl-sys"]));
+        assert!(!is_excepted("openssl-sys", &[]));
+        assert!(!is_excepted("native-tls", &["rdkafka-sys"]));
     }
 }

@@ -11,7 +11,8 @@ use camino::{Utf8Path, Utf8PathBuf};
 /// cargo. Two checkouts may share a target folder: then either's build of this program runs for both.
 pub(crate) fn root() -> &'static Utf8Path {
     static ROOT: LazyLock<Utf8PathBuf> = LazyLock::new(|| {
-        let package = std::env::var("CARGO_MANIFEST_DIR").unwrap_or_else(|_| env!("CARGO_MANIFEST_DIR").into());
+        let package =
+            std::env::var("CARGO_MANIFEST_DIR").unwrap_or_else(|_| env!("CARGO_MANIFEST_DIR").into());
         Utf8PathBuf::from(package).parent().expect("xtask lies in the workspace").to_owned()
     });
     &ROOT

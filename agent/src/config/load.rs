@@ -1,13 +1,11 @@
 //! Reading configuration files: documents, then sections, each error with its file and line.
 
-use std::collections::HashMap;
 use std::io;
 
+use aap_runtime::documents::{Document, DocumentError, documents, nearest_of};
 use aap_types::{ExitCode, Problem};
 use camino::{Utf8Path, Utf8PathBuf};
 use serde::Deserialize;
-use serde::de::{DeserializeOwned, IgnoredAny};
-use serde_norway::Deserializer;
 
 use super::{Config, FormatSpec, SourceConfig, SourceSpec};
 use crate::formats::Recipe;
@@ -25,26 +23,18 @@ pub enum ConfigError {
         source: io::Error,
     },
     /// A document is not what it must be.
-    #[error("{path}:{line}: {message}")]
-    Document {
-        /// The file.
-        path: Utf8PathBuf,
-        /// The line, from 1.
-        line: usize,
-        /// What is wrong.
-        message: String,
-        /// What was probably meant.
-        hint: Option<String>,
-    },
+    #[error(transparent)]
+    Document(#[from] DocumentError),
 }
 
 impl ConfigError {
     /// The form an operator sees.
     pub fn problem(&self) -> Problem {
-        let problem = Problem::new("config.invalid", ExitCode::Usage, self.to_string());
         match self {
-            Self::Read { source, .. } => problem.cause(source.to_string()),
-            Self::Document { hint, .. } => hint.iter().fold(problem, |p, hint| p.hint(hint.clone())),
+            Self::Read { source, .. } => {
+                Problem::new("config.invalid", ExitCode::Usage, self.to_string()).cause(source.to_string())
+            }
+            Self::Document(error) => error.problem(),
         }
     }
 }
@@ -101,110 +91,66 @@ struct Loader {
     sources: Vec<(SourceConfig, Utf8PathBuf, usize)>,
 }
 
-/// The frame of every document. Its parts are read in a second pass, so that errors keep their line.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-#[expect(dead_code, reason = "fields are named so that anything else is refused")]
-struct Envelope {
-    #[serde(rename = "apiVersion")]
-    api_version: String,
-    kind: String,
-    metadata: Metadata,
-    #[serde(default)]
-    spec: Option<IgnoredAny>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-#[expect(dead_code, reason = "labels are for people and selectors to come")]
-struct Metadata {
-    name: String,
-    #[serde(default)]
-    labels: HashMap<String, String>,
-}
-
 #[derive(Deserialize)]
 struct Typed {
     r#type: String,
-}
-
-#[derive(Deserialize)]
-struct Spec<T> {
-    spec: T,
 }
 
 const SOURCE_TYPES: [&str; 5] = ["file", "http", "stdin", "syslog", "host_metrics"];
 
 impl Loader {
     fn file(&mut self, path: &Utf8Path, text: &str) -> Result<(), ConfigError> {
-        for document in documents(text) {
-            if !document.is_empty() {
-                self.document(&document, path)?;
-            }
+        for document in documents(path, text) {
+            self.document(&document)?;
         }
         Ok(())
     }
 
-    fn document(&mut self, document: &Document, path: &Utf8Path) -> Result<(), ConfigError> {
-        let envelope: Envelope = document.parse(path)?;
-        if envelope.api_version != "aap/v1" {
-            let message = format!("apiVersion `{}` is not known here", envelope.api_version);
-            return Err(document.error(
-                path,
-                "apiVersion",
-                message,
-                Some("write `apiVersion: aap/v1`".into()),
-            ));
-        }
+    fn document(&mut self, document: &Document) -> Result<(), DocumentError> {
+        let envelope = document.envelope()?;
         match envelope.kind.as_str() {
-            "Agent" => self.agent(document, path, &envelope.metadata.name),
-            "Source" => self.source(document, path, envelope.metadata.name),
-            other => {
-                let hint = nearest(other, ["Agent", "Source"]).map(|kind| format!("did you mean `{kind}`?"));
-                let message = format!("kind `{other}` is not known here: Agent or Source");
-                Err(document.error(path, "kind", message, hint))
-            }
+            "Agent" => self.agent(document, &envelope.metadata.name),
+            "Source" => self.source(document, envelope.metadata.name),
+            other => Err(document.unknown_kind(other, &["Agent", "Source"])),
         }
     }
 
-    fn agent(&mut self, document: &Document, path: &Utf8Path, name: &str) -> Result<(), ConfigError> {
+    fn agent(&mut self, document: &Document, name: &str) -> Result<(), DocumentError> {
         if self.agent.is_some() {
             let message = "a second document of kind Agent".to_owned();
-            return Err(document.error(path, "kind", message, Some("keep one of them".into())));
+            return Err(document.error("kind", message, Some("keep one of them".into())));
         }
-        let node = name
-            .parse()
-            .map_err(|e: aap_types::NameError| document.error(path, "name", e.to_string(), None))?;
+        let node =
+            name.parse().map_err(|e: aap_types::NameError| document.error("name", e.to_string(), None))?;
         self.node = Some(node);
-        let section: Spec<Option<super::AgentSpec>> = document.parse(path)?;
-        let spec = section.spec.unwrap_or_default();
-        check_agent(&spec).map_err(|(key, message)| document.error(path, key, message, None))?;
+        let spec = document.spec::<Option<super::AgentSpec>>()?.unwrap_or_default();
+        check_agent(&spec).map_err(|(key, message)| document.error(key, message, None))?;
         self.agent = Some(spec);
         Ok(())
     }
 
-    fn source(&mut self, document: &Document, path: &Utf8Path, name: String) -> Result<(), ConfigError> {
+    fn source(&mut self, document: &Document, name: String) -> Result<(), DocumentError> {
         // Names of sources stand in keys of positions and in metrics; the alphabet of streams suits them.
         name.parse::<aap_types::StreamName>()
-            .map_err(|_| document.error(path, "name", format!("`{name}` is not a source name"), None))?;
+            .map_err(|_| document.error("name", format!("`{name}` is not a source name"), None))?;
         if let Some((_, other, line)) = self.sources.iter().find(|(config, ..)| config.name == name) {
             let message = format!("a second source `{name}`; the first is at {other}:{line}");
-            return Err(document.error(path, "name", message, Some("give it another name".into())));
+            return Err(document.error("name", message, Some("give it another name".into())));
         }
-        let Spec { spec: Typed { r#type } } = document.parse(path)?;
+        let Typed { r#type } = document.spec()?;
         let spec = match r#type.as_str() {
-            "file" => SourceSpec::File(document.parse::<Spec<_>>(path)?.spec),
-            "http" => SourceSpec::Http(document.parse::<Spec<_>>(path)?.spec),
-            "stdin" => SourceSpec::Stdin(document.parse::<Spec<_>>(path)?.spec),
-            "syslog" => SourceSpec::Syslog(document.parse::<Spec<_>>(path)?.spec),
-            "host_metrics" | "host-metrics" => SourceSpec::HostMetrics(document.parse::<Spec<_>>(path)?.spec),
+            "file" => SourceSpec::File(document.spec()?),
+            "http" => SourceSpec::Http(document.spec()?),
+            "stdin" => SourceSpec::Stdin(document.spec()?),
+            "syslog" => SourceSpec::Syslog(document.spec()?),
+            "host_metrics" | "host-metrics" => SourceSpec::HostMetrics(document.spec()?),
             other => {
-                let hint = nearest(other, SOURCE_TYPES).map(|name| format!("did you mean `{name}`?"));
+                let hint = nearest_of(other, SOURCE_TYPES).map(|name| format!("did you mean `{name}`?"));
                 let message = format!("source type `{other}` is not one of {}", SOURCE_TYPES.join(", "));
-                return Err(document.error(path, "type", message, hint));
+                return Err(document.error("type", message, hint));
             }
         };
-        check_source(&spec).map_err(|(key, message)| document.error(path, key, message, None))?;
+        check_source(&spec).map_err(|(key, message)| document.error(key, message, None))?;
         let is_single = matches!(spec, SourceSpec::Stdin(_) | SourceSpec::Http(_));
         let same = self.sources.iter().find(|(config, ..)| config.spec.type_name() == spec.type_name());
         if let Some((first, other, line)) = same.filter(|_| is_single) {
@@ -215,9 +161,9 @@ impl Loader {
                 SourceSpec::Stdin(_) => "an agent has one standard input: keep one of them",
                 _ => "one HTTP source takes every stream, named by the path: keep one of them",
             };
-            return Err(document.error(path, "type", message, Some(hint.to_owned())));
+            return Err(document.error("type", message, Some(hint.to_owned())));
         }
-        self.sources.push((SourceConfig { name, spec }, path.to_owned(), document.first_line + 1));
+        self.sources.push((SourceConfig { name, spec }, document.path().to_owned(), document.line()));
         Ok(())
     }
 }
@@ -342,92 +288,4 @@ fn check_format(recipe: &Recipe) -> Result<(), Complaint> {
         };
         (key, format!("`spec.{key}`: {chain}"))
     })
-}
-
-/// One YAML document of a file, and where it begins.
-struct Document {
-    text: String,
-    first_line: usize,
-}
-
-/// Splits at lines of `---`. Done here rather than by the parser, so that a line can be named in every error.
-fn documents(text: &str) -> Vec<Document> {
-    let mut out = vec![Document { text: String::new(), first_line: 0 }];
-    for (number, line) in text.lines().enumerate() {
-        if line.trim_end() == "---" || line.starts_with("--- ") {
-            out.push(Document { text: String::new(), first_line: number + 1 });
-        } else if let Some(document) = out.last_mut() {
-            document.text.push_str(line);
-            document.text.push('\n');
-        }
-    }
-    out
-}
-
-impl Document {
-    fn is_empty(&self) -> bool {
-        self.text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#'))
-    }
-
-    fn parse<T: DeserializeOwned>(&self, path: &Utf8Path) -> Result<T, ConfigError> {
-        T::deserialize(Deserializer::from_str(&self.text)).map_err(|error| {
-            let line = error.location().map_or(1, |place| place.line());
-            let full = error.to_string();
-            let message = full.split(" at line ").next().unwrap_or(&full).to_owned();
-            let hint = hint_for(&message);
-            let line = self.line_of_quoted(&message).unwrap_or(line);
-            ConfigError::Document { path: path.to_owned(), line: self.first_line + line, message, hint }
-        })
-    }
-
-    /// The line with what a message quotes first: the parser often names the beginning of the section instead.
-    fn line_of_quoted(&self, message: &str) -> Option<usize> {
-        let quoted = message.split('`').nth(1).filter(|quoted| !quoted.is_empty())?;
-        self.text.lines().position(|line| line.contains(quoted)).map(|index| index + 1)
-    }
-
-    /// An error at the line where `key` stands; of a path such as `timestamp.format`, the last part that is written.
-    fn error(&self, path: &Utf8Path, key: &str, message: String, hint: Option<String>) -> ConfigError {
-        let is_of = |line: &str, key: &str| {
-            line.trim_start_matches([' ', '-', '{'])
-                .strip_prefix(key)
-                .is_some_and(|rest| rest.trim_start().starts_with(':'))
-                || line.contains(&format!("{key}:"))
-        };
-        let mut line = 0;
-        for part in key.split('.') {
-            let found = self.text.lines().skip(line).position(|text| is_of(text, part));
-            line += found.unwrap_or(0);
-        }
-        let line = line + 1;
-        ConfigError::Document { path: path.to_owned(), line: self.first_line + line, message, hint }
-    }
-}
-
-/// Reads "unknown field `x`, expected one of `a`, `b`" and finds the nearest of them.
-fn hint_for(message: &str) -> Option<String> {
-    let (_, rest) =
-        message.split_once("unknown field `").or_else(|| message.split_once("unknown variant `"))?;
-    let (wrong, expected) = rest.split_once('`')?;
-    let allowed = expected.split('`').skip(1).step_by(2);
-    nearest(wrong, allowed).map(|key| format!("did you mean `{key}`?"))
-}
-
-fn nearest<'a>(wrong: &str, allowed: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    allowed.into_iter().min_by_key(|key| edits(&wrong.to_lowercase(), &key.to_lowercase()))
-}
-
-/// Levenshtein distance over bytes: keys are short and ASCII.
-fn edits(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.bytes().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.bytes().enumerate() {
-            let substituted = diagonal + usize::from(x != y);
-            diagonal = row[j + 1];
-            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
 }

@@ -4,7 +4,7 @@ use super::{ConfigError, SourceSpec, load_text};
 
 fn check(text: &str) -> Result<super::Config, (usize, String, Option<String>)> {
     load_text(&[("agent.yaml".into(), text.to_owned())]).map_err(|error| match error {
-        ConfigError::Document { line, message, hint, .. } => (line, message, hint),
+        ConfigError::Document(error) => (error.line, error.message, error.hint),
         other => panic!("{other}"),
     })
 }

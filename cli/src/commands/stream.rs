@@ -1,16 +1,15 @@
 //! `aap stream`.
 
-use std::io::{BufRead, IsTerminal};
-
 use aap_client::operations::{Field, FieldType, Id};
 use aap_client::v1::{DeleteStreamRequest, ListStreamsRequest, ShowStreamRequest, TailStreamRequest};
 use aap_client::{call, problem_of};
-use aap_types::{ExitCode, Problem};
+use aap_types::ExitCode;
 use clap::ArgMatches;
 use serde_json::{Value, json};
 
 use super::{query, text, views};
 use crate::arguments::format_for;
+use crate::confirm::{Answer, Question, confirm};
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::listing::{Object, object, print_item, print_list, print_table};
@@ -139,9 +138,15 @@ pub(super) async fn delete(context: &mut Context<'_>, arguments: &ArgMatches) ->
     // Asked before the question, so that nobody confirms the deletion of what is not there.
     let shown =
         call(context.call_timeout(), api.show_stream(ShowStreamRequest { stream: name.to_owned() })).await?;
-    if !context.settings.yes {
-        confirm(context, name, shown.status.map_or(0, |status| status.rows))?;
-    }
+    let rows = crate::text::count(shown.status.map_or(0, |status| status.rows));
+    confirm(
+        context,
+        &Question {
+            loss: format!("This deletes stream `{name}` with {rows} rows for good."),
+            answer: Answer::Name(name),
+            command: format!("aap stream delete {name} --yes"),
+        },
+    )?;
     let reply =
         call(context.call_timeout(), api.delete_stream(DeleteStreamRequest { stream: name.to_owned() }))
             .await?;
@@ -149,26 +154,6 @@ pub(super) async fn delete(context: &mut Context<'_>, arguments: &ArgMatches) ->
     let as_of_us = context.now_us();
     print_item(context, Id::StreamDelete, &item, as_of_us, |_| Ok(()))?;
     Ok(ExitCode::Ok)
-}
-
-fn confirm(context: &mut Context<'_>, name: &str, rows: u64) -> Result<(), Problem> {
-    let refused = |message: &str| {
-        Problem::new("confirm.needed", ExitCode::Usage, message)
-            .hint_command("delete without being asked", format!("aap stream delete {name} --yes"))
-    };
-    if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
-        return Err(refused("deleting needs a confirmation, and this is not a terminal"));
-    }
-    let rows = crate::text::count(rows);
-    context.printer.error_line(&format!(
-        "This deletes stream `{name}` with {rows} rows for good. Type its name to confirm:"
-    ));
-    let mut answer = String::new();
-    std::io::stdin()
-        .lock()
-        .read_line(&mut answer)
-        .map_err(|error| refused("nothing could be read").caused_by(&error))?;
-    if answer.trim() == name { Ok(()) } else { Err(refused("not confirmed; nothing was deleted")) }
 }
 
 #[cfg(test)]

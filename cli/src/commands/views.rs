@@ -1,6 +1,10 @@
 //! Messages of the platform as objects with the fields of the registry.
 
-use aap_client::v1::{NodeStatus, SourceStatus, StreamCounters, StreamStatus};
+use aap_client::v1::{
+    Change, DeadLetter, NodeStatus, Resource, SinkPosition, SinkStatus, SinkStream, SourceStatus,
+    StreamCounters, StreamStatus,
+};
+use aap_types::Problem;
 use serde_json::{Value, json};
 
 use crate::listing::{Object, object};
@@ -64,6 +68,103 @@ pub(crate) fn source(source: &SourceStatus) -> Object {
     }))
 }
 
+pub(crate) fn applied(change: &Change) -> Object {
+    object(json!({
+        "kind": change.kind,
+        "name": change.name,
+        "action": change.action,
+        "revision": change.revision,
+        "warnings": change.warnings,
+    }))
+}
+
+/// With the documents.
+pub(crate) fn change(change: &Change) -> Object {
+    let mut item = applied(change);
+    item.insert("before".into(), json!(change.before));
+    item.insert("after".into(), json!(change.after));
+    item
+}
+
+pub(crate) fn resource(resource: &Resource) -> Object {
+    object(json!({
+        "kind": resource.kind,
+        "name": resource.name,
+        "revision": resource.revision,
+        "author": resource.author,
+        "created": rfc3339(resource.created_us),
+        "updated": rfc3339(resource.updated_us),
+        "document": resource.document,
+    }))
+}
+
+pub(crate) fn sink(sink: &SinkStatus) -> Object {
+    object(json!({
+        "sink": sink.name,
+        "kind": sink.kind,
+        "target": sink.target,
+        "guarantee": sink.guarantee,
+        "state": sink.state,
+        // As `-o json` prints it where a command fails by it.
+        "problem": problem(&sink.problem).map(|problem| problem.to_json()["error"].take()),
+        "rows": sink.rows,
+        "rows_per_second": sink.rows_per_second,
+        "written": rfc3339(sink.written_us),
+        "dead_letters": sink.dead_letters,
+        "waiting_batches": sink.waiting_batches,
+        "revision": sink.revision,
+        "streams": sink.streams.iter().map(sink_stream).collect::<Vec<_>>(),
+    }))
+}
+
+/// The problem of a sink, while it has one. What cannot be read, because the platform is newer, is shown as it came.
+pub(crate) fn problem(text: &str) -> Option<Problem> {
+    if text.is_empty() {
+        return None;
+    }
+    let newer = || Problem::new("platform.call_failed", aap_types::ExitCode::Failed, text);
+    Some(serde_json::from_str(text).unwrap_or_else(|_newer| newer()))
+}
+
+fn sink_stream(stream: &SinkStream) -> Value {
+    json!({
+        "stream": stream.stream,
+        "rows": stream.rows,
+        "waiting_batches": stream.waiting_batches,
+        "positions": stream.positions.iter().map(sink_position).collect::<Vec<_>>(),
+    })
+}
+
+fn sink_position(position: &SinkPosition) -> Value {
+    json!({
+        "node": position.node,
+        // A 64-bit number that JavaScript and jq would round.
+        "epoch": position.epoch.to_string(),
+        "through": position.through,
+        "landed": position.landed,
+    })
+}
+
+pub(crate) fn dead_letter(letter: &DeadLetter) -> Object {
+    object(json!({
+        "at": rfc3339(letter.at_us),
+        "stream": letter.stream,
+        "node": letter.node,
+        "epoch": letter.epoch.to_string(),
+        "sequence": letter.sequence,
+        "row": letter.row,
+        "reason": letter.reason,
+    }))
+}
+
+/// With the row itself.
+pub(crate) fn dead_letter_with_row(letter: &DeadLetter) -> Object {
+    let mut item = dead_letter(letter);
+    let row = serde_json::from_str(&letter.document).unwrap_or_else(|_no_json| json!(letter.document));
+    item.insert("document".into(), row);
+    item
+}
+
 #[cfg(test)]
 mod tests {
     use aap_client::operations::{Id, of};
@@ -84,5 +185,12 @@ mod tests {
         check(Id::NodeShow, node(&NodeStatus::default()), &[]);
         check(Id::StreamLs, stream(&StreamStatus::default()), &[]);
         check(Id::StreamShow, stream(&StreamStatus::default()), &["columns", "origins"]);
+        check(Id::Apply, applied(&Change::default()), &[]);
+        check(Id::Diff, change(&Change::default()), &[]);
+        check(Id::Get, resource(&Resource::default()), &[]);
+        check(Id::SinkLs, sink(&SinkStatus::default()), &[]);
+        check(Id::SinkShow, sink(&SinkStatus::default()), &[]);
+        check(Id::SinkDlqLs, dead_letter(&DeadLetter::default()), &[]);
+        check(Id::SinkDlqShow, dead_letter_with_row(&DeadLetter::default()), &[]);
     }
 }

@@ -9,17 +9,23 @@ use std::pin::Pin;
 use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
 
+use aap_client::operations;
 use aap_client::status_of_problem;
 use aap_client::v1::ingest_reply::Kind as IngestAnswer;
 use aap_client::v1::ingest_request::Kind as IngestAsk;
 use aap_client::v1::node_server::{Node, NodeServer};
 use aap_client::v1::operator_server::{Operator, OperatorServer};
 use aap_client::v1::query_event::Kind as Event;
+use aap_client::v1::resources_server::ResourcesServer;
 use aap_client::v1::*;
 use aap_types::{ExitCode, Problem};
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream, UnixListenerStream};
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
+
+mod resources;
+
+pub(crate) use resources::ORDERS;
 
 pub(crate) const TOKEN: &str = "5e0f";
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -41,6 +47,7 @@ pub(crate) struct State {
     pub(crate) last_query: Option<QueryRequest>,
     pub(crate) last_tail: Option<TailStreamRequest>,
     pub(crate) deleted: Vec<String>,
+    pub(crate) declared: resources::Declared,
 }
 
 #[derive(Default, Clone)]
@@ -149,6 +156,15 @@ impl Ran {
     }
 }
 
+/// Every item has exactly the fields of the registry.
+pub(crate) fn check_fields(id: operations::Id, item: &serde_json::Value) {
+    let mut expected: Vec<&str> = operations::of(id).output.fields().iter().map(|field| field.name).collect();
+    expected.sort_unstable();
+    let mut found: Vec<&str> = item.as_object().unwrap().keys().map(String::as_str).collect();
+    found.sort_unstable();
+    assert_eq!(found, expected, "{id:?}");
+}
+
 pub(crate) fn status() -> StatusReply {
     let node = NodeStatus {
         node: "web-01".into(),
@@ -181,8 +197,9 @@ async fn serve_operator(fake: Fake) -> std::net::SocketAddr {
             Err(Status::unauthenticated("wrong token"))
         }
     };
-    let service = OperatorServer::with_interceptor(fake, check);
-    let server = tonic::transport::Server::builder().add_service(service);
+    let operator = OperatorServer::with_interceptor(fake.clone(), check);
+    let resources = ResourcesServer::with_interceptor(fake, check);
+    let server = tonic::transport::Server::builder().add_service(operator).add_service(resources);
     tokio::task::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
     address
 }

@@ -6,4 +6,6 @@ mod commands;
 mod fake;
 mod ingest;
 mod queries;
+mod resources;
+mod sinks;
 mod supervisor;

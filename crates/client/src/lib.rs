@@ -13,6 +13,6 @@ mod platform;
 mod problems;
 
 pub use aap_proto::{MESSAGE_BYTES_MAX, status_of_problem, v1};
-pub use aap_runtime::{Clock, Home, SystemClock};
-pub use platform::{Bearer, CoordinatorEndpoints, NodeApi, OperatorApi, Platform, call};
+pub use aap_runtime::{Clock, Home, SystemClock, documents};
+pub use platform::{Bearer, CoordinatorEndpoints, NodeApi, OperatorApi, Platform, ResourcesApi, call};
 pub use problems::{not_running, problem_of};

@@ -9,6 +9,8 @@
 //! | `vocabulary.rs` | the types: [`Operation`], [`Argument`], [`Output`], [`Field`] |
 //! | `platform.rs` | up, down, logs, status, version, completion, help |
 //! | `data.rs` | query, ingest, stream, node |
+//! | `resources.rs` | apply, diff, get, delete: declared objects |
+//! | `sinks.rs` | sink, sink dlq |
 //! | `buffer.rs` | buffer: works on a directory, with no daemon running |
 //! | `globals.rs` | [`GLOBALS`]: arguments that every command takes |
 
@@ -16,6 +18,8 @@ mod buffer;
 mod data;
 mod globals;
 mod platform;
+mod resources;
+mod sinks;
 mod vocabulary;
 
 pub use globals::{GLOBALS, exit_meaning};
@@ -28,12 +32,24 @@ pub const NOUNS: &[Noun] = &[
     Noun { name: "query", summary: "Ask with SQL; list and cancel what is running" },
     Noun { name: "stream", summary: "Streams: what they hold, their newest rows, their files" },
     Noun { name: "node", summary: "Nodes: machines that run an agent" },
+    Noun {
+        name: "sink",
+        summary: "Sinks: where landed rows are delivered to, how far they are, what they refuse",
+    },
+    Noun { name: "sink dlq", summary: "Dead letters of a sink: rows that its server will not take" },
     Noun { name: "buffer", summary: "A buffer directory on this machine, with or without a daemon" },
 ];
 
 /// Every operation, in the order of the help.
 pub fn all() -> impl Iterator<Item = &'static Operation> {
-    platform::OPERATIONS.iter().chain(data::OPERATIONS).chain(buffer::OPERATIONS)
+    let parts = [
+        platform::OPERATIONS,
+        resources::OPERATIONS,
+        data::OPERATIONS,
+        sinks::OPERATIONS,
+        buffer::OPERATIONS,
+    ];
+    parts.into_iter().flatten()
 }
 
 /// The operation of an id.
@@ -67,6 +83,15 @@ mod tests {
             }
         }
         assert_eq!(ids.len(), Id::ALL.len(), "an id without an operation");
+    }
+
+    #[test]
+    fn a_noun_of_two_words_is_within_one_that_stands_before_it() {
+        for (at, noun) in NOUNS.iter().enumerate() {
+            let outer = noun.within();
+            assert!(outer.is_empty() || NOUNS[..at].iter().any(|n| n.name == outer), "{}", noun.name);
+            assert!(all().any(|operation| operation.noun == noun.name), "{}: no verb", noun.name);
+        }
     }
 
     #[test]

@@ -20,6 +20,7 @@ use crate::problems::{not_running, problem_of};
 use crate::v1::NodeStatusRequest;
 use crate::v1::node_client::NodeClient;
 use crate::v1::operator_client::OperatorClient;
+use crate::v1::resources_client::ResourcesClient;
 
 /// How long a connection to a daemon may take. Loopback answers in well under a millisecond.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -32,6 +33,8 @@ const RESTART_LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// What the coordinator answers operators, or a node by itself.
 pub type OperatorApi = OperatorClient<InterceptedService<Channel, Bearer>>;
+/// Declared objects and sinks, which only a coordinator has.
+pub type ResourcesApi = ResourcesClient<InterceptedService<Channel, Bearer>>;
 /// What an agent answers on its own machine.
 pub type NodeApi = NodeClient<Channel>;
 
@@ -98,9 +101,35 @@ impl Platform {
     /// # Errors
     /// `platform.not_running` (7) where nobody listens, `auth.token_unreadable` (4) without a token.
     pub async fn operator(&self) -> Result<OperatorApi, Problem> {
-        if !self.coordinator_file().exists() && self.agent_socket().exists() {
+        if self.has_only_a_node() {
             return self.operator_of_node().await;
         }
+        let (channel, bearer) = self.coordinator_channel().await?;
+        let client = OperatorClient::with_interceptor(channel, bearer);
+        Ok(client.max_decoding_message_size(crate::MESSAGE_BYTES_MAX))
+    }
+
+    /// Connects to the coordinator for declared objects and sinks, which no node has.
+    ///
+    /// # Errors
+    /// As [`Self::operator`]; `platform.needs_coordinator` (7) where only a node runs.
+    pub async fn resources(&self) -> Result<ResourcesApi, Problem> {
+        if self.has_only_a_node() {
+            let message = "declared objects and sinks are the coordinator's, and only a node runs here";
+            return Err(Problem::new("platform.needs_coordinator", ExitCode::Unavailable, message)
+                .hint("ask again where a coordinator runs, or give its home with `--home`"));
+        }
+        let (channel, bearer) = self.coordinator_channel().await?;
+        let client = ResourcesClient::with_interceptor(channel, bearer);
+        Ok(client.max_decoding_message_size(crate::MESSAGE_BYTES_MAX))
+    }
+
+    /// Whether an agent, and never a coordinator, ran in this home.
+    fn has_only_a_node(&self) -> bool {
+        !self.coordinator_file().exists() && self.agent_socket().exists()
+    }
+
+    async fn coordinator_channel(&self) -> Result<(Channel, Bearer), Problem> {
         let endpoints = self.coordinator_endpoints()?;
         let bearer = Bearer::read(&self.home.operator_token_file())?;
         let address = &endpoints.operator;
@@ -112,8 +141,7 @@ impl Platform {
             .patiently(async || tuned(endpoint.clone()).connect().await)
             .await
             .map_err(|error| nobody_answers("the coordinator", address, &error))?;
-        let client = OperatorClient::with_interceptor(channel, bearer);
-        Ok(client.max_decoding_message_size(crate::MESSAGE_BYTES_MAX))
+        Ok((channel, bearer))
     }
 
     /// The same; but where the coordinator does not answer, the node of this home does if it alone is asked.

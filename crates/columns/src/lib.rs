@@ -20,11 +20,13 @@
 //! |---|---|
 //! | `form.rs` | types and names |
 //! | `convert.rs` | values |
+//! | `value.rs` | one value as JSON or as plain text, a row as an object |
 
 mod convert;
 mod form;
 #[cfg(test)]
 mod tests;
+pub mod value;
 
 pub use convert::{convert, text};
 pub use form::{arrow_type, distinct_names, sql_type, stored, unite};

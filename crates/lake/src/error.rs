@@ -85,6 +85,11 @@ impl Error {
         matches!(self, Self::Arrow { .. } | Self::Parquet { .. } | Self::Refused)
     }
 
+    /// Rows could not be handled by whoever was fed them.
+    pub fn about_rows(doing: &'static str, source: arrow_schema::ArrowError) -> Self {
+        Self::Arrow { doing, source }
+    }
+
     pub(crate) fn arrow(doing: &'static str) -> impl FnOnce(arrow_schema::ArrowError) -> Self {
         move |source| Self::Arrow { doing, source }
     }

@@ -12,6 +12,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use tokio::task::spawn_blocking;
 use tracing::{debug, info, warn};
 
+use crate::feed::KnownColumns;
 use crate::pins::Pins;
 use crate::storage::Storage;
 use crate::{Error, FrameInfo, LakeConfig, Pin, Waiting, manifest};
@@ -53,7 +54,7 @@ pub(crate) struct Inner {
     /// Held by whoever changes the lake: loads, compaction, retention and deletion never meet.
     turn: Arc<tokio::sync::Mutex<()>>,
     /// What buffer, readers and the manifest were told last.
-    told: Mutex<Told>,
+    pub(crate) told: Mutex<Told>,
     /// Whether the catalogue may say more than they were told.
     untold: AtomicBool,
     /// Files that were begun and are not known to be visible.
@@ -70,10 +71,12 @@ pub(crate) struct Inner {
 }
 
 #[derive(Debug, Default)]
-struct Told {
+pub(crate) struct Told {
     version: u64,
     files: HashSet<String>,
     cuts: HashMap<StreamKey, Sequence>,
+    pub(crate) deleted: HashMap<StreamKey, Sequence>,
+    pub(crate) columns: KnownColumns,
 }
 
 impl Inner {
@@ -301,7 +304,17 @@ impl Lake {
         }
         let files: HashSet<String> = catalogue.files.iter().map(|file| file.path.clone()).collect();
         inner.pins.hide(told.files.difference(&files).cloned());
-        *told = Told { version: catalogue.version, files, cuts: cut_map(catalogue) };
+        *told = Told {
+            version: catalogue.version,
+            files,
+            cuts: cut_map(catalogue),
+            deleted: catalogue.deleted.iter().cloned().collect(),
+            columns: catalogue
+                .streams
+                .iter()
+                .map(|known| (known.stream.clone(), Arc::new(known.columns.clone())))
+                .collect(),
+        };
     }
 
     /// Removes files that were begun and did not become visible. A commit that failed may stand nevertheless: only the

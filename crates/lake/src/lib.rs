@@ -28,12 +28,14 @@
 //! | `rows.rs` | rows of many batches, system columns included, chunk by chunk |
 //! | `file.rs`, `parquet_file.rs` | chunks → a Parquet file and its record; back |
 //! | `storage.rs` | objects on local disk, synced; the sweep |
+//! | `feed.rs` | [`Lake::feed`]: rows behind a position, from landing buffer or files, for sinks |
 //! | `pins.rs` | who still reads a file that is hidden |
 //! | `manifest.rs` | the list for others, and the catalogue's second copy |
 
 mod config;
 mod dead_letters;
 mod error;
+mod feed;
 mod file;
 mod lake;
 mod load;
@@ -53,6 +55,7 @@ mod waiting;
 
 pub use config::LakeConfig;
 pub use error::Error;
+pub use feed::{Fed, FeedLimits, unite};
 pub use lake::{CONSUMER, Lake, LakeDependencies};
 pub use pins::Pin;
 pub use waiting::{FrameInfo, Waiting};

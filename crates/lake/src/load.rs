@@ -259,7 +259,7 @@ impl Taken {
     }
 }
 
-fn part_of(frame: &Frame) -> Result<Part, String> {
+pub(crate) fn part_of(frame: &Frame) -> Result<Part, String> {
     if frame.rows > FRAME_ROWS_MAX {
         return Err(format!("it has more than {FRAME_ROWS_MAX} rows"));
     }

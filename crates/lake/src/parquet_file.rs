@@ -6,7 +6,7 @@ use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
+use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder, RowSelection};
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::SortingColumn;
@@ -23,6 +23,9 @@ const ROW_GROUP_BYTES: usize = 16 << 20;
 const PAGE_BYTES: usize = 256 << 10;
 /// Three times the effort of level 1 for a tenth less space: files are written once and read for months.
 const ZSTD_LEVEL: i32 = 3;
+
+/// Rows that are decoded at a time.
+const BATCH_ROWS: usize = 8192;
 
 const WRITING: &str = "write Parquet";
 const READING: &str = "read Parquet";
@@ -92,6 +95,13 @@ pub(crate) fn read(
         builder = builder.with_projection(mask);
     }
     builder.with_batch_size(rows.max(1)).build().map_err(Error::parquet(READING))
+}
+
+/// Reads chosen rows of a file, all columns.
+pub(crate) fn read_rows(file: &File, rows: RowSelection) -> Result<ParquetRecordBatchReader, Error> {
+    let file = file.try_clone().map_err(|error| Error::parquet(READING)(error.into()))?;
+    let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(Error::parquet(READING))?;
+    builder.with_row_selection(rows).with_batch_size(BATCH_ROWS).build().map_err(Error::parquet(READING))
 }
 
 /// Reads a whole file.

@@ -129,7 +129,8 @@ struct Pieces<'a> {
     own: usize,
 }
 
-fn gather(
+/// The picked rows, as one batch in the form of `united`.
+pub(crate) fn gather(
     parts: &[Part],
     picks: &[(usize, usize)],
     united: &United,

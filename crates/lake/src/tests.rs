@@ -5,12 +5,14 @@
 //! | `tests/seam.rs` | every row in an answer once |
 //! | `tests/columns.rs` | columns and their types |
 //! | `tests/upkeep.rs` | which rows stand in which file; retention |
+//! | `tests/feed.rs` | what sinks are given |
 //! | `tests/faults.rs` | what cannot be read or written |
 
 #![expect(clippy::disallowed_methods, reason = "tests own the tasks they spawn")]
 
 mod columns;
 mod faults;
+mod feed;
 mod seam;
 mod upkeep;
 

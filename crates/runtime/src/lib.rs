@@ -7,13 +7,16 @@
 //! | `supervisor.rs` | [`Supervisor`]: every task has a [`TaskKind`], an owner and a policy |
 //! | `home.rs` | [`Home`]: where state, run files and configuration lie |
 //! | `logging.rs` | [`init_logging`] |
+//! | `documents.rs` | [`documents`]: resources as YAML documents, each error with its line |
 //! | `durable_file.rs` | [`write_durably`]: the one way to replace a small file |
 //! | `limits.rs` | [`raise_open_file_limit`] |
 //! | `notify.rs` | sd_notify |
 //! | `memory.rs` | heaps that do not multiply, start-up code let go |
+//! | `secret.rs` | [`SecretRef`]: where a secret stands; [`Secret`], which never prints |
 //! | `failpoint.rs` | [`failpoint::hit`]: numbered places where tests kill a process |
 
 mod clock;
+pub mod documents;
 mod durable_file;
 pub mod failpoint;
 mod home;
@@ -21,6 +24,7 @@ mod limits;
 mod logging;
 pub mod memory;
 mod notify;
+mod secret;
 mod shutdown;
 mod supervisor;
 
@@ -30,5 +34,6 @@ pub use home::Home;
 pub use limits::raise_open_file_limit;
 pub use logging::{LogFormat, init_logging};
 pub use notify::notify_ready;
+pub use secret::{Secret, SecretError, SecretRef};
 pub use shutdown::Shutdown;
 pub use supervisor::{OnFailure, Supervisor, TaskKind};

@@ -12,21 +12,25 @@
 //! | `model.rs` | the records |
 //! | `sqlite.rs`, `schema.rs` | [`SqliteStore`]: one file, WAL, `synchronous=FULL` |
 //! | `memory.rs` | [`MemoryStore`] for tests |
+//! | `resources.rs` | what the SQLite store knows of declared objects and of sinks |
 //! | `tests.rs` | one conformance suite that both run |
 
 mod memory;
 mod model;
+mod resources;
 mod schema;
 mod sqlite;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
+
 use aap_types::{NodeId, Sequence, StreamKey, StreamName};
 
 pub use memory::MemoryStore;
 pub use model::{
-    Catalogue, CursorMove, Deleted, LakeCommit, LakeFile, NodeRecord, Retention, RowCounts, SequenceRange,
-    StreamRecord,
+    Catalogue, CursorMove, Deleted, LakeCommit, LakeFile, NodeRecord, ResourceRecord, Retention, RowCounts,
+    SequenceRange, SinkDeadLetter, SinkState, StreamRecord,
 };
 pub use sqlite::SqliteStore;
 
@@ -82,6 +86,18 @@ pub enum Error {
     /// A file to be replaced is no longer in the catalogue.
     #[error("lake file `{0}` is no longer in the catalogue")]
     FileGone(String),
+    /// Somebody changed a declared object in between.
+    #[error("`{kind}/{name}` stands at revision {found}, not at {expected}")]
+    Revision {
+        /// Its kind.
+        kind: String,
+        /// Its name.
+        name: String,
+        /// Where the writer believed it; 0: not there.
+        expected: u64,
+        /// Where it stands; 0: not there.
+        found: u64,
+    },
     /// A stored value means nothing to this build.
     #[error("metadata holds `{0}`, which cannot be read")]
     Unreadable(String),
@@ -141,4 +157,44 @@ pub trait MetadataStore: std::fmt::Debug + Send + Sync + 'static {
     fn restore(&self, catalogue: &Catalogue) -> Result<(), Error>;
     /// How long a stream is kept; `None` for the default of the configuration.
     fn set_retention(&self, stream: &StreamName, retention: Option<&Retention>) -> Result<(), Error>;
+}
+
+/// What operators declared, and what became of it: sinks with their state and dead letters. Implemented by the same stores.
+///
+/// Every method is one transaction and durable when it returns.
+pub trait ResourceStore: std::fmt::Debug + Send + Sync + 'static {
+    /// Declared objects by kind and name.
+    fn resources(&self) -> Result<Vec<ResourceRecord>, Error>;
+    /// Creates an object, or changes it if it stands at the revision before; every revision is kept.
+    ///
+    /// # Errors
+    /// [`Error::Revision`] when somebody changed it in between.
+    fn put_resource(&self, resource: &ResourceRecord) -> Result<(), Error>;
+    /// Deletes an object, and what is known of it as a sink. Whether it was there.
+    fn delete_resource(&self, kind: &str, name: &str) -> Result<bool, Error>;
+    /// What is known of a sink; the default of one that nothing is known of.
+    fn sink_state(&self, uid: &str) -> Result<SinkState, Error>;
+    /// Replaces it.
+    fn set_sink_state(&self, uid: &str, state: &SinkState) -> Result<(), Error>;
+    /// Keeps rows that a sink could not write; one that is kept already stays as it is.
+    fn add_dead_letters(&self, uid: &str, letters: &[SinkDeadLetter]) -> Result<(), Error>;
+    /// Drops those that are in no replay and lie beyond what was written: their rows will be tried again.
+    fn drop_dead_letters_beyond(
+        &self,
+        uid: &str,
+        written: &BTreeMap<StreamKey, Sequence>,
+    ) -> Result<(), Error>;
+    /// The oldest `limit` of them, in order of key, sequence and row.
+    fn dead_letters(&self, uid: &str, limit: usize) -> Result<Vec<SinkDeadLetter>, Error>;
+    /// How many there are.
+    fn dead_letter_count(&self, uid: &str) -> Result<u64, Error>;
+    /// Makes all of a sink's dead letters that are in no replay part of the next one. Returns its number and how many they
+    /// are; 0 where there is nothing to replay.
+    fn begin_replay(&self, uid: &str) -> Result<(u64, u64), Error>;
+    /// Rows of a replay, in order.
+    fn replaying(&self, uid: &str, replay: u64) -> Result<Vec<SinkDeadLetter>, Error>;
+    /// A replay was written, except for these rows, which stay with their new reasons.
+    fn end_replay(&self, uid: &str, replay: u64, failed: &[SinkDeadLetter]) -> Result<(), Error>;
+    /// Drops all dead letters that are in no replay. Returns how many.
+    fn purge_dead_letters(&self, uid: &str) -> Result<u64, Error>;
 }

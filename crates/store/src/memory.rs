@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use aap_types::{NodeId, Sequence, StreamKey, StreamName, unite_columns};
+use aap_types::{BatchId, NodeId, Sequence, StreamKey, StreamName, unite_columns};
 
 use crate::{
-    Catalogue, Deleted, Error, LakeCommit, LakeFile, MetadataStore, NodeRecord, Retention, RowCounts,
-    StreamRecord,
+    Catalogue, Deleted, Error, LakeCommit, LakeFile, MetadataStore, NodeRecord, ResourceRecord,
+    ResourceStore, Retention, RowCounts, SinkDeadLetter, SinkState, StreamRecord,
 };
 
 /// Metadata in memory. Behaves as [`crate::SqliteStore`] does, but forgets.
@@ -25,6 +25,15 @@ struct State {
     cursors: BTreeMap<StreamKey, Sequence>,
     deleted: BTreeMap<StreamKey, Sequence>,
     version: u64,
+    resources: BTreeMap<(String, String), ResourceRecord>,
+    sinks: BTreeMap<String, SinkState>,
+    dead_letters: BTreeMap<(String, BatchId, u64), SinkDeadLetter>,
+}
+
+impl State {
+    fn of_sink(&self, uid: &str) -> impl Iterator<Item = &SinkDeadLetter> {
+        self.dead_letters.iter().filter(move |((sink, ..), _)| sink == uid).map(|(_, letter)| letter)
+    }
 }
 
 impl MemoryStore {
@@ -148,5 +157,104 @@ impl MetadataStore for MemoryStore {
             None => state.retention.remove(stream),
         };
         Ok(())
+    }
+}
+
+impl ResourceStore for MemoryStore {
+    fn resources(&self) -> Result<Vec<ResourceRecord>, Error> {
+        Ok(self.state().resources.values().cloned().collect())
+    }
+
+    fn put_resource(&self, resource: &ResourceRecord) -> Result<(), Error> {
+        let (kind, name) = (resource.kind.clone(), resource.name.clone());
+        let mut state = self.state();
+        let found = state.resources.get(&(kind.clone(), name.clone())).map_or(0, |known| known.revision);
+        let expected = resource.revision.saturating_sub(1);
+        if found != expected {
+            return Err(Error::Revision { kind, name, expected, found });
+        }
+        state.resources.insert((kind, name), resource.clone());
+        Ok(())
+    }
+
+    fn delete_resource(&self, kind: &str, name: &str) -> Result<bool, Error> {
+        let mut state = self.state();
+        let deleted = state.resources.remove(&(kind.to_owned(), name.to_owned()));
+        if let Some(deleted) = &deleted {
+            state.sinks.remove(&deleted.uid);
+            state.dead_letters.retain(|(sink, ..), _| *sink != deleted.uid);
+        }
+        Ok(deleted.is_some())
+    }
+
+    fn sink_state(&self, uid: &str) -> Result<SinkState, Error> {
+        Ok(self.state().sinks.get(uid).cloned().unwrap_or_default())
+    }
+
+    fn set_sink_state(&self, uid: &str, sink: &SinkState) -> Result<(), Error> {
+        self.state().sinks.insert(uid.to_owned(), sink.clone());
+        Ok(())
+    }
+
+    fn add_dead_letters(&self, uid: &str, letters: &[SinkDeadLetter]) -> Result<(), Error> {
+        let mut state = self.state();
+        for letter in letters {
+            let place = (uid.to_owned(), letter.batch.clone(), letter.row);
+            state.dead_letters.entry(place).or_insert_with(|| letter.clone());
+        }
+        Ok(())
+    }
+
+    fn drop_dead_letters_beyond(
+        &self,
+        uid: &str,
+        written: &BTreeMap<StreamKey, Sequence>,
+    ) -> Result<(), Error> {
+        self.state().dead_letters.retain(|(sink, batch, _), letter| {
+            let through = written.get(&batch.key).copied().unwrap_or_default();
+            sink != uid || letter.replay != 0 || batch.sequence <= through
+        });
+        Ok(())
+    }
+
+    fn dead_letters(&self, uid: &str, limit: usize) -> Result<Vec<SinkDeadLetter>, Error> {
+        Ok(self.state().of_sink(uid).take(limit).cloned().collect())
+    }
+
+    fn dead_letter_count(&self, uid: &str) -> Result<u64, Error> {
+        Ok(self.state().of_sink(uid).count() as u64)
+    }
+
+    fn begin_replay(&self, uid: &str) -> Result<(u64, u64), Error> {
+        let mut state = self.state();
+        let number = state.sinks.get(uid).map_or(0, |known| known.replays) + 1;
+        let mut rows = 0;
+        for ((sink, ..), letter) in &mut state.dead_letters {
+            if sink == uid && letter.replay == 0 {
+                letter.replay = number;
+                rows += 1;
+            }
+        }
+        if rows == 0 {
+            return Ok((0, 0));
+        }
+        state.sinks.entry(uid.to_owned()).or_default().replays = number;
+        Ok((number, rows))
+    }
+
+    fn replaying(&self, uid: &str, replay: u64) -> Result<Vec<SinkDeadLetter>, Error> {
+        Ok(self.state().of_sink(uid).filter(|letter| letter.replay == replay).cloned().collect())
+    }
+
+    fn end_replay(&self, uid: &str, replay: u64, failed: &[SinkDeadLetter]) -> Result<(), Error> {
+        self.state().dead_letters.retain(|(sink, ..), letter| sink != uid || letter.replay != replay);
+        self.add_dead_letters(uid, failed)
+    }
+
+    fn purge_dead_letters(&self, uid: &str) -> Result<u64, Error> {
+        let mut state = self.state();
+        let before = state.dead_letters.len();
+        state.dead_letters.retain(|(sink, ..), letter| sink != uid || letter.replay != 0);
+        Ok((before - state.dead_letters.len()) as u64)
     }
 }

@@ -1,6 +1,6 @@
 //! The records of the metadata store.
 
-use aap_types::{ByteCount, Epoch, NodeId, Sequence, StreamKey, StreamName};
+use aap_types::{BatchId, ByteCount, Epoch, NodeId, Sequence, StreamKey, StreamName};
 use serde::{Deserialize, Serialize};
 
 /// What is known about a node whether or not it is connected.
@@ -162,4 +162,53 @@ pub struct Catalogue {
 pub struct Deleted {
     /// Files to unlink once nobody reads them.
     pub files: Vec<LakeFile>,
+}
+
+/// A declared object: what `aap apply` was given, as it stands now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResourceRecord {
+    /// `Sink`, `Source` and so on.
+    pub kind: String,
+    /// Unique within its kind.
+    pub name: String,
+    /// Given when it was created: one deleted and made again is another. 32 hexadecimal digits.
+    pub uid: String,
+    /// 1 when it was created, one more with every change.
+    pub revision: u64,
+    /// The document, as it was written.
+    pub document: String,
+    /// Who changed it last.
+    pub author: String,
+    /// When it was created.
+    pub created_us: i64,
+    /// When it was changed last.
+    pub updated_us: i64,
+}
+
+/// What is known of a sink beside its document and what its server knows.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SinkState {
+    /// Whether an operator stopped it.
+    pub paused: bool,
+    /// Where it begins, of the keys that were there when it was created; the others begin at their first batch.
+    pub starts: Vec<(StreamKey, Sequence)>,
+    /// The number of the newest replay of dead letters that was begun.
+    pub replays: u64,
+}
+
+/// A row that a sink could not write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SinkDeadLetter {
+    /// The batch it is of.
+    pub batch: BatchId,
+    /// Which row of it.
+    pub row: u64,
+    /// Why, as the operator reads it.
+    pub reason: String,
+    /// When it was put here.
+    pub at_us: i64,
+    /// The row: an Arrow IPC stream of one batch of one row.
+    pub arrow: Vec<u8>,
+    /// The replay it is part of, 0 if none.
+    pub replay: u64,
 }

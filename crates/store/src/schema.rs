@@ -6,7 +6,7 @@ use rusqlite::Connection;
 use crate::Error;
 
 /// One step per version, never changed once released.
-const MIGRATIONS: [&str; 2] = ["
+const MIGRATIONS: [&str; 3] = ["
     CREATE TABLE nodes (
         node TEXT PRIMARY KEY, first_seen_us INTEGER NOT NULL, last_seen_us INTEGER NOT NULL,
         store_id BLOB NOT NULL, generation INTEGER NOT NULL, epoch INTEGER NOT NULL, agent_version TEXT NOT NULL
@@ -40,6 +40,24 @@ const MIGRATIONS: [&str; 2] = ["
         node TEXT NOT NULL, epoch INTEGER NOT NULL, stream TEXT NOT NULL, through INTEGER NOT NULL,
         PRIMARY KEY (node, epoch, stream)
     ) STRICT, WITHOUT ROWID;
+", "
+    CREATE TABLE resources (
+        kind TEXT NOT NULL, name TEXT NOT NULL, uid TEXT NOT NULL UNIQUE, revision INTEGER NOT NULL,
+        document TEXT NOT NULL, author TEXT NOT NULL, created_us INTEGER NOT NULL, updated_us INTEGER NOT NULL,
+        PRIMARY KEY (kind, name)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE resource_revisions (
+        uid TEXT NOT NULL, revision INTEGER NOT NULL, kind TEXT NOT NULL, name TEXT NOT NULL,
+        document TEXT NOT NULL, author TEXT NOT NULL, at_us INTEGER NOT NULL,
+        PRIMARY KEY (uid, revision)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE sink_states (uid TEXT PRIMARY KEY, state TEXT NOT NULL) STRICT, WITHOUT ROWID;
+    CREATE TABLE sink_dead_letters (
+        sink TEXT NOT NULL, node TEXT NOT NULL, epoch INTEGER NOT NULL, stream TEXT NOT NULL,
+        sequence INTEGER NOT NULL, row INTEGER NOT NULL, reason TEXT NOT NULL, at_us INTEGER NOT NULL,
+        arrow BLOB NOT NULL, replay INTEGER NOT NULL DEFAULT 0,
+        PRIMARY KEY (sink, node, epoch, stream, sequence, row)
+    ) STRICT;
 "];
 
 /// Brings `connection` to the newest version, or refuses one that is newer than this build.

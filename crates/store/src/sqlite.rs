@@ -3,6 +3,7 @@
 //! WAL with `synchronous=FULL`: a commit that returned survives a power cut. That matters, because the landing buffer
 //! reclaims frames as soon as the lake's cut has moved past them.
 
+use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -12,8 +13,8 @@ use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehav
 
 use crate::schema::migrate;
 use crate::{
-    Catalogue, CursorMove, Deleted, Error, LakeCommit, LakeFile, MetadataStore, NodeRecord, Retention,
-    RowCounts, StreamRecord,
+    Catalogue, CursorMove, Deleted, Error, LakeCommit, LakeFile, MetadataStore, NodeRecord, ResourceRecord,
+    ResourceStore, Retention, RowCounts, SinkDeadLetter, SinkState, StreamRecord, resources,
 };
 
 /// Longer than any transaction of ours, shorter than a person's patience.
@@ -230,8 +231,66 @@ impl MetadataStore for SqliteStore {
     }
 }
 
+impl ResourceStore for SqliteStore {
+    fn resources(&self) -> Result<Vec<ResourceRecord>, Error> {
+        self.read("list resources", resources::all)
+    }
+
+    fn put_resource(&self, resource: &ResourceRecord) -> Result<(), Error> {
+        self.write("write a resource", |t| resources::put(t, resource))
+    }
+
+    fn delete_resource(&self, kind: &str, name: &str) -> Result<bool, Error> {
+        self.write("delete a resource", |t| resources::delete(t, kind, name))
+    }
+
+    fn sink_state(&self, uid: &str) -> Result<SinkState, Error> {
+        self.read("read the state of a sink", |t| resources::state(t, uid))
+    }
+
+    fn set_sink_state(&self, uid: &str, state: &SinkState) -> Result<(), Error> {
+        self.write("write the state of a sink", |t| resources::set_state(t, uid, state))
+    }
+
+    fn add_dead_letters(&self, uid: &str, letters: &[SinkDeadLetter]) -> Result<(), Error> {
+        self.write("keep dead letters", |t| resources::add_dead_letters(t, uid, letters))
+    }
+
+    fn drop_dead_letters_beyond(
+        &self,
+        uid: &str,
+        written: &BTreeMap<StreamKey, Sequence>,
+    ) -> Result<(), Error> {
+        self.write("drop dead letters", |t| resources::drop_beyond(t, uid, written))
+    }
+
+    fn dead_letters(&self, uid: &str, limit: usize) -> Result<Vec<SinkDeadLetter>, Error> {
+        self.read("list dead letters", |t| resources::dead_letters(t, uid, None, limit))
+    }
+
+    fn dead_letter_count(&self, uid: &str) -> Result<u64, Error> {
+        self.read("count dead letters", |t| resources::dead_letter_count(t, uid))
+    }
+
+    fn begin_replay(&self, uid: &str) -> Result<(u64, u64), Error> {
+        self.write("begin a replay", |t| resources::begin_replay(t, uid))
+    }
+
+    fn replaying(&self, uid: &str, replay: u64) -> Result<Vec<SinkDeadLetter>, Error> {
+        self.read("list a replay", |t| resources::dead_letters(t, uid, Some(replay), usize::MAX))
+    }
+
+    fn end_replay(&self, uid: &str, replay: u64, failed: &[SinkDeadLetter]) -> Result<(), Error> {
+        self.write("end a replay", |t| resources::end_replay(t, uid, replay, failed))
+    }
+
+    fn purge_dead_letters(&self, uid: &str) -> Result<u64, Error> {
+        self.write("purge dead letters", |t| resources::purge(t, uid))
+    }
+}
+
 /// Either SQLite failed, or the change was refused for a reason of ours.
-enum Failure {
+pub(crate) enum Failure {
     Sqlite(rusqlite::Error),
     Refused(Error),
 }
@@ -295,15 +354,15 @@ fn lock(connection: &Mutex<Connection>) -> MutexGuard<'_, Connection> {
 }
 
 /// SQLite has no unsigned 64-bit integer; the bits are kept.
-fn signed(number: u64) -> i64 {
+pub(crate) fn signed(number: u64) -> i64 {
     number.cast_signed()
 }
 
-fn unsigned(number: i64) -> u64 {
+pub(crate) fn unsigned(number: i64) -> u64 {
     number.cast_unsigned()
 }
 
-fn name<T: std::str::FromStr>(text: String) -> Result<T, Failure> {
+pub(crate) fn name<T: std::str::FromStr>(text: String) -> Result<T, Failure> {
     text.parse().map_err(|_| Failure::Refused(Error::Unreadable(text)))
 }
 

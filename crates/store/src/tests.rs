@@ -1,11 +1,11 @@
 //! What every metadata store promises, run on each of them.
 
-use aap_types::{ByteCount, Epoch, Sequence, StreamKey};
+use aap_types::{BatchId, ByteCount, Epoch, Sequence, StreamKey};
 use camino::Utf8PathBuf;
 
 use crate::{
-    CursorMove, Error, LakeCommit, LakeFile, MemoryStore, MetadataStore, NodeRecord, Retention, RowCounts,
-    SequenceRange, SqliteStore,
+    CursorMove, Error, LakeCommit, LakeFile, MemoryStore, MetadataStore, NodeRecord, ResourceRecord,
+    ResourceStore, Retention, RowCounts, SequenceRange, SinkDeadLetter, SinkState, SqliteStore,
 };
 
 fn check(promise: impl Fn(&dyn MetadataStore)) {
@@ -228,4 +228,94 @@ fn a_damaged_file_is_put_aside_and_never_prevents_a_start() {
         drop(store);
         std::fs::remove_file(&path).unwrap();
     }
+}
+
+fn check_resources(promise: impl Fn(&dyn ResourceStore)) {
+    promise(&MemoryStore::default());
+    let directory = tempfile::tempdir().unwrap();
+    let path = Utf8PathBuf::from_path_buf(directory.path().join("meta.db")).unwrap();
+    promise(&SqliteStore::open(&path).unwrap());
+}
+
+fn resource(name: &str, revision: u64, document: &str) -> ResourceRecord {
+    ResourceRecord {
+        kind: "Sink".to_owned(),
+        name: name.to_owned(),
+        uid: format!("uid-of-{name}"),
+        revision,
+        document: document.to_owned(),
+        author: "operator".to_owned(),
+        created_us: 1,
+        updated_us: i64::try_from(revision).unwrap(),
+    }
+}
+
+#[test]
+fn a_resource_changes_only_from_the_revision_that_was_seen() {
+    check_resources(|store| {
+        store.put_resource(&resource("b", 1, "one")).unwrap();
+        store.put_resource(&resource("a", 1, "other")).unwrap();
+        store.put_resource(&resource("b", 2, "two")).unwrap();
+        for stale in [1, 2, 4] {
+            let refused = store.put_resource(&resource("b", stale, "stale")).unwrap_err();
+            assert!(matches!(refused, Error::Revision { found: 2, .. }), "{refused:?}");
+        }
+        assert_eq!(store.resources().unwrap(), [resource("a", 1, "other"), resource("b", 2, "two")]);
+        assert!(store.delete_resource("Sink", "b").unwrap());
+        assert!(!store.delete_resource("Sink", "b").unwrap());
+        assert_eq!(store.resources().unwrap(), [resource("a", 1, "other")]);
+    });
+}
+
+fn letter(row: u64, reason: &str, replay: u64) -> SinkDeadLetter {
+    SinkDeadLetter {
+        batch: BatchId { key: key("logs"), sequence: Sequence(3) },
+        row,
+        reason: reason.to_owned(),
+        at_us: 5,
+        arrow: vec![1, 2, 3],
+        replay,
+    }
+}
+
+#[test]
+fn a_dead_letter_is_kept_once_and_replayed_once() {
+    check_resources(|store| {
+        store.put_resource(&resource("b", 1, "one")).unwrap();
+        let uid = "uid-of-b";
+        assert_eq!(store.begin_replay(uid).unwrap(), (0, 0), "nothing to replay");
+        store.add_dead_letters(uid, &[letter(1, "first", 0), letter(0, "zeroth", 0)]).unwrap();
+        store.add_dead_letters(uid, &[letter(1, "again", 0)]).unwrap();
+        store.add_dead_letters("another", &[letter(9, "of another sink", 0)]).unwrap();
+        assert_eq!(store.dead_letters(uid, 9).unwrap(), [letter(0, "zeroth", 0), letter(1, "first", 0)]);
+        assert_eq!(store.dead_letters(uid, 1).unwrap(), [letter(0, "zeroth", 0)]);
+
+        let written = |through| [(key("logs"), Sequence(through))].into();
+        store.drop_dead_letters_beyond(uid, &written(3)).unwrap();
+        assert_eq!(store.dead_letter_count(uid).unwrap(), 2, "what was written around them stands");
+
+        assert_eq!(store.begin_replay(uid).unwrap(), (1, 2));
+        store.add_dead_letters(uid, &[letter(2, "came meanwhile", 0)]).unwrap();
+        assert_eq!(store.replaying(uid, 1).unwrap(), [letter(0, "zeroth", 1), letter(1, "first", 1)]);
+        store.drop_dead_letters_beyond(uid, &written(2)).unwrap();
+        assert_eq!(
+            store.dead_letter_count(uid).unwrap(),
+            2,
+            "their group was not committed; the replay goes on"
+        );
+        store.add_dead_letters(uid, &[letter(2, "came meanwhile", 0)]).unwrap();
+        assert_eq!(store.purge_dead_letters(uid).unwrap(), 1, "what is being replayed stays");
+        store.end_replay(uid, 1, &[letter(1, "still bad", 0)]).unwrap();
+        assert_eq!(store.dead_letters(uid, 9).unwrap(), [letter(1, "still bad", 0)]);
+        assert_eq!(store.begin_replay(uid).unwrap(), (2, 1), "the next replay has the next number");
+        assert_eq!(store.dead_letter_count(uid).unwrap(), 1);
+        assert_eq!(store.dead_letter_count("another").unwrap(), 1);
+
+        let state = SinkState { paused: true, starts: vec![(key("logs"), Sequence(7))], replays: 2 };
+        store.set_sink_state(uid, &state).unwrap();
+        assert_eq!(store.sink_state(uid).unwrap(), state);
+        store.delete_resource("Sink", "b").unwrap();
+        assert_eq!(store.sink_state(uid).unwrap(), SinkState::default());
+        assert_eq!(store.dead_letter_count(uid).unwrap(), 0);
+    });
 }

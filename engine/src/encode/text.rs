@@ -1,9 +1,9 @@
 //! Rows, JSON, NDJSON and CSV.
 
+use aap_columns::value::{self, Form, object_keys, write_object, writers};
 use arrow_array::{Array, RecordBatch};
 use arrow_schema::{DataType, SchemaRef};
 
-use super::value::{self, Form, Writer};
 use super::{Encoder, Stop};
 use crate::output::Output;
 
@@ -29,10 +29,6 @@ fn rows(
 
 /// Wide rows are sent before a batch is complete.
 const FLUSH_BYTES: usize = 64 << 10;
-
-fn writers(batch: &RecordBatch, form: Form) -> Vec<Writer<'_>> {
-    batch.columns().iter().map(|column| value::writer(column.as_ref(), form)).collect()
-}
 
 /// Each row as one JSON array on a line.
 pub(super) struct Rows;
@@ -61,41 +57,6 @@ impl Encoder for Rows {
     }
 }
 
-/// `"name":` of each column. Of two columns of one name the second gets a number, since JSON keeps only one.
-fn keys(schema: &SchemaRef) -> Vec<Vec<u8>> {
-    let mut taken: Vec<String> = vec![];
-    for field in schema.fields() {
-        let mut name = field.name().clone();
-        let mut number = 1;
-        while taken.contains(&name) {
-            name = format!("{}_{number}", field.name());
-            number += 1;
-        }
-        taken.push(name);
-    }
-    taken
-        .iter()
-        .map(|name| {
-            let mut key = vec![];
-            value::write_json_text(name, &mut key);
-            key.push(b':');
-            key
-        })
-        .collect()
-}
-
-fn write_object(index: usize, keys: &[Vec<u8>], writers: &[Writer<'_>], out: &mut Vec<u8>) {
-    out.push(b'{');
-    for (place, (key, write)) in keys.iter().zip(writers).enumerate() {
-        if place > 0 {
-            out.push(b',');
-        }
-        out.extend_from_slice(key);
-        write(index, out);
-    }
-    out.push(b'}');
-}
-
 /// One JSON object a line.
 pub(super) struct Ndjson {
     keys: Vec<Vec<u8>>,
@@ -103,7 +64,7 @@ pub(super) struct Ndjson {
 
 impl Ndjson {
     pub(super) fn new(schema: &SchemaRef) -> Self {
-        Self { keys: keys(schema) }
+        Self { keys: object_keys(schema) }
     }
 }
 
@@ -133,7 +94,7 @@ pub(super) struct Json {
 
 impl Json {
     pub(super) fn new(schema: &SchemaRef) -> Self {
-        Self { keys: keys(schema), any: false }
+        Self { keys: object_keys(schema), any: false }
     }
 }
 

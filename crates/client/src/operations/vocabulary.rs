@@ -15,6 +15,10 @@ pub enum Id {
     Version,
     Completion,
     Help,
+    Apply,
+    Diff,
+    Get,
+    Delete,
     QueryRun,
     QueryLs,
     QueryCancel,
@@ -27,6 +31,15 @@ pub enum Id {
     NodeLs,
     NodeShow,
     NodeRecover,
+    SinkLs,
+    SinkShow,
+    SinkTest,
+    SinkPause,
+    SinkResume,
+    SinkDlqLs,
+    SinkDlqShow,
+    SinkDlqReplay,
+    SinkDlqPurge,
     BufferLs,
     BufferShow,
     BufferVerify,
@@ -37,7 +50,7 @@ pub enum Id {
 
 impl Id {
     /// Every id.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 38] = [
         Self::Up,
         Self::Down,
         Self::Logs,
@@ -45,6 +58,10 @@ impl Id {
         Self::Version,
         Self::Completion,
         Self::Help,
+        Self::Apply,
+        Self::Diff,
+        Self::Get,
+        Self::Delete,
         Self::QueryRun,
         Self::QueryLs,
         Self::QueryCancel,
@@ -57,6 +74,15 @@ impl Id {
         Self::NodeLs,
         Self::NodeShow,
         Self::NodeRecover,
+        Self::SinkLs,
+        Self::SinkShow,
+        Self::SinkTest,
+        Self::SinkPause,
+        Self::SinkResume,
+        Self::SinkDlqLs,
+        Self::SinkDlqShow,
+        Self::SinkDlqReplay,
+        Self::SinkDlqPurge,
         Self::BufferLs,
         Self::BufferShow,
         Self::BufferVerify,
@@ -69,10 +95,22 @@ impl Id {
 /// A kind of object that operations act on.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Noun {
-    /// As typed.
+    /// As typed. Two words, such as `sink dlq`, are a noun within the noun of the first.
     pub name: &'static str,
     /// One line.
     pub summary: &'static str,
+}
+
+impl Noun {
+    /// The noun that this one is within; empty for most.
+    pub fn within(&self) -> &'static str {
+        self.name.rsplit_once(' ').map_or("", |(outer, _)| outer)
+    }
+
+    /// The last word, which is what the noun is called within the other.
+    pub fn word(&self) -> &'static str {
+        self.name.rsplit_once(' ').map_or(self.name, |(_, word)| word)
+    }
 }
 
 /// One thing an operator can do.
@@ -80,7 +118,7 @@ pub struct Noun {
 pub struct Operation {
     /// Which.
     pub id: Id,
-    /// The noun, empty for a command that is a verb alone, such as `up`.
+    /// The noun, of one word or two; empty for a command that is a verb alone, such as `up`.
     pub noun: &'static str,
     /// The verb.
     pub verb: &'static str,
@@ -111,12 +149,12 @@ pub struct Operation {
 impl Operation {
     /// As typed: `aap stream ls`.
     pub fn command(&self) -> String {
-        let mut text = "aap".to_owned();
-        for word in [self.noun, self.verb].into_iter().filter(|word| !word.is_empty()) {
-            text.push(' ');
-            text.push_str(word);
-        }
-        text
+        format!("aap {}", self.words())
+    }
+
+    /// The same without the program: `stream ls`.
+    pub fn words(&self) -> String {
+        if self.noun.is_empty() { self.verb.to_owned() } else { format!("{} {}", self.noun, self.verb) }
     }
 }
 
@@ -412,6 +450,8 @@ pub enum FieldType {
     Boolean,
     /// A list of texts.
     Texts,
+    /// An object; null: none.
+    Object,
     /// A list of objects.
     Objects,
 }

@@ -18,31 +18,33 @@ use std::io::Write;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types as arrow;
-use arrow_array::{Array, ArrowPrimitiveType, OffsetSizeTrait};
+use arrow_array::{Array, ArrowPrimitiveType, OffsetSizeTrait, RecordBatch};
 use arrow_cast::display::{ArrayFormatter, FormatOptions};
-use arrow_schema::{DataType, IntervalUnit, TimeUnit};
+use arrow_schema::{DataType, IntervalUnit, Schema, TimeUnit};
 
 /// JSON, or text without quotes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Form {
+pub enum Form {
+    /// JSON.
     Json,
+    /// Text without quotes.
     Plain,
 }
 
 /// Appends the value of a row.
-pub(super) type Writer<'a> = Box<dyn Fn(usize, &mut Vec<u8>) + 'a>;
+pub type Writer<'a> = Box<dyn Fn(usize, &mut Vec<u8>) + 'a>;
 
 /// Digits that a double holds exactly.
 const EXACT_DIGITS: usize = 15;
 const MICROS_PER_DAY: i64 = 86_400_000_000;
 
 /// Whether a row is NULL, also through a dictionary.
-pub(super) fn is_null(array: &dyn Array, row: usize) -> bool {
+pub fn is_null(array: &dyn Array, row: usize) -> bool {
     *array.data_type() == DataType::Null || array.is_null(row)
 }
 
 /// The writer of a column.
-pub(super) fn writer(array: &dyn Array, form: Form) -> Writer<'_> {
+pub fn writer(array: &dyn Array, form: Form) -> Writer<'_> {
     let inner = present(array, form);
     if *array.data_type() == DataType::Null {
         return Box::new(|_, out| out.extend_from_slice(b"null"));
@@ -57,6 +59,71 @@ pub(super) fn writer(array: &dyn Array, form: Form) -> Writer<'_> {
         }),
         _ => inner,
     }
+}
+
+/// The rows of a batch as JSON objects, one member for each column.
+pub struct Objects<'a> {
+    keys: Vec<Vec<u8>>,
+    writers: Vec<Writer<'a>>,
+}
+
+impl std::fmt::Debug for Objects<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Objects").field("columns", &self.keys.len()).finish_non_exhaustive()
+    }
+}
+
+impl<'a> Objects<'a> {
+    /// The rows of `batch`.
+    pub fn of(batch: &'a RecordBatch) -> Self {
+        Self { keys: object_keys(&batch.schema()), writers: writers(batch, Form::Json) }
+    }
+
+    /// Appends one row.
+    pub fn write(&self, row: usize, out: &mut Vec<u8>) {
+        write_object(row, &self.keys, &self.writers, out);
+    }
+}
+
+/// The writers of all columns.
+pub fn writers(batch: &RecordBatch, form: Form) -> Vec<Writer<'_>> {
+    batch.columns().iter().map(|column| writer(column.as_ref(), form)).collect()
+}
+
+/// `"name":` of each column. Of two columns of one name the second gets a number, since JSON keeps only one.
+pub fn object_keys(schema: &Schema) -> Vec<Vec<u8>> {
+    let mut taken: Vec<String> = vec![];
+    for field in schema.fields() {
+        let mut name = field.name().clone();
+        let mut number = 1;
+        while taken.contains(&name) {
+            name = format!("{}_{number}", field.name());
+            number += 1;
+        }
+        taken.push(name);
+    }
+    taken
+        .iter()
+        .map(|name| {
+            let mut key = vec![];
+            write_json_text(name, &mut key);
+            key.push(b':');
+            key
+        })
+        .collect()
+}
+
+/// Appends a row as an object with these keys.
+pub fn write_object(row: usize, keys: &[Vec<u8>], writers: &[Writer<'_>], out: &mut Vec<u8>) {
+    out.push(b'{');
+    for (place, (key, write)) in keys.iter().zip(writers).enumerate() {
+        if place > 0 {
+            out.push(b',');
+        }
+        out.extend_from_slice(key);
+        write(row, out);
+    }
+    out.push(b'}');
 }
 
 /// The writer of rows that are not NULL.
@@ -325,7 +392,7 @@ fn write_text(text: &str, form: Form, out: &mut Vec<u8>) {
 }
 
 /// A JSON string. Copies the runs between characters that need escaping.
-pub(super) fn write_json_text(text: &str, out: &mut Vec<u8>) {
+pub fn write_json_text(text: &str, out: &mut Vec<u8>) {
     out.push(b'"');
     let bytes = text.as_bytes();
     let mut done = 0;

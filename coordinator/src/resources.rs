@@ -1,0 +1,364 @@
+//! Declared objects: what `aap apply`, `diff`, `get`, `delete` and `aap sink` ask of the coordinator.
+//!
+//! A document is checked whole before anything changes; then it is written to the store, and what it declares is started.
+
+use std::sync::Arc;
+
+use aap_proto::status_of_problem;
+use aap_proto::v1::{self, resources_server::Resources};
+use aap_runtime::Clock;
+use aap_runtime::documents::{Document, documents};
+use aap_store::{ResourceRecord, ResourceStore, SinkState};
+use aap_types::{ExitCode, Problem, StreamName, nearest};
+use tonic::{Request, Response, Status};
+
+use crate::sinks::{self, SinkSpec, Sinks, Start, blocking, dead_letter_row};
+
+/// Whoever holds the operator's token.
+const AUTHOR: &str = "operator";
+/// Every kind that can be applied.
+const KINDS: [&str; 1] = [sinks::KIND];
+/// How long a sink may take to say whether it could write.
+const TEST_DEADLINE: std::time::Duration = std::time::Duration::from_secs(25);
+
+/// The service. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct ResourceService {
+    pub(crate) store: Arc<dyn ResourceStore>,
+    pub(crate) sinks: Sinks,
+    pub(crate) clock: Arc<dyn Clock>,
+    /// One change at a time: what was checked is still so when it is written.
+    pub(crate) turn: Arc<tokio::sync::Mutex<()>>,
+}
+
+/// A document that was checked.
+struct Wanted {
+    kind: &'static str,
+    name: String,
+    text: String,
+    /// Where it begins, of a new one.
+    starts_now: bool,
+}
+
+impl ResourceService {
+    fn wanted(&self, files: &[v1::apply_request::File]) -> Result<Vec<Wanted>, Problem> {
+        let mut all: Vec<Wanted> = vec![];
+        for file in files {
+            for document in documents(file.path.as_str().into(), &file.text) {
+                let wanted = check(&document)?;
+                if all.iter().any(|known| known.kind == wanted.kind && known.name == wanted.name) {
+                    let message = format!("a second {} `{}`", wanted.kind, wanted.name);
+                    let hint = Some("keep one of them".to_owned());
+                    return Err(document.error("name", message, hint).problem());
+                }
+                all.push(wanted);
+            }
+        }
+        if all.is_empty() {
+            let problem =
+                Problem::new("config.invalid", ExitCode::Usage, "there is no document in what was given");
+            return Err(problem.hint("a document begins with `apiVersion: aap/v1`"));
+        }
+        Ok(all)
+    }
+
+    /// What would change, against what is there.
+    fn plan(&self, wanted: Vec<Wanted>, known: &[ResourceRecord]) -> Vec<(Wanted, Option<ResourceRecord>)> {
+        let find = |wanted: &Wanted| {
+            known.iter().find(|known| known.kind == wanted.kind && known.name == wanted.name).cloned()
+        };
+        wanted
+            .into_iter()
+            .map(|wanted| (find(&wanted), wanted))
+            .map(|(known, wanted)| (wanted, known))
+            .collect()
+    }
+
+    async fn all(&self) -> Result<Vec<ResourceRecord>, Problem> {
+        let store = self.store.clone();
+        blocking(move || store.resources()).await
+    }
+
+    async fn apply_now(&self, request: v1::ApplyRequest) -> Result<v1::ApplyReply, Problem> {
+        let _turn = self.turn.lock().await;
+        let wanted = self.wanted(&request.files)?;
+        let plan = self.plan(wanted, &self.all().await?);
+        let mut changes = vec![];
+        for (wanted, known) in plan {
+            let change = change_of(&wanted, known.as_ref());
+            if !request.dry_run && change.action != "unchanged" {
+                let record = self.record(&wanted, known.as_ref())?;
+                self.write(record.clone(), wanted.starts_now && known.is_none()).await?;
+                self.sinks.start(&record).await?;
+            } else if !request.dry_run {
+                // Somebody who applies what is there already wants it to be tried again.
+                self.sinks.poke(&wanted.name)?;
+            }
+            changes.push(change);
+        }
+        Ok(v1::ApplyReply { changes })
+    }
+
+    fn record(&self, wanted: &Wanted, known: Option<&ResourceRecord>) -> Result<ResourceRecord, Problem> {
+        let now_us = self.clock.unix_us();
+        Ok(ResourceRecord {
+            kind: wanted.kind.to_owned(),
+            name: wanted.name.clone(),
+            uid: match known {
+                Some(known) => known.uid.clone(),
+                None => mint_uid()?,
+            },
+            revision: known.map_or(0, |known| known.revision) + 1,
+            document: wanted.text.clone(),
+            author: AUTHOR.to_owned(),
+            created_us: known.map_or(now_us, |known| known.created_us),
+            updated_us: now_us,
+        })
+    }
+
+    async fn write(&self, record: ResourceRecord, starts_now: bool) -> Result<(), Problem> {
+        let (store, starts) = (self.store.clone(), starts_now.then(|| self.sinks.tails()));
+        blocking(move || {
+            if let Some(starts) = starts {
+                // First, so that a sink never runs without knowing where it begins.
+                store.set_sink_state(&record.uid, &SinkState { starts, ..SinkState::default() })?;
+            }
+            store.put_resource(&record)
+        })
+        .await
+    }
+
+    async fn delete_now(&self, kind: &str, name: &str) -> Result<v1::DeleteReply, Problem> {
+        let kind = kind_of(kind)?;
+        let _turn = self.turn.lock().await;
+        let all = self.all().await?;
+        if !all.iter().any(|known| known.kind == kind && known.name == name) {
+            return Err(not_found(kind, name, &all));
+        }
+        self.sinks.stop(name).await;
+        let (store, wanted) = (self.store.clone(), name.to_owned());
+        blocking(move || store.delete_resource(kind, &wanted)).await?;
+        Ok(v1::DeleteReply { kind: kind.to_owned(), name: name.to_owned() })
+    }
+
+    async fn letters(&self, name: &str, limit: u64) -> Result<v1::ListDeadLettersReply, Problem> {
+        let uid = self.sinks.find(name)?.uid;
+        let limit = if limit == 0 { usize::MAX } else { usize::try_from(limit).unwrap_or(usize::MAX) };
+        let store = self.store.clone();
+        let (letters, total) =
+            blocking(move || Ok((store.dead_letters(&uid, limit)?, store.dead_letter_count(&uid)?))).await?;
+        let letters = letters.into_iter().map(|letter| v1::DeadLetter {
+            node: letter.batch.key.node.to_string(),
+            epoch: letter.batch.key.epoch.0,
+            stream: letter.batch.key.stream.to_string(),
+            sequence: letter.batch.sequence.0,
+            row: letter.row,
+            document: dead_letter_row(&letter),
+            reason: letter.reason,
+            at_us: letter.at_us,
+        });
+        Ok(v1::ListDeadLettersReply { letters: letters.collect(), total })
+    }
+
+    async fn replay(&self, name: &str) -> Result<u64, Problem> {
+        let running = self.sinks.find(name)?;
+        let store = self.store.clone();
+        let (_, rows) = blocking(move || store.begin_replay(&running.uid)).await?;
+        self.sinks.poke(name)?;
+        Ok(rows)
+    }
+
+    async fn test(&self, name: &str) -> Result<v1::TestSinkReply, Problem> {
+        let all = self.all().await?;
+        let known = all.iter().find(|known| known.kind == sinks::KIND && known.name == name);
+        let known = known.ok_or_else(|| not_found(sinks::KIND, name, &all))?;
+        let document = Document::of_record(name, &known.document);
+        let spec = SinkSpec::read(&document).map_err(|error| error.problem())?;
+        let target = aap_sinks::Target { name: name.to_owned(), uid: known.uid.clone() };
+        let mut sink = spec.build(target);
+        let guarantee = sink.guarantee().as_str().to_owned();
+        let probed = tokio::time::timeout(TEST_DEADLINE, sink.probe()).await.map_err(|_| {
+            let message = format!("`{}` did not answer within {} s", spec.place(), TEST_DEADLINE.as_secs());
+            Problem::new("sink.unreachable", ExitCode::Unavailable, message)
+                .hint("see that the server runs and that this machine reaches it")
+        })?;
+        Ok(v1::TestSinkReply { found: probed.map_err(|failure| *failure.problem)?, guarantee })
+    }
+}
+
+/// Checks a document by its kind.
+fn check(document: &Document) -> Result<Wanted, Problem> {
+    let envelope = document.envelope().map_err(|error| error.problem())?;
+    let name = envelope.metadata.name;
+    name.parse::<StreamName>().map_err(|_| {
+        let message = format!("`{name}` is no name: use 1 to 63 of a-z, 0-9, `_`, `-`, `.`");
+        document.error("name", message, None).problem()
+    })?;
+    match envelope.kind.as_str() {
+        sinks::KIND => {
+            let spec = SinkSpec::read(document).map_err(|error| error.problem())?;
+            let text = document.text().trim().to_owned() + "\n";
+            Ok(Wanted { kind: sinks::KIND, name, text, starts_now: spec.start == Start::Now })
+        }
+        "Source" | "Agent" => {
+            let message =
+                format!("kind `{}` is a node's own: it stands in the agent's configuration", envelope.kind);
+            let hint = Some("put it into config/sources.d of the node's home".to_owned());
+            Err(document.error("kind", message, hint).problem())
+        }
+        other => Err(document.unknown_kind(other, &KINDS).problem()),
+    }
+}
+
+fn change_of(wanted: &Wanted, known: Option<&ResourceRecord>) -> v1::Change {
+    let revision = known.map_or(0, |known| known.revision);
+    let (action, revision) = match known {
+        None => ("created", 1),
+        Some(known) if known.document == wanted.text => ("unchanged", revision),
+        Some(_) => ("changed", revision + 1),
+    };
+    v1::Change {
+        kind: wanted.kind.to_owned(),
+        name: wanted.name.clone(),
+        action: action.to_owned(),
+        revision,
+        before: known.map(|known| known.document.clone()).unwrap_or_default(),
+        after: wanted.text.clone(),
+        warnings: vec![],
+    }
+}
+
+/// A kind as people write it.
+fn kind_of(text: &str) -> Result<&'static str, Problem> {
+    let lower = text.to_lowercase();
+    let singular = lower.strip_suffix('s').unwrap_or(&lower);
+    KINDS.into_iter().find(|kind| kind.to_lowercase() == singular).ok_or_else(|| {
+        let message = format!("kind `{text}` is not known here: {}", KINDS.join(", "));
+        Problem::new("resource.unknown_kind", ExitCode::Usage, message)
+            .hint_command("list what is declared", "aap get")
+    })
+}
+
+fn not_found(kind: &str, name: &str, known: &[ResourceRecord]) -> Problem {
+    let names: Vec<&str> =
+        known.iter().filter(|known| known.kind == kind).map(|known| known.name.as_str()).collect();
+    let kind = kind.to_lowercase();
+    let problem =
+        Problem::new("resource.not_found", ExitCode::NotFound, format!("there is no {kind} `{name}`"));
+    match nearest(name, &names).first() {
+        Some(near) => {
+            problem.hint_command(format!("did you mean `{near}`?"), format!("aap get {kind} {near}"))
+        }
+        None => problem.hint_command("list them", format!("aap get {kind}")),
+    }
+}
+
+/// 128 random bits as hexadecimal digits.
+fn mint_uid() -> Result<String, Problem> {
+    let mut bytes = [0; 16];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()).map_err(|error| {
+        Problem::new("platform.random", ExitCode::Failed, "the system gives no random numbers")
+            .caused_by(&error)
+    })?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+fn refuse(problem: Problem) -> Status {
+    status_of_problem(&problem)
+}
+
+#[tonic::async_trait]
+impl Resources for ResourceService {
+    async fn apply(&self, request: Request<v1::ApplyRequest>) -> Result<Response<v1::ApplyReply>, Status> {
+        Ok(Response::new(self.apply_now(request.into_inner()).await.map_err(refuse)?))
+    }
+
+    async fn get(&self, request: Request<v1::GetRequest>) -> Result<Response<v1::GetReply>, Status> {
+        let v1::GetRequest { kind, name } = request.into_inner();
+        let kind = if kind.is_empty() { None } else { Some(kind_of(&kind).map_err(refuse)?) };
+        let all = self.all().await.map_err(refuse)?;
+        let chosen = all.iter().filter(|known| {
+            kind.is_none_or(|kind| kind == known.kind) && (name.is_empty() || name == known.name)
+        });
+        let resources: Vec<v1::Resource> = chosen
+            .map(|known| v1::Resource {
+                kind: known.kind.clone(),
+                name: known.name.clone(),
+                revision: known.revision,
+                author: known.author.clone(),
+                created_us: known.created_us,
+                updated_us: known.updated_us,
+                document: known.document.clone(),
+            })
+            .collect();
+        if resources.is_empty() && !name.is_empty() {
+            return Err(refuse(not_found(kind.unwrap_or(sinks::KIND), &name, &all)));
+        }
+        Ok(Response::new(v1::GetReply { resources }))
+    }
+
+    async fn delete(&self, request: Request<v1::DeleteRequest>) -> Result<Response<v1::DeleteReply>, Status> {
+        let v1::DeleteRequest { kind, name } = request.into_inner();
+        Ok(Response::new(self.delete_now(&kind, &name).await.map_err(refuse)?))
+    }
+
+    async fn list_sinks(
+        &self,
+        request: Request<v1::ListSinksRequest>,
+    ) -> Result<Response<v1::ListSinksReply>, Status> {
+        let (sinks, name) = (self.sinks.clone(), request.into_inner().name);
+        let listed = tokio::task::spawn_blocking(move || sinks.statuses(&name)).await;
+        let listed = listed.map_err(|panic| {
+            refuse(Problem::new("platform.bug", ExitCode::Bug, "listing sinks failed").caused_by(&panic))
+        })?;
+        Ok(Response::new(v1::ListSinksReply { sinks: listed.map_err(refuse)? }))
+    }
+
+    async fn test_sink(
+        &self,
+        request: Request<v1::SinkRequest>,
+    ) -> Result<Response<v1::TestSinkReply>, Status> {
+        Ok(Response::new(self.test(&request.into_inner().name).await.map_err(refuse)?))
+    }
+
+    async fn pause_sink(&self, request: Request<v1::SinkRequest>) -> Result<Response<v1::SinkReply>, Status> {
+        let name = request.into_inner().name;
+        self.sinks.set_paused(&name, true).await.map_err(refuse)?;
+        Ok(Response::new(v1::SinkReply { name, state: "paused".to_owned() }))
+    }
+
+    async fn resume_sink(
+        &self,
+        request: Request<v1::SinkRequest>,
+    ) -> Result<Response<v1::SinkReply>, Status> {
+        let name = request.into_inner().name;
+        self.sinks.set_paused(&name, false).await.map_err(refuse)?;
+        Ok(Response::new(v1::SinkReply { name, state: "starting".to_owned() }))
+    }
+
+    async fn list_dead_letters(
+        &self,
+        request: Request<v1::ListDeadLettersRequest>,
+    ) -> Result<Response<v1::ListDeadLettersReply>, Status> {
+        let v1::ListDeadLettersRequest { name, limit } = request.into_inner();
+        Ok(Response::new(self.letters(&name, limit).await.map_err(refuse)?))
+    }
+
+    async fn replay_dead_letters(
+        &self,
+        request: Request<v1::SinkRequest>,
+    ) -> Result<Response<v1::ReplayReply>, Status> {
+        let rows = self.replay(&request.into_inner().name).await.map_err(refuse)?;
+        Ok(Response::new(v1::ReplayReply { rows }))
+    }
+
+    async fn purge_dead_letters(
+        &self,
+        request: Request<v1::SinkRequest>,
+    ) -> Result<Response<v1::PurgeReply>, Status> {
+        let running = self.sinks.find(&request.into_inner().name).map_err(refuse)?;
+        let store = self.store.clone();
+        let rows = blocking(move || store.purge_dead_letters(&running.uid)).await.map_err(refuse)?;
+        Ok(Response::new(v1::PurgeReply { rows }))
+    }
+}

@@ -1,0 +1,95 @@
+//! What a sink is written next: rows behind its positions, of every node that has some, in turns.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use aap_buffer::Buffer;
+use aap_lake::{Error, FeedLimits, Lake};
+use aap_sinks::{Group, GroupLimits, Positions, Slice};
+use aap_store::SinkState;
+use aap_types::{Problem, Sequence, StreamKey};
+use arrow_array::cast::AsArray;
+use arrow_array::types::TimestampMicrosecondType;
+use arrow_array::{BooleanArray, RecordBatch};
+use arrow_schema::{DataType, TimeUnit};
+use arrow_select::filter::filter_record_batch;
+use tokio::sync::watch;
+
+use super::spec::{SinkSpec, Start, Streams};
+
+/// Reads what a sink lacks.
+#[derive(Debug)]
+pub(crate) struct Groups {
+    lake: Lake,
+    buffer: Buffer,
+    streams: Streams,
+    start: Start,
+    starts: Positions,
+    /// Each group begins at another key, so that one cannot keep the others waiting.
+    turn: AtomicUsize,
+}
+
+impl Groups {
+    pub(crate) fn new(
+        lake: Lake,
+        buffer: Buffer,
+        spec: &SinkSpec,
+        state: &SinkState,
+    ) -> Result<Self, Problem> {
+        let starts = state.starts.iter().cloned().collect();
+        let (streams, start, turn) = (spec.streams()?, spec.start, AtomicUsize::new(0));
+        Ok(Self { lake, buffer, streams, start, starts, turn })
+    }
+
+    /// Changes whenever something has landed.
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+        self.buffer.changes()
+    }
+
+    /// The ends of the keys that this sink takes.
+    pub(crate) fn tails(&self) -> Vec<(StreamKey, Sequence)> {
+        let mut tails = self.buffer.tails();
+        tails.retain(|(key, _)| self.streams.take(&key.stream));
+        tails
+    }
+
+    /// The next group behind `written`; `None` where nothing waits. Blocking.
+    pub(crate) fn next(&self, written: &Positions, limits: GroupLimits) -> Result<Option<Group>, Error> {
+        let stands = |key: &StreamKey| written.get(key).copied().unwrap_or_default();
+        let mut waiting = self.tails();
+        waiting.retain(|(key, tail)| stands(key) < *tail);
+        if waiting.is_empty() {
+            return Ok(None);
+        }
+        let first = self.turn.fetch_add(1, Ordering::Relaxed) % waiting.len();
+        waiting.rotate_left(first);
+        let mut group = Group::default();
+        let (mut rows, mut bytes) = (0, 0);
+        for (key, _) in waiting {
+            if rows >= limits.rows || bytes >= limits.bytes {
+                break;
+            }
+            let after = stands(&key);
+            let from = after.max(self.starts.get(&key).copied().unwrap_or_default());
+            let room = FeedLimits { rows: limits.rows - rows, bytes: (limits.bytes - bytes) as u64 };
+            let Some(fed) = self.lake.feed(&key, from, room)? else { continue };
+            let slice = Slice { key, after, through: fed.through, rows: self.since_start(fed.rows)? };
+            rows += slice.rows.num_rows();
+            bytes += slice.rows.get_array_memory_size();
+            group.slices.push(slice);
+        }
+        Ok((!group.slices.is_empty()).then_some(group))
+    }
+
+    /// Without the rows that are known to be older than the start.
+    fn since_start(&self, rows: RecordBatch) -> Result<RecordBatch, Error> {
+        let Start::At(start_us) = self.start else { return Ok(rows) };
+        let Some(ts) = rows.column_by_name("ts") else { return Ok(rows) };
+        if !matches!(ts.data_type(), DataType::Timestamp(TimeUnit::Microsecond, _)) {
+            return Ok(rows);
+        }
+        let times = ts.as_primitive::<TimestampMicrosecondType>();
+        let kept: BooleanArray =
+            times.iter().map(|time| Some(time.is_none_or(|time| time >= start_us))).collect();
+        filter_record_batch(&rows, &kept).map_err(|error| Error::about_rows("leave out older rows", error))
+    }
+}

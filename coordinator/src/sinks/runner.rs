@@ -1,0 +1,305 @@
+//! The life of one sink: take over, write, fail, try again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use aap_runtime::{Clock, Shutdown, failpoint};
+use aap_sinks::{BadRow, Failure, FailureKind, Group, Positions, Sink, Slice};
+use aap_store::ResourceStore;
+use aap_types::{ExitCode, Problem};
+use arrow_array::BooleanArray;
+use arrow_array::cast::AsArray;
+use arrow_array::types::UInt64Type;
+use arrow_select::filter::filter_record_batch;
+use tokio::sync::watch;
+use tokio::task::spawn_blocking;
+use tracing::{info, warn};
+
+use super::blocking;
+use super::board::{Board, State};
+use super::dead_letters;
+use super::groups::Groups;
+
+/// The first pause after a failure: a server that restarts is often back at once.
+const PAUSE_FIRST: Duration = Duration::from_millis(250);
+/// The longest: somebody who has mended the cause does not wait longer for it to be noticed.
+const PAUSE_MAX: Duration = Duration::from_secs(30);
+/// Rows that may wait for somebody to decide about them. More say that it is not the rows that are wrong.
+const DEAD_LETTERS_MAX: u64 = 100_000;
+
+/// What an operator wants of a sink.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Control {
+    /// It is to stop writing.
+    pub(crate) paused: bool,
+    /// Goes up when it is to look again at once.
+    pub(crate) pokes: u64,
+}
+
+/// One sink at work.
+#[derive(Debug)]
+pub(crate) struct Runner {
+    pub(crate) name: String,
+    pub(crate) uid: String,
+    pub(crate) sink: Box<dyn Sink>,
+    pub(crate) groups: Arc<Groups>,
+    pub(crate) store: Arc<dyn ResourceStore>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) board: Arc<Board>,
+    pub(crate) control: watch::Receiver<Control>,
+    pub(crate) stop: Shutdown,
+}
+
+impl Runner {
+    /// Until it is stopped.
+    pub(crate) async fn run(mut self) {
+        let mut pause = PAUSE_FIRST;
+        while !self.stop.is_requested() {
+            if self.control.borrow_and_update().paused {
+                self.board.enter(State::Paused, None);
+                self.wait(Duration::MAX).await;
+                continue;
+            }
+            self.board.enter(State::Starting, None);
+            let stop = self.stop.clone();
+            let delivered = tokio::select! {
+                delivered = self.deliver(&mut pause) => delivered,
+                () = stop.requested() => break,
+            };
+            let Err(failure) = delivered else { continue };
+            self.note(&failure);
+            self.wait(pause).await;
+            pause = match failure.kind {
+                FailureKind::Refused => PAUSE_MAX,
+                _ => (2 * pause).min(PAUSE_MAX),
+            };
+        }
+    }
+
+    fn note(&self, failure: &Failure) {
+        let Failure { kind, problem } = failure;
+        let state = match kind {
+            FailureKind::Refused => State::Refused,
+            _ => State::Retrying,
+        };
+        warn!(sink = self.name, code = problem.code, causes = ?problem.causes, "{problem}");
+        self.board.enter(state, Some(problem.as_ref().clone()));
+    }
+
+    /// A pause that an operator's wish ends.
+    async fn wait(&mut self, pause: Duration) {
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            changed = self.control.changed() => if changed.is_err() { self.stop.requested().await },
+            () = self.stop.requested() => {}
+        }
+    }
+
+    /// Writes until it fails, or is to pause.
+    async fn deliver(&mut self, pause: &mut Duration) -> Result<(), Failure> {
+        let mut written = self.take_over().await?;
+        let mut changes = self.groups.changes();
+        let mut read_ahead = None;
+        info!(sink = self.name, keys = written.len(), "sink stands");
+        loop {
+            if self.control.borrow_and_update().paused {
+                return Ok(());
+            }
+            self.board.enter(State::Running, None);
+            self.replay(&mut written).await?;
+            changes.borrow_and_update();
+            self.board.sees(self.groups.tails());
+            let next = match read_ahead.take() {
+                Some(group) => Some(group),
+                None => read(self.groups.clone(), written.clone(), self.sink.limits()).await?,
+            };
+            let Some(group) = next else {
+                tokio::select! {
+                    changed = changes.changed() => if changed.is_err() { self.stop.requested().await },
+                    changed = self.control.changed() => if changed.is_err() { self.stop.requested().await },
+                }
+                continue;
+            };
+            let mut behind = written.clone();
+            behind.extend(group.positions());
+            let ahead = read(self.groups.clone(), behind, self.sink.limits());
+            let (committed, ahead) = tokio::join!(self.write(group, &mut written), ahead);
+            committed?;
+            read_ahead = ahead?;
+            *pause = PAUSE_FIRST;
+        }
+    }
+
+    /// Where the server's ledger stands, and what of our own books goes beyond it and is not true any more.
+    async fn take_over(&mut self) -> Result<Positions, Failure> {
+        self.board.sees(self.groups.tails());
+        let written = self.sink.resume_point().await?;
+        self.board.stands_at(&written);
+        let (store, uid, committed) = (self.store.clone(), self.uid.clone(), written.clone());
+        // Rows of a group that was never committed will be tried again.
+        blocking(move || store.drop_dead_letters_beyond(&uid, &committed)).await.map_err(local)?;
+        Ok(written)
+    }
+
+    /// Writes a group, in parts where it must be; what cannot be written goes to dead letters.
+    async fn write(&mut self, group: Group, written: &mut Positions) -> Result<(), Failure> {
+        // The next one to write is the last.
+        let mut parts = vec![group];
+        while let Some(part) = parts.pop() {
+            failpoint::hit("sink.before_write");
+            match self.sink.write(&part).await {
+                Ok(()) => {
+                    failpoint::hit("sink.after_write");
+                    written.extend(part.positions());
+                    self.board.wrote(&part);
+                }
+                Err(Failure { kind: FailureKind::Rows(bad), .. }) => {
+                    self.bury(&part, &bad).await?;
+                    parts.push(without(part, &bad)?);
+                }
+                Err(Failure { kind: FailureKind::Group, problem }) => match halves(&part) {
+                    Some((first, second)) => parts.extend([second, first]),
+                    None => {
+                        let reason = problem.causes.last().unwrap_or(&problem.message);
+                        let bad = all_rows(&part, reason);
+                        if bad.is_empty() {
+                            return Err(Failure { kind: FailureKind::Refused, problem });
+                        }
+                        self.bury(&part, &bad).await?;
+                        parts.push(without(part, &bad)?);
+                    }
+                },
+                Err(failure) => return Err(failure),
+            }
+        }
+        Ok(())
+    }
+
+    async fn bury(&mut self, group: &Group, bad: &[BadRow]) -> Result<(), Failure> {
+        warn!(sink = self.name, rows = bad.len(), reason = bad[0].reason, "rows go to dead letters");
+        let letters = dead_letters::of(group, bad, self.clock.unix_us())
+            .map_err(|error| local(dead_letters::problem("keep rows that cannot be written", &error)))?;
+        let (store, uid, name) = (self.store.clone(), self.uid.clone(), self.name.clone());
+        let kept = blocking(move || {
+            let there = store.dead_letter_count(&uid)?;
+            if there + letters.len() as u64 > DEAD_LETTERS_MAX {
+                return Ok(Some(there));
+            }
+            store.add_dead_letters(&uid, &letters).map(|()| None)
+        });
+        match kept.await.map_err(local)? {
+            None => Ok(()),
+            Some(there) => {
+                let message = format!("sink `{name}` has {there} dead letters already");
+                let problem = Problem::new("sink.too_many_dead_letters", ExitCode::Failed, message)
+                    .cause(bad[0].reason.clone())
+                    .hint_command("see why", format!("aap sink dlq ls {name}"));
+                Err(Failure::new(FailureKind::Refused, problem))
+            }
+        }
+    }
+
+    /// Writes the dead letters that an operator sent back, under a number of their own: whether the server has taken them is
+    /// told by its ledger, as for any rows.
+    async fn replay(&mut self, written: &mut Positions) -> Result<(), Failure> {
+        let (store, uid) = (self.store.clone(), self.uid.clone());
+        let state = blocking(move || store.sink_state(&uid)).await.map_err(local)?;
+        if state.replays == 0 {
+            return Ok(());
+        }
+        let (store, uid, number) = (self.store.clone(), self.uid.clone(), state.replays);
+        let letters = blocking(move || store.replaying(&uid, number)).await.map_err(local)?;
+        if letters.is_empty() {
+            return Ok(());
+        }
+        let group = dead_letters::group(&letters, number, written)
+            .map_err(|error| local(dead_letters::problem("read dead letters", &error)))?;
+        let mut failed = vec![];
+        if group.slices.iter().any(|slice| slice.after < slice.through) {
+            let kept = match self.sink.write(&group).await {
+                Err(Failure { kind: FailureKind::Rows(bad), .. }) => {
+                    failed = dead_letters::of(&group, &bad, self.clock.unix_us())
+                        .map_err(|error| local(dead_letters::problem("keep dead letters", &error)))?;
+                    let rest = without(group, &bad)?;
+                    self.sink.write(&rest).await.map(|()| rest)
+                }
+                Err(Failure { kind: FailureKind::Group, problem }) => {
+                    let reason = problem.causes.last().unwrap_or(&problem.message);
+                    let bad = all_rows(&group, reason);
+                    failed = dead_letters::of(&group, &bad, self.clock.unix_us())
+                        .map_err(|error| local(dead_letters::problem("keep dead letters", &error)))?;
+                    let rest = without(group, &bad)?;
+                    self.sink.write(&rest).await.map(|()| rest)
+                }
+                other => other.map(|()| group),
+            };
+            let group = kept?;
+            written.extend(group.positions());
+            self.board.wrote(&group);
+        }
+        info!(sink = self.name, rows = letters.len(), still_bad = failed.len(), "dead letters replayed");
+        let (store, uid) = (self.store.clone(), self.uid.clone());
+        blocking(move || store.end_replay(&uid, number, &failed)).await.map_err(local)
+    }
+}
+
+/// Reads the next group on the blocking pool.
+async fn read(
+    groups: Arc<Groups>,
+    written: Positions,
+    limits: aap_sinks::GroupLimits,
+) -> Result<Option<Group>, Failure> {
+    let read = spawn_blocking(move || groups.next(&written, limits)).await;
+    let read = read.map_err(|panic| {
+        local(Problem::new("platform.bug", ExitCode::Bug, "reading for a sink failed").caused_by(&panic))
+    })?;
+    read.map_err(|error| {
+        let message = "what landed cannot be read for a sink";
+        local(Problem::new("sink.read_failed", ExitCode::Failed, message).caused_by(&error))
+    })
+}
+
+/// A failure of our own side: trying again may help.
+fn local(problem: Problem) -> Failure {
+    Failure::new(FailureKind::Retry, problem)
+}
+
+/// The group without some of its rows; positions stay.
+fn without(group: Group, bad: &[BadRow]) -> Result<Group, Failure> {
+    let slices = group.slices.into_iter().enumerate().map(|(number, slice)| {
+        let mut keep = vec![true; slice.rows.num_rows()];
+        bad.iter().filter(|bad| bad.slice == number).for_each(|bad| keep[bad.row] = false);
+        let rows = filter_record_batch(&slice.rows, &BooleanArray::from(keep));
+        let rows = rows.map_err(|error| local(dead_letters::problem("leave out rows", &error)))?;
+        Ok(Slice { rows, ..slice })
+    });
+    Ok(Group { slices: slices.collect::<Result<_, Failure>>()? })
+}
+
+fn all_rows(group: &Group, reason: &str) -> Vec<BadRow> {
+    let rows = group.slices.iter().enumerate();
+    rows.flat_map(|(slice, part)| (0..part.rows.num_rows()).map(move |row| (slice, row)))
+        .map(|(slice, row)| BadRow { slice, row, reason: reason.to_owned() })
+        .collect()
+}
+
+/// Two groups of about half the rows, the first to be written first; `None` for one batch, which has one position.
+fn halves(group: &Group) -> Option<(Group, Group)> {
+    if group.slices.len() > 1 {
+        let (first, second) = group.slices.split_at(group.slices.len() / 2);
+        return Some((Group { slices: first.to_vec() }, Group { slices: second.to_vec() }));
+    }
+    let slice = group.slices.first()?;
+    let sequences = slice.rows.column_by_name("_seq")?.as_primitive::<UInt64Type>().values();
+    let middle = *sequences.get(sequences.len() / 2)?;
+    // The batch in the middle goes to the first half, unless nothing would be left for the second.
+    let last = *sequences.last()?;
+    let through =
+        if middle < last { middle } else { sequences.iter().copied().filter(|seq| *seq < last).max()? };
+    let at = sequences.partition_point(|seq| *seq <= through);
+    let through = aap_types::Sequence(through);
+    let first = Slice { through, rows: slice.rows.slice(0, at), ..slice.clone() };
+    let rows = slice.rows.slice(at, slice.rows.num_rows() - at);
+    let second = Slice { after: through, rows, ..slice.clone() };
+    Some((Group { slices: vec![first] }, Group { slices: vec![second] }))
+}

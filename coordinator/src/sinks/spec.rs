@@ -1,0 +1,171 @@
+//! The document of kind Sink, and the driver that it names.
+//!
+//! ```yaml
+//! spec:
+//!   streams: [events, 'web.*']   # names or globs, also those that appear later
+//!   start: earliest              # or now, or a time such as 2026-11-26T10:00:00Z
+//!   postgres: { url: 'postgres://aap@db/aap', password: env:PGPASSWORD, table: public.events, create: true }
+//! ```
+
+use aap_runtime::documents::{Document, DocumentError};
+use aap_sinks::{Sink, Target};
+use aap_types::{ExitCode, Problem};
+use globset::{Glob, GlobSet, GlobSetBuilder};
+use serde::Deserialize;
+
+/// Where a new sink begins with the streams that are there already.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Start {
+    /// With everything that the platform still has.
+    #[default]
+    Earliest,
+    /// With what lands after its creation.
+    Now,
+    /// With rows whose `ts` is not before this, in microseconds since 1970.
+    At(i64),
+}
+
+/// The section `spec`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SinkSpec {
+    /// Names or globs. `*` stands for letters without a dot boundary too; streams of dead letters only where their name is
+    /// written out to `.dead`.
+    streams: Vec<String>,
+    #[serde(default, deserialize_with = "start")]
+    pub(crate) start: Start,
+    #[serde(default)]
+    kafka: Option<aap_kafka::KafkaSpec>,
+    #[serde(default)]
+    postgres: Option<aap_postgres::PostgresSpec>,
+}
+
+fn start<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Start, D::Error> {
+    let text = String::deserialize(from)?;
+    match text.as_str() {
+        "earliest" => Ok(Start::Earliest),
+        "now" => Ok(Start::Now),
+        time => time.parse::<jiff::Timestamp>().map(|at| Start::At(at.as_microsecond())).map_err(|_| {
+            serde::de::Error::custom(format!(
+                "`{time}` is no start: write earliest, now, or a time such as 2026-11-26T10:00:00Z"
+            ))
+        }),
+    }
+}
+
+/// What the document chose.
+enum Driver<'a> {
+    Kafka(&'a aap_kafka::KafkaSpec),
+    Postgres(&'a aap_postgres::PostgresSpec),
+}
+
+impl SinkSpec {
+    /// Reads and checks the section.
+    pub(crate) fn read(document: &Document) -> Result<Self, DocumentError> {
+        let spec: Self = document.spec()?;
+        if spec.streams.is_empty() {
+            let message = "a sink needs at least one stream".to_owned();
+            return Err(document.error("streams", message, Some("`streams: ['*']` takes all".to_owned())));
+        }
+        globs(&spec.streams).map_err(|message| document.error("streams", message, None))?;
+        let chosen = spec.drivers();
+        match chosen.as_slice() {
+            [one] => one.check().map_err(|message| document.error(one.name(), message, None))?,
+            [] => {
+                let message = "the sink names no place to write to".to_owned();
+                let hint = format!("add one of {}", DRIVERS.map(|name| format!("`{name}:`")).join(", "));
+                return Err(document.error("spec", message, Some(hint)));
+            }
+            [_, second, ..] => {
+                let message = "a sink writes to one place".to_owned();
+                let hint = Some("make a sink for each place".to_owned());
+                return Err(document.error(second.name(), message, hint));
+            }
+        }
+        Ok(spec)
+    }
+
+    fn drivers(&self) -> Vec<Driver<'_>> {
+        let kafka = self.kafka.iter().map(Driver::Kafka);
+        kafka.chain(self.postgres.iter().map(Driver::Postgres)).collect()
+    }
+
+    fn driver(&self) -> Driver<'_> {
+        self.drivers().into_iter().next().expect("a spec that was read has one")
+    }
+
+    /// `kafka`, `postgres` and so on.
+    pub(crate) fn driver_name(&self) -> &'static str {
+        self.driver().name()
+    }
+
+    /// Where it writes, without secrets.
+    pub(crate) fn place(&self) -> String {
+        match self.driver() {
+            Driver::Kafka(spec) => format!("{} topic {}", spec.brokers.join(","), spec.topic),
+            Driver::Postgres(spec) => format!("{} table {}", spec.url, spec.table),
+        }
+    }
+
+    /// An instance that has not connected yet.
+    pub(crate) fn build(&self, target: Target) -> Box<dyn Sink> {
+        match self.driver() {
+            Driver::Kafka(spec) => Box::new(aap_kafka::KafkaSink::new(target, spec.clone())),
+            Driver::Postgres(spec) => Box::new(aap_postgres::PostgresSink::new(target, spec.clone())),
+        }
+    }
+
+    /// The streams it takes.
+    pub(crate) fn streams(&self) -> Result<Streams, Problem> {
+        let globs =
+            globs(&self.streams).map_err(|message| Problem::new("sink.setting", ExitCode::Usage, message))?;
+        let dead = self.streams.iter().any(|pattern| pattern.ends_with(".dead"));
+        Ok(Streams { globs, dead })
+    }
+}
+
+/// The sections that name a place.
+const DRIVERS: [&str; 2] = ["kafka", "postgres"];
+
+impl Driver<'_> {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Kafka(_) => "kafka",
+            Self::Postgres(_) => "postgres",
+        }
+    }
+
+    fn check(&self) -> Result<(), String> {
+        match self {
+            Self::Kafka(spec) => spec.validate().map_err(|error| error.to_string()),
+            Self::Postgres(spec) => spec.validate().map_err(|problem| full(&problem)),
+        }
+    }
+}
+
+fn globs(patterns: &[String]) -> Result<GlobSet, String> {
+    let mut set = GlobSetBuilder::new();
+    for pattern in patterns {
+        set.add(Glob::new(pattern).map_err(|error| format!("`{pattern}` is not a glob: {}", error.kind()))?);
+    }
+    set.build().map_err(|error| error.to_string())
+}
+
+/// Which streams a sink takes.
+#[derive(Debug, Clone)]
+pub(crate) struct Streams {
+    globs: GlobSet,
+    dead: bool,
+}
+
+impl Streams {
+    /// Whether it takes this one.
+    pub(crate) fn take(&self, stream: &aap_types::StreamName) -> bool {
+        self.globs.is_match(stream.as_str()) && (self.dead || !stream.as_str().ends_with(".dead"))
+    }
+}
+
+/// A problem on one line.
+fn full(problem: &Problem) -> String {
+    std::iter::once(&problem.message).chain(&problem.causes).cloned().collect::<Vec<_>>().join(": ")
+}

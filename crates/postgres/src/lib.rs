@@ -1,0 +1,31 @@
+//! PostgreSQL: the sink that delivers rows to its tables, and the connection under it.
+//!
+//! Nothing else in the workspace names `tokio-postgres`.
+//!
+//! ```text
+//!  Group ──► BEGIN
+//!            lock the owner's row of the ledger; is it ours, do the keys stand at `after`?     no: moved
+//!            lock each table; make it, widen it, add partitions                                cannot: refused
+//!            look at every value                                                               rows that no table takes
+//!            COPY … FROM STDIN (FORMAT binary), a table after the other                        refused by the server: group
+//!            advance the ledger
+//!            COMMIT                                                                            no answer: retry, and ask
+//! ```
+//! Rows and positions are one commit, so a crash of either side leaves both or none. Whoever asks for the resume point becomes
+//! the owner under the same lock, so it waits for a commit that is still under way, and whoever wrote before is told so at its
+//! next write. A transaction needs nothing of the session around it, so a pooler in transaction mode may sit in between.
+//!
+//! A table of one's own need not have the columns `_node`, `_epoch`, `_seq` and `_row`: they are written where it has them.
+//!
+//! | file | owns |
+//! |---|---|
+//! | `connection.rs`, `connection/` | URL, TLS, secrets, deadlines, errors: everything that is not about sinks |
+//! | `copy.rs`, `copy/` | Arrow as binary COPY: types, values, what cannot be held |
+//! | `sink.rs`, `sink/` | [`PostgresSink`], its [`PostgresSpec`], ledger and tables |
+
+mod connection;
+mod copy;
+mod sink;
+
+pub use connection::{ServerUrl, UrlError};
+pub use sink::{Mode, Partition, PostgresSink, PostgresSpec};

@@ -1,0 +1,155 @@
+//! Secrets: referred to in configuration, read when they are needed, never printed.
+
+use std::fmt;
+use std::io;
+use std::str::FromStr;
+
+use camino::Utf8PathBuf;
+use serde::{Deserialize, Serialize};
+
+/// Longest secret that is read from a file: a key or a token, not a log file somebody named by mistake.
+const SECRET_BYTES_MAX: u64 = 64 << 10;
+
+/// Where a secret stands: `env:NAME` or `file:PATH`. Holds no secret itself, so it may be shown and stored.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum SecretRef {
+    /// An environment variable of the daemon.
+    Env(String),
+    /// A file that the daemon can read; one line end at its end is not part of the secret.
+    File(Utf8PathBuf),
+}
+
+/// Why a secret cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum SecretError {
+    /// The reference has another form. It is not repeated: it may be the secret itself.
+    #[error("a secret is referred to as `env:NAME` or `file:PATH`, and never written down here")]
+    NoReference,
+    /// The variable is not there.
+    #[error("the environment variable `{0}` is not set")]
+    NotSet(String),
+    /// The file cannot be read.
+    #[error("read the secret in `{path}`")]
+    Unreadable {
+        /// Which.
+        path: Utf8PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl SecretRef {
+    /// Reads it. Blocks, for a small file.
+    ///
+    /// # Errors
+    /// [`SecretError::NotSet`], [`SecretError::Unreadable`].
+    pub fn read(&self) -> Result<Secret, SecretError> {
+        match self {
+            Self::Env(name) => {
+                std::env::var(name).map(Secret).map_err(|_unset| SecretError::NotSet(name.clone()))
+            }
+            Self::File(path) => read_file(path)
+                .map(Secret)
+                .map_err(|source| SecretError::Unreadable { path: path.clone(), source }),
+        }
+    }
+}
+
+fn read_file(path: &Utf8PathBuf) -> io::Result<String> {
+    use io::Read;
+    let mut text = String::new();
+    std::fs::File::open(path)?.take(SECRET_BYTES_MAX + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > SECRET_BYTES_MAX {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "it is longer than 64 KiB"));
+    }
+    let end = text.trim_end_matches(['\r', '\n']).len();
+    text.truncate(end);
+    Ok(text)
+}
+
+impl FromStr for SecretRef {
+    type Err = SecretError;
+    fn from_str(text: &str) -> Result<Self, SecretError> {
+        match text.split_once(':') {
+            Some(("env", name)) if !name.is_empty() => Ok(Self::Env(name.to_owned())),
+            Some(("file", path)) if !path.is_empty() => Ok(Self::File(path.into())),
+            _ => Err(SecretError::NoReference),
+        }
+    }
+}
+
+impl TryFrom<String> for SecretRef {
+    type Error = SecretError;
+    fn try_from(text: String) -> Result<Self, SecretError> {
+        text.parse()
+    }
+}
+
+impl From<SecretRef> for String {
+    fn from(reference: SecretRef) -> String {
+        reference.to_string()
+    }
+}
+
+impl fmt::Display for SecretRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Env(name) => write!(f, "env:{name}"),
+            Self::File(path) => write!(f, "file:{path}"),
+        }
+    }
+}
+
+/// A secret. Prints as `***`, whoever prints it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The secret itself, to be handed to whoever checks it.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+impl fmt::Display for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_is_read_where_the_reference_says_and_never_printed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = Utf8PathBuf::from_path_buf(folder.path().join("password")).unwrap();
+        std::fs::write(&path, "s3cret \n").unwrap();
+        let reference: SecretRef = format!("file:{path}").parse().unwrap();
+        let secret = reference.read().unwrap();
+        assert_eq!(secret.reveal(), "s3cret ");
+        assert_eq!(format!("{secret} {secret:?}"), "*** ***");
+        assert_eq!(reference.to_string(), format!("file:{path}"));
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_named_and_a_literal_is_not_repeated() {
+        let missing: SecretRef = "env:AAP_TEST_THIS_IS_NOT_SET".parse().unwrap();
+        assert_eq!(
+            missing.read().unwrap_err().to_string(),
+            "the environment variable `AAP_TEST_THIS_IS_NOT_SET` is not set"
+        );
+        let literal = "hunter2".parse::<SecretRef>().unwrap_err();
+        assert!(!literal.to_string().contains("hunter2"));
+        assert!(serde_json::from_str::<SecretRef>("\"env:\"").is_err());
+    }
+}
