@@ -26,6 +26,7 @@ use crate::nodes::Nodes;
 use crate::operator::OperatorService;
 use crate::queries::{self, Queries};
 use crate::resources::ResourceService;
+use crate::second_copy::SecondCopy;
 use crate::session::Sessions;
 use crate::sinks::{SinkDependencies, Sinks};
 use crate::status::Board;
@@ -67,6 +68,7 @@ pub async fn run(home: Home, config: Config, clock: Arc<dyn Clock>, shutdown: Sh
 struct Parts {
     store: Arc<dyn MetadataStore>,
     resources: Arc<dyn ResourceStore>,
+    copy: SecondCopy,
     buffer: Buffer,
     lake: Lake,
 }
@@ -79,6 +81,15 @@ impl Parts {
             .context("open the metadata store")?;
         let store = Arc::new(store);
         let (store, resources): (Arc<dyn MetadataStore>, Arc<dyn ResourceStore>) = (store.clone(), store);
+        let copy = SecondCopy::new(resources.clone(), &home.coordinator());
+        let lost = copy.clone();
+        let restored = spawn_blocking(move || lost.restore()).await?.context("restore what was declared")?;
+        if restored > 0 {
+            warn!(
+                objects = restored,
+                "the metadata was lost; what was declared is back from its second copy"
+            );
+        }
         let node: NodeId = OWN_NODE.parse().context("name this store")?;
         let landing = BufferConfig {
             budget: config.landing.budget,
@@ -111,7 +122,7 @@ impl Parts {
                 "the metadata was damaged and was rebuilt from the lake's manifest; the damaged file is `{damaged}`"
             ));
         }
-        Ok(Self { store, resources, buffer, lake })
+        Ok(Self { store, resources, copy, buffer, lake })
     }
 }
 
@@ -154,15 +165,6 @@ async fn serve(
         scratch: home.tmp().join("coordinator"),
         node_answers_bytes: config.query.node_answers.0,
     });
-    let board =
-        Board::new(landing.clone(), parts.lake.clone(), nodes.clone(), queries.clone(), clock.clone());
-    let service = OperatorService {
-        board: board.clone(),
-        queries,
-        lake: parts.lake.clone(),
-        nodes: nodes.clone(),
-        store: parts.store.clone(),
-    };
     let sinks = Sinks::new(SinkDependencies {
         lake: parts.lake.clone(),
         buffer: parts.buffer.clone(),
@@ -170,9 +172,29 @@ async fn serve(
         clock: clock.clone(),
         tasks: tasks.clone(),
     });
+    let board = Board::new(
+        landing.clone(),
+        parts.lake.clone(),
+        nodes.clone(),
+        queries.clone(),
+        sinks.clone(),
+        clock.clone(),
+    );
+    let service = OperatorService {
+        board: board.clone(),
+        queries,
+        lake: parts.lake.clone(),
+        nodes: nodes.clone(),
+        store: parts.store.clone(),
+    };
     sinks.start_all().await.context("start the sinks")?;
-    let resources =
-        ResourceService { store: parts.resources.clone(), sinks, clock: clock.clone(), turn: Arc::default() };
+    let resources = ResourceService {
+        store: parts.resources.clone(),
+        copy: parts.copy.clone(),
+        sinks,
+        clock: clock.clone(),
+        turn: Arc::default(),
+    };
     let sessions = Sessions {
         landing,
         nodes,

@@ -21,7 +21,7 @@
 //! | `deletions.rs` | telling nodes what was deleted of what they delivered |
 //! | `catalog.rs` | what tables are made of |
 //! | `queries.rs`, `freshness.rs`, `node_query.rs` | queries |
-//! | `resources.rs` | declared objects: apply, get, delete |
+//! | `resources.rs`, `second_copy.rs` | declared objects: apply, get, delete; their copy beside the store |
 //! | `sinks.rs`, `sinks/` | delivering to other systems |
 //! | `status.rs`, `metrics.rs` | the books |
 //! | `operator.rs`, `http.rs` | the operators' port |
@@ -57,8 +57,9 @@ pub mod nodes;
 pub mod operator;
 pub mod queries;
 mod resources;
+mod second_copy;
 pub mod session;
-mod sinks;
+pub mod sinks;
 pub mod status;
 #[cfg(test)]
 mod tests;

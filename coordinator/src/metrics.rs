@@ -3,6 +3,8 @@
 use std::fmt::Write;
 use std::sync::atomic::Ordering;
 
+use aap_proto::v1;
+
 use crate::operator::OperatorService;
 
 /// Name, type and meaning of a metric without labels.
@@ -46,5 +48,27 @@ pub(crate) fn render(service: &OperatorService) -> String {
         // Writing to a string does not fail.
         let _infallible = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
     }
+    write_sinks(&service.board.sinks(), &mut out);
     out
+}
+
+/// How far each sink is, by name.
+fn write_sinks(sinks: &[v1::SinkStatus], out: &mut String) {
+    type Value = fn(&v1::SinkStatus) -> u64;
+    const SINKS: [(Described, Value); 4] = [
+        (("aap_sink_rows_total", "counter", "Rows written since the start"), |sink| sink.rows),
+        (("aap_sink_waiting_batches", "gauge", "Batches that wait to be written"), |sink| {
+            sink.waiting_batches
+        }),
+        (("aap_sink_dead_letters", "gauge", "Rows that the server refused"), |sink| sink.dead_letters),
+        (("aap_sink_running", "gauge", "1 while it writes, 0 while it cannot"), |sink| {
+            u64::from(sink.state == "running")
+        }),
+    ];
+    for ((name, kind, help), value) in SINKS.into_iter().filter(|_| !sinks.is_empty()) {
+        let _infallible = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
+        for sink in sinks {
+            let _infallible = writeln!(out, "{name}{{sink=\"{}\"}} {}", sink.name, value(sink));
+        }
+    }
 }

@@ -12,6 +12,7 @@ use aap_store::{ResourceRecord, ResourceStore, SinkState};
 use aap_types::{ExitCode, Problem, StreamName, nearest};
 use tonic::{Request, Response, Status};
 
+use crate::second_copy::SecondCopy;
 use crate::sinks::{self, SinkSpec, Sinks, Start, blocking, dead_letter_row};
 
 /// Whoever holds the operator's token.
@@ -25,6 +26,7 @@ const TEST_DEADLINE: std::time::Duration = std::time::Duration::from_secs(25);
 #[derive(Debug, Clone)]
 pub(crate) struct ResourceService {
     pub(crate) store: Arc<dyn ResourceStore>,
+    pub(crate) copy: SecondCopy,
     pub(crate) sinks: Sinks,
     pub(crate) clock: Arc<dyn Clock>,
     /// One change at a time: what was checked is still so when it is written.
@@ -37,7 +39,7 @@ struct Wanted {
     name: String,
     text: String,
     /// Where it begins, of a new one.
-    starts_now: bool,
+    start: Start,
 }
 
 impl ResourceService {
@@ -74,6 +76,21 @@ impl ResourceService {
             .collect()
     }
 
+    /// Writes the second copy. Call it in one's turn: two writers would tear it.
+    async fn keep_copy(&self, without: Option<String>) -> Result<(), Problem> {
+        let copy = self.copy.clone();
+        let written = tokio::task::spawn_blocking(move || copy.write(without.as_deref())).await;
+        let problem = || {
+            let message = "the second copy of what is declared cannot be written";
+            Problem::new("resource.store", ExitCode::Failed, message)
+        };
+        match written {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(problem().cause(format!("{error:#}"))),
+            Err(panic) => Err(problem().caused_by(&panic)),
+        }
+    }
+
     async fn all(&self) -> Result<Vec<ResourceRecord>, Problem> {
         let store = self.store.clone();
         blocking(move || store.resources()).await
@@ -86,9 +103,16 @@ impl ResourceService {
         let mut changes = vec![];
         for (wanted, known) in plan {
             let change = change_of(&wanted, known.as_ref());
-            if !request.dry_run && change.action != "unchanged" {
-                let record = self.record(&wanted, known.as_ref())?;
-                self.write(record.clone(), wanted.starts_now && known.is_none()).await?;
+            let is_new = change.action != "unchanged";
+            if !request.dry_run && (is_new || !self.sinks.is_running(&wanted.name)) {
+                let record = match known.as_ref().filter(|_| !is_new) {
+                    Some(known) => known.clone(),
+                    None => self.record(&wanted, known.as_ref())?,
+                };
+                if is_new {
+                    self.write(record.clone(), known.is_none().then_some(wanted.start)).await?;
+                    self.keep_copy(None).await.unwrap_or_else(|problem| not_copied(&problem));
+                }
                 self.sinks.start(&record).await?;
             } else if !request.dry_run {
                 // Somebody who applies what is there already wants it to be tried again.
@@ -116,12 +140,21 @@ impl ResourceService {
         })
     }
 
-    async fn write(&self, record: ResourceRecord, starts_now: bool) -> Result<(), Problem> {
-        let (store, starts) = (self.store.clone(), starts_now.then(|| self.sinks.tails()));
+    /// Writes a change; of an object that is new, where it begins, too.
+    async fn write(&self, record: ResourceRecord, start: Option<Start>) -> Result<(), Problem> {
+        let store = self.store.clone();
+        let state = start.map(|start| SinkState {
+            starts: if start == Start::Now { self.sinks.tails() } else { vec![] },
+            start_us: match start {
+                Start::At(start_us) => Some(start_us),
+                Start::Earliest | Start::Now => None,
+            },
+            ..SinkState::default()
+        });
         blocking(move || {
-            if let Some(starts) = starts {
+            if let Some(state) = state {
                 // First, so that a sink never runs without knowing where it begins.
-                store.set_sink_state(&record.uid, &SinkState { starts, ..SinkState::default() })?;
+                store.set_sink_state(&record.uid, &state)?;
             }
             store.put_resource(&record)
         })
@@ -132,10 +165,11 @@ impl ResourceService {
         let kind = kind_of(kind)?;
         let _turn = self.turn.lock().await;
         let all = self.all().await?;
-        if !all.iter().any(|known| known.kind == kind && known.name == name) {
-            return Err(not_found(kind, name, &all));
-        }
+        let known = all.iter().find(|known| known.kind == kind && known.name == name);
+        let uid = known.ok_or_else(|| not_found(kind, name, &all))?.uid.clone();
         self.sinks.stop(name).await;
+        // Before it is gone: what was deleted must not come back from the copy.
+        self.keep_copy(Some(uid)).await?;
         let (store, wanted) = (self.store.clone(), name.to_owned());
         blocking(move || store.delete_resource(kind, &wanted)).await?;
         Ok(v1::DeleteReply { kind: kind.to_owned(), name: name.to_owned() })
@@ -161,9 +195,11 @@ impl ResourceService {
     }
 
     async fn replay(&self, name: &str) -> Result<u64, Problem> {
+        let _turn = self.turn.lock().await;
         let running = self.sinks.find(name)?;
-        let store = self.store.clone();
-        let (_, rows) = blocking(move || store.begin_replay(&running.uid)).await?;
+        let (store, now_us) = (self.store.clone(), self.clock.unix_us());
+        let (_, rows) = blocking(move || store.begin_replay(&running.uid, now_us)).await?;
+        self.keep_copy(None).await.unwrap_or_else(|problem| not_copied(&problem));
         self.sinks.poke(name)?;
         Ok(rows)
     }
@@ -198,7 +234,7 @@ fn check(document: &Document) -> Result<Wanted, Problem> {
         sinks::KIND => {
             let spec = SinkSpec::read(document).map_err(|error| error.problem())?;
             let text = document.text().trim().to_owned() + "\n";
-            Ok(Wanted { kind: sinks::KIND, name, text, starts_now: spec.start == Start::Now })
+            Ok(Wanted { kind: sinks::KIND, name, text, start: spec.start })
         }
         "Source" | "Agent" => {
             let message =
@@ -224,8 +260,16 @@ fn change_of(wanted: &Wanted, known: Option<&ResourceRecord>) -> v1::Change {
         revision,
         before: known.map(|known| known.document.clone()).unwrap_or_default(),
         after: wanted.text.clone(),
-        warnings: vec![],
+        warnings: known.filter(|_| action == "changed").map(warnings).unwrap_or_default().to_vec(),
     }
+}
+
+/// What an operator should know who changes a sink.
+fn warnings(_known: &ResourceRecord) -> Vec<String> {
+    vec![
+        "how far the sink is stands in its server: with another server or ledger it begins anew and delivers everything again"
+            .to_owned(),
+    ]
 }
 
 /// A kind as people write it.
@@ -261,6 +305,11 @@ fn mint_uid() -> Result<String, Problem> {
             .caused_by(&error)
     })?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// The change stands all the same: the store has it.
+fn not_copied(problem: &Problem) {
+    tracing::warn!(causes = ?problem.causes, "{problem}");
 }
 
 fn refuse(problem: Problem) -> Status {
@@ -323,7 +372,9 @@ impl Resources for ResourceService {
 
     async fn pause_sink(&self, request: Request<v1::SinkRequest>) -> Result<Response<v1::SinkReply>, Status> {
         let name = request.into_inner().name;
+        let _turn = self.turn.lock().await;
         self.sinks.set_paused(&name, true).await.map_err(refuse)?;
+        self.keep_copy(None).await.unwrap_or_else(|problem| not_copied(&problem));
         Ok(Response::new(v1::SinkReply { name, state: "paused".to_owned() }))
     }
 
@@ -332,7 +383,9 @@ impl Resources for ResourceService {
         request: Request<v1::SinkRequest>,
     ) -> Result<Response<v1::SinkReply>, Status> {
         let name = request.into_inner().name;
+        let _turn = self.turn.lock().await;
         self.sinks.set_paused(&name, false).await.map_err(refuse)?;
+        self.keep_copy(None).await.unwrap_or_else(|problem| not_copied(&problem));
         Ok(Response::new(v1::SinkReply { name, state: "starting".to_owned() }))
     }
 

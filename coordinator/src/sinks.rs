@@ -10,16 +10,19 @@
 //! | file | owns |
 //! |---|---|
 //! | `spec.rs` | the document of kind Sink, and the driver that it names |
-//! | `groups.rs` | what is written next |
+//! | `groups.rs`, `filter.rs` | what is written next; which rows are |
 //! | `runner.rs` | the life of one sink: take over, write, fail, try again |
 //! | `dead_letters.rs` | rows that a server does not take; their replay |
 //! | `board.rs` | how a sink stands |
 
 mod board;
 mod dead_letters;
+mod filter;
 mod groups;
 mod runner;
 mod spec;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -49,7 +52,7 @@ const STOP_DEADLINE: Duration = Duration::from_secs(20);
 
 /// What sinks stand on.
 #[derive(Debug)]
-pub(crate) struct SinkDependencies {
+pub struct SinkDependencies {
     pub(crate) lake: Lake,
     pub(crate) buffer: aap_buffer::Buffer,
     pub(crate) store: Arc<dyn ResourceStore>,
@@ -59,7 +62,7 @@ pub(crate) struct SinkDependencies {
 
 /// All sinks. Cheap to clone.
 #[derive(Debug, Clone)]
-pub(crate) struct Sinks {
+pub struct Sinks {
     inner: Arc<Inner>,
 }
 
@@ -67,6 +70,8 @@ pub(crate) struct Sinks {
 struct Inner {
     dependencies: SinkDependencies,
     running: Mutex<BTreeMap<String, Running>>,
+    /// Those that cannot even be started, and why.
+    broken: Mutex<BTreeMap<String, String>>,
 }
 
 /// A sink that has a task.
@@ -83,7 +88,7 @@ pub(crate) struct Running {
 impl Sinks {
     /// No sink yet.
     pub(crate) fn new(dependencies: SinkDependencies) -> Self {
-        Self { inner: Arc::new(Inner { dependencies, running: Mutex::default() }) }
+        Self { inner: Arc::new(Inner { dependencies, running: Mutex::default(), broken: Mutex::default() }) }
     }
 
     /// Starts every sink that is declared.
@@ -94,6 +99,7 @@ impl Sinks {
             if let Err(problem) = self.start(&record).await {
                 // A document that an earlier version took. The others must run.
                 warn!(sink = record.name, %problem, "a sink cannot be started");
+                self.broken().insert(record.name.clone(), problem.message);
             }
         }
         Ok(())
@@ -102,6 +108,7 @@ impl Sinks {
     /// Starts a sink, or starts it anew with its changed document.
     pub(crate) async fn start(&self, record: &ResourceRecord) -> Result<(), Problem> {
         self.stop(&record.name).await;
+        self.broken().remove(&record.name);
         let document = Document::of_record(&record.name, &record.document);
         let spec = SinkSpec::read(&document).map_err(|error| error.problem())?;
         let store = self.inner.dependencies.store.clone();
@@ -116,8 +123,14 @@ impl Sinks {
         let SinkDependencies { lake, buffer, store, clock, tasks } = &self.inner.dependencies;
         let target = aap_sinks::Target { name: record.name.clone(), uid: record.uid.clone() };
         let sink = spec.build(target);
-        let board = Arc::new(Board::new(spec.driver_name(), spec.place(), sink.guarantee(), clock.clone()));
         let groups = Groups::new(lake.clone(), buffer.clone(), spec, &state)?;
+        let board = Arc::new(Board::new(
+            spec.driver_name(),
+            spec.place(),
+            sink.guarantee(),
+            groups.starts().clone(),
+            clock.clone(),
+        ));
         let (control, controlled) = watch::channel(Control { paused: state.paused, pokes: 0 });
         let (ending, ended) = watch::channel(false);
         let stop = tasks.shutdown().child();
@@ -143,6 +156,7 @@ impl Sinks {
 
     /// Stops a sink and waits until it has let go of its server. Whether it ran.
     pub(crate) async fn stop(&self, name: &str) -> bool {
+        self.broken().remove(name);
         let Some(mut running) = self.running().remove(name) else { return false };
         running.stop.request();
         let ended = tokio::time::timeout(STOP_DEADLINE, running.ended.wait_for(|ended| *ended)).await;
@@ -162,11 +176,7 @@ impl Sinks {
     pub(crate) async fn set_paused(&self, name: &str, paused: bool) -> Result<Running, Problem> {
         let running = self.find(name)?;
         let (store, uid) = (self.inner.dependencies.store.clone(), running.uid.clone());
-        blocking(move || {
-            let state = store.sink_state(&uid)?;
-            store.set_sink_state(&uid, &SinkState { paused, ..state })
-        })
-        .await?;
+        blocking(move || store.set_sink_paused(&uid, paused)).await?;
         running.control.send_modify(|control| {
             control.paused = paused;
             control.pokes += 1;
@@ -180,9 +190,27 @@ impl Sinks {
         Ok(())
     }
 
+    /// What is wrong with those that cannot write, a line each.
+    pub(crate) fn problems(&self) -> Vec<String> {
+        let broken = self.broken().clone();
+        let running = self.running();
+        let running =
+            running.iter().filter_map(|(name, running)| Some((name.clone(), running.board.problem()?)));
+        broken.into_iter().chain(running).map(|(name, problem)| format!("sink `{name}`: {problem}")).collect()
+    }
+
+    /// Whether it has a task.
+    pub(crate) fn is_running(&self, name: &str) -> bool {
+        self.running().contains_key(name)
+    }
+
+    fn broken(&self) -> MutexGuard<'_, BTreeMap<String, String>> {
+        self.inner.broken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Where everything that has landed ends now.
     pub(crate) fn tails(&self) -> Vec<(StreamKey, Sequence)> {
-        self.inner.dependencies.buffer.tails()
+        self.inner.dependencies.lake.ends()
     }
 
     /// How all of them stand, or one. Blocking.
@@ -191,8 +219,8 @@ impl Sinks {
             "" => self.running().iter().map(|(name, running)| (name.clone(), running.clone())).collect(),
             name => vec![(name.to_owned(), self.find(name)?)],
         };
-        let SinkDependencies { store, buffer, .. } = &self.inner.dependencies;
-        let tails = buffer.tails();
+        let SinkDependencies { store, lake, .. } = &self.inner.dependencies;
+        let tails = lake.ends();
         all.into_iter()
             .map(|(name, running)| {
                 let letters = store.dead_letter_count(&running.uid).map_err(|error| store_problem(&error))?;

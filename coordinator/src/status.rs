@@ -14,6 +14,7 @@ use crate::catalog::catalogue_problem;
 use crate::landing::Landing;
 use crate::nodes::{NodeState, Nodes, Session};
 use crate::queries::Queries;
+use crate::sinks::Sinks;
 
 /// Rates are means over this time.
 const RATE_WINDOW: Duration = Duration::from_secs(10);
@@ -36,6 +37,7 @@ struct Inner {
     lake: Lake,
     nodes: Nodes,
     queries: Queries,
+    sinks: Sinks,
     clock: Arc<dyn Clock>,
     started_us: i64,
     samples: Mutex<VecDeque<(Duration, RowsLanded)>>,
@@ -52,9 +54,21 @@ pub struct Books {
 
 impl Board {
     /// A board over these parts.
-    pub fn new(landing: Landing, lake: Lake, nodes: Nodes, queries: Queries, clock: Arc<dyn Clock>) -> Self {
+    pub fn new(
+        landing: Landing,
+        lake: Lake,
+        nodes: Nodes,
+        queries: Queries,
+        sinks: Sinks,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
         let (started_us, samples) = (clock.unix_us(), Mutex::default());
-        Self { inner: Arc::new(Inner { landing, lake, nodes, queries, clock, started_us, samples }) }
+        Self { inner: Arc::new(Inner { landing, lake, nodes, queries, sinks, clock, started_us, samples }) }
+    }
+
+    /// How every sink stands. Blocking.
+    pub fn sinks(&self) -> Vec<v1::SinkStatus> {
+        self.inner.sinks.statuses("").unwrap_or_default()
     }
 
     /// Reads the counters for the rates, until `shutdown`.
@@ -157,6 +171,7 @@ impl Board {
         let mut problems: Vec<String> =
             stats.problems.iter().map(|problem| format!("landing buffer: {problem}")).collect();
         problems.extend(self.inner.lake.problem());
+        problems.extend(self.inner.sinks.problems());
         let missing = self.inner.queries.inner.serving.sandbox_missing();
         if !missing.is_empty() {
             problems

@@ -1,7 +1,7 @@
 //! Delivery to real servers: whatever is killed meanwhile, each row stands in the server once.
 
 mod kafka;
-mod postgres;
+pub(crate) mod postgres;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

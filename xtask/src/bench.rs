@@ -1,19 +1,27 @@
 //! `bench`: figures, each beside a limit or a peer measured in the same run.
 //!
 //! First the programs that measure one crate each, then `tests/bench`, which measures the release programs end to end and
-//! prints the table. `AAP_BENCH_QUICK=1` makes it small (five to fifteen minutes on two cores); `AAP_BENCH_OUT=FILE` appends JSON lines.
+//! prints the table; `bench sinks` measures delivery to real servers. `AAP_BENCH_QUICK=1` makes it small (five to fifteen minutes on two cores); `AAP_BENCH_OUT=FILE` appends JSON lines.
 
 use anyhow::Result;
 
+use crate::services::Servers;
 use crate::{build, tools};
 
 /// The measuring programs: (crate, example).
 const EXAMPLES: [(&str, &str); 3] =
     [("aap-decode", "decode_rate"), ("aap-buffer", "append_rate"), ("aap-transport", "carrier_rate")];
 
+/// Sinks beside the plainest client of their server, in the same run: (crate, test).
+const SINKS: [(&str, &str); 3] =
+    [("aap-kafka", "throughput"), ("aap-postgres", "throughput"), ("aap-cassandra", "throughput")];
+
 /// Runs the measuring programs whose name contains `filter`, then the end-to-end measurements.
 pub(crate) fn run(filter: Option<&str>) -> Result<()> {
     let wanted = |name: &str| filter.is_none_or(|filter| name.contains(filter));
+    if filter == Some("sinks") {
+        return sinks();
+    }
     let programs = build::release()?;
     for (package, example) in EXAMPLES.into_iter().filter(|(_, example)| wanted(example)) {
         tools::run(tools::cargo().args([
@@ -39,4 +47,15 @@ pub(crate) fn run(filter: Option<&str>) -> Result<()> {
         "--nocapture",
     ]);
     tools::run(command.args(filter).env("AAP_TEST_BIN", programs.as_str()))
+}
+
+/// Each sink against its real server.
+fn sinks() -> Result<()> {
+    let servers = Servers::start(false)?;
+    for (package, test) in SINKS {
+        let mut command = tools::cargo();
+        command.args(["test", "--release", "--locked", "--package", package, "--test", test, "--"]);
+        tools::run(command.args(["--ignored", "--nocapture"]).envs(servers.environment()))?;
+    }
+    Ok(())
 }

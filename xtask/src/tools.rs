@@ -75,17 +75,27 @@ pub(crate) fn has(program: &str) -> bool {
         .is_some_and(|path| std::env::split_paths(&path).any(|folder| folder.join(program).is_file()))
 }
 
-/// What a build needs beside Rust: (program, Debian package).
-const NEEDED: [(&str, &str); 2] = [("cc", "gcc libc6-dev"), ("pkg-config", "pkg-config")];
+/// What a build needs beside Rust: how to see that it is there, and the Debian packages. OpenSSL, which comes with
+/// librdkafka, is configured by Perl with modules that a minimal system lacks.
+const NEEDED: [(&[&str], &str); 5] = [
+    (&["cc", "--version"], "gcc libc6-dev"),
+    (&["c++", "--version"], "g++"),
+    (&["pkg-config", "--version"], "pkg-config"),
+    (&["make", "--version"], "make"),
+    (&["perl", "-MFindBin", "-MIPC::Cmd", "-MFile::Compare", "-e", "1"], "perl"),
+];
 
 /// Makes sure that the machine can build: names what is missing and, as root on Debian, installs it.
 pub(crate) fn require_build_tools() -> Result<()> {
-    let missing: Vec<_> = NEEDED.iter().filter(|(program, _)| !has(program)).collect();
+    let is_there = |words: &[&str]| {
+        Command::new(words[0]).args(&words[1..]).output().is_ok_and(|output| output.status.success())
+    };
+    let missing: Vec<_> = NEEDED.iter().filter(|(words, _)| !is_there(words)).collect();
     if missing.is_empty() {
         return Ok(());
     }
     let packages: Vec<&str> = missing.iter().flat_map(|(_, packages)| packages.split(' ')).collect();
-    let names: Vec<&str> = missing.iter().map(|(program, _)| *program).collect();
+    let names: Vec<&str> = missing.iter().map(|(words, _)| words[0]).collect();
     let by_hand = format!("apt-get install -y {}", packages.join(" "));
     if !has("apt-get") || !is_root()? {
         bail!(

@@ -46,6 +46,8 @@ pub(crate) struct Board {
     place: String,
     guarantee: Guarantee,
     clock: Arc<dyn Clock>,
+    /// Where it begins: what lies before does not wait for it.
+    starts: Positions,
     standing: Mutex<Standing>,
 }
 
@@ -67,6 +69,7 @@ impl Board {
         driver: &'static str,
         place: String,
         guarantee: Guarantee,
+        starts: Positions,
         clock: Arc<dyn Clock>,
     ) -> Self {
         let standing = Standing {
@@ -78,7 +81,7 @@ impl Board {
             written_us: 0,
             samples: VecDeque::new(),
         };
-        Self { driver, place, guarantee, clock, standing: Mutex::new(standing) }
+        Self { driver, place, guarantee, clock, starts, standing: Mutex::new(standing) }
     }
 
     /// Where it is now; a problem that is over is forgotten.
@@ -112,6 +115,16 @@ impl Board {
         }
     }
 
+    /// Why it does not write, while it does not.
+    pub(crate) fn problem(&self) -> Option<String> {
+        let standing = self.standing();
+        let problem = standing.problem.as_ref()?;
+        Some(match problem.causes.last() {
+            Some(cause) => format!("{}: {cause}", problem.message),
+            None => problem.message.clone(),
+        })
+    }
+
     /// Keys it takes, with where they end.
     pub(crate) fn sees(&self, keys: Vec<(StreamKey, Sequence)>) {
         self.standing().keys = keys;
@@ -137,7 +150,8 @@ impl Board {
                 rows: standing.rows.get(&key.stream).copied().unwrap_or_default(),
                 ..v1::SinkStream::default()
             });
-            stream.waiting_batches += landed.0.saturating_sub(through.0);
+            let behind = through.max(self.starts.get(key).copied().unwrap_or_default());
+            stream.waiting_batches += landed.0.saturating_sub(behind.0);
             stream.positions.push(v1::SinkPosition {
                 node: key.node.to_string(),
                 epoch: key.epoch.0,

@@ -13,8 +13,10 @@ use arrow_array::{BooleanArray, RecordBatch};
 use arrow_schema::{DataType, TimeUnit};
 use arrow_select::filter::filter_record_batch;
 use tokio::sync::watch;
+use tracing::warn;
 
-use super::spec::{SinkSpec, Start, Streams};
+use super::filter::Filter;
+use super::spec::{SinkSpec, Streams};
 
 /// Reads what a sink lacks.
 #[derive(Debug)]
@@ -22,7 +24,9 @@ pub(crate) struct Groups {
     lake: Lake,
     buffer: Buffer,
     streams: Streams,
-    start: Start,
+    /// In microseconds: rows that are known to be older are left out.
+    start_us: Option<i64>,
+    filter: Option<Filter>,
     starts: Positions,
     /// Each group begins at another key, so that one cannot keep the others waiting.
     turn: AtomicUsize,
@@ -36,8 +40,8 @@ impl Groups {
         state: &SinkState,
     ) -> Result<Self, Problem> {
         let starts = state.starts.iter().cloned().collect();
-        let (streams, start, turn) = (spec.streams()?, spec.start, AtomicUsize::new(0));
-        Ok(Self { lake, buffer, streams, start, starts, turn })
+        let (streams, filter, start_us) = (spec.streams()?, spec.filter(), state.start_us);
+        Ok(Self { lake, buffer, streams, start_us, filter, starts, turn: AtomicUsize::new(0) })
     }
 
     /// Changes whenever something has landed.
@@ -47,13 +51,23 @@ impl Groups {
 
     /// The ends of the keys that this sink takes.
     pub(crate) fn tails(&self) -> Vec<(StreamKey, Sequence)> {
-        let mut tails = self.buffer.tails();
+        let mut tails = self.lake.ends();
         tails.retain(|(key, _)| self.streams.take(&key.stream));
         tails
     }
 
-    /// The next group behind `written`; `None` where nothing waits. Blocking.
-    pub(crate) fn next(&self, written: &Positions, limits: GroupLimits) -> Result<Option<Group>, Error> {
+    /// Where it begins with the keys that were there when it was created.
+    pub(crate) fn starts(&self) -> &Positions {
+        &self.starts
+    }
+
+    /// The next group behind `written`, and whether more was looked at than fits: then it need not wait for company, however
+    /// few of the rows were chosen. `None` where nothing waits. Blocking.
+    pub(crate) fn next(
+        &self,
+        written: &Positions,
+        limits: GroupLimits,
+    ) -> Result<Option<(Group, bool)>, Error> {
         let stands = |key: &StreamKey| written.get(key).copied().unwrap_or_default();
         let mut waiting = self.tails();
         waiting.retain(|(key, tail)| stands(key) < *tail);
@@ -70,19 +84,35 @@ impl Groups {
             }
             let after = stands(&key);
             let from = after.max(self.starts.get(&key).copied().unwrap_or_default());
-            let room = FeedLimits { rows: limits.rows - rows, bytes: (limits.bytes - bytes) as u64 };
+            let room = FeedLimits {
+                rows: limits.rows.saturating_sub(rows),
+                bytes: limits.bytes.saturating_sub(bytes) as u64,
+            };
             let Some(fed) = self.lake.feed(&key, from, room)? else { continue };
-            let slice = Slice { key, after, through: fed.through, rows: self.since_start(fed.rows)? };
-            rows += slice.rows.num_rows();
-            bytes += slice.rows.get_array_memory_size();
-            group.slices.push(slice);
+            if fed.lost > 0 {
+                warn!(%key, rows = fed.lost, "rows that were given up, or were kept too short, do not reach a sink");
+            }
+            rows += fed.rows.num_rows();
+            bytes += fed.rows.get_array_memory_size();
+            let rows = self.chosen(fed.rows)?;
+            group.slices.push(Slice { key, after, through: fed.through, rows });
         }
-        Ok((!group.slices.is_empty()).then_some(group))
+        let is_full = rows >= limits.rows || bytes >= limits.bytes;
+        Ok((!group.slices.is_empty()).then_some((group, is_full)))
+    }
+
+    /// The rows that the document asks for.
+    fn chosen(&self, rows: RecordBatch) -> Result<RecordBatch, Error> {
+        let rows = self.since_start(rows)?;
+        match &self.filter {
+            Some(filter) => filter.apply(&rows).map_err(|error| Error::about_rows("filter rows", error)),
+            None => Ok(rows),
+        }
     }
 
     /// Without the rows that are known to be older than the start.
     fn since_start(&self, rows: RecordBatch) -> Result<RecordBatch, Error> {
-        let Start::At(start_us) = self.start else { return Ok(rows) };
+        let Some(start_us) = self.start_us else { return Ok(rows) };
         let Some(ts) = rows.column_by_name("ts") else { return Ok(rows) };
         if !matches!(ts.data_type(), DataType::Timestamp(TimeUnit::Microsecond, _)) {
             return Ok(rows);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aap_runtime::{Clock, Shutdown, failpoint};
-use aap_sinks::{BadRow, Failure, FailureKind, Group, Positions, Sink, Slice};
+use aap_sinks::{BadRow, Failure, FailureKind, Group, GroupLimits, Positions, Sink, Slice};
 use aap_store::ResourceStore;
 use aap_types::{ExitCode, Problem};
 use arrow_array::BooleanArray;
@@ -24,6 +24,8 @@ use super::groups::Groups;
 const PAUSE_FIRST: Duration = Duration::from_millis(250);
 /// The longest: somebody who has mended the cause does not wait longer for it to be noticed.
 const PAUSE_MAX: Duration = Duration::from_secs(30);
+/// Positions without rows hurry nobody, and each costs the server a commit.
+const LINGER_WITHOUT_ROWS: Duration = Duration::from_secs(5);
 /// Rows that may wait for somebody to decide about them. More say that it is not the rows that are wrong.
 const DEAD_LETTERS_MAX: u64 = 100_000;
 
@@ -100,34 +102,71 @@ impl Runner {
         let mut written = self.take_over().await?;
         let mut changes = self.groups.changes();
         let mut read_ahead = None;
+        let mut waits_since = None;
         info!(sink = self.name, keys = written.len(), "sink stands");
+        self.board.enter(State::Running, None);
+        self.replay(&mut written).await?;
         loop {
-            if self.control.borrow_and_update().paused {
-                return Ok(());
+            if self.control.has_changed().unwrap_or(false) {
+                if self.control.borrow_and_update().paused {
+                    return Ok(());
+                }
+                self.replay(&mut written).await?;
             }
-            self.board.enter(State::Running, None);
-            self.replay(&mut written).await?;
             changes.borrow_and_update();
             self.board.sees(self.groups.tails());
             let next = match read_ahead.take() {
-                Some(group) => Some(group),
+                Some(next) => Some(next),
                 None => read(self.groups.clone(), written.clone(), self.sink.limits()).await?,
             };
-            let Some(group) = next else {
+            let Some((group, is_full)) = next else {
                 tokio::select! {
                     changed = changes.changed() => if changed.is_err() { self.stop.requested().await },
-                    changed = self.control.changed() => if changed.is_err() { self.stop.requested().await },
+                    changed = self.control.changed() => self.look_again(changed).await,
                 }
                 continue;
             };
+            if let Some(left) = self.linger(&group, is_full, &mut waits_since) {
+                tokio::select! {
+                    () = tokio::time::sleep(left) => {}
+                    changed = self.control.changed() => self.look_again(changed).await,
+                }
+                continue;
+            }
+            waits_since = None;
             let mut behind = written.clone();
             behind.extend(group.positions());
-            let ahead = read(self.groups.clone(), behind, self.sink.limits());
+            let (groups, limits) = (self.groups.clone(), self.sink.limits());
+            // Where little waits, more of it will have come by then.
+            let ahead = async { if is_full { read(groups, behind, limits).await } else { Ok(None) } };
             let (committed, ahead) = tokio::join!(self.write(group, &mut written), ahead);
             committed?;
+            self.board.enter(State::Running, None);
             read_ahead = ahead?;
             *pause = PAUSE_FIRST;
         }
+    }
+
+    /// An operator's wish, to be seen at the head of the loop; or the coordinator is ending.
+    async fn look_again(&mut self, changed: Result<(), watch::error::RecvError>) {
+        match changed {
+            Ok(()) => self.control.mark_changed(),
+            Err(_) => self.stop.requested().await,
+        }
+    }
+
+    /// How much longer a group is to wait for company.
+    fn linger(&self, group: &Group, is_full: bool, since: &mut Option<Duration>) -> Option<Duration> {
+        if is_full {
+            return None;
+        }
+        let linger = match group.rows() {
+            0 => self.sink.limits().linger.max(LINGER_WITHOUT_ROWS),
+            _ => self.sink.limits().linger,
+        };
+        let now = self.clock.monotonic();
+        let waited = now.saturating_sub(*since.get_or_insert(now));
+        linger.checked_sub(waited).filter(|left| !left.is_zero())
     }
 
     /// Where the server's ledger stands, and what of our own books goes beyond it and is not true any more.
@@ -203,43 +242,40 @@ impl Runner {
     /// told by its ledger, as for any rows.
     async fn replay(&mut self, written: &mut Positions) -> Result<(), Failure> {
         let (store, uid) = (self.store.clone(), self.uid.clone());
-        let state = blocking(move || store.sink_state(&uid)).await.map_err(local)?;
-        if state.replays == 0 {
-            return Ok(());
-        }
-        let (store, uid, number) = (self.store.clone(), self.uid.clone(), state.replays);
-        let letters = blocking(move || store.replaying(&uid, number)).await.map_err(local)?;
-        if letters.is_empty() {
-            return Ok(());
-        }
+        let pending = blocking(move || store.pending_replay(&uid)).await.map_err(local)?;
+        let Some((number, letters)) = pending else { return Ok(()) };
         let group = dead_letters::group(&letters, number, written)
             .map_err(|error| local(dead_letters::problem("read dead letters", &error)))?;
-        let mut failed = vec![];
-        if group.slices.iter().any(|slice| slice.after < slice.through) {
-            let kept = match self.sink.write(&group).await {
-                Err(Failure { kind: FailureKind::Rows(bad), .. }) => {
-                    failed = dead_letters::of(&group, &bad, self.clock.unix_us())
-                        .map_err(|error| local(dead_letters::problem("keep dead letters", &error)))?;
-                    let rest = without(group, &bad)?;
-                    self.sink.write(&rest).await.map(|()| rest)
-                }
-                Err(Failure { kind: FailureKind::Group, problem }) => {
-                    let reason = problem.causes.last().unwrap_or(&problem.message);
-                    let bad = all_rows(&group, reason);
-                    failed = dead_letters::of(&group, &bad, self.clock.unix_us())
-                        .map_err(|error| local(dead_letters::problem("keep dead letters", &error)))?;
-                    let rest = without(group, &bad)?;
-                    self.sink.write(&rest).await.map(|()| rest)
-                }
-                other => other.map(|()| group),
-            };
-            let group = kept?;
+        let rows = letters.len();
+        if group.slices.is_empty() {
+            info!(sink = self.name, rows, "dead letters had been replayed");
+        } else {
+            let group = self.write_replay(group).await?;
+            info!(sink = self.name, rows, written = group.rows(), "dead letters replayed");
             written.extend(group.positions());
             self.board.wrote(&group);
         }
-        info!(sink = self.name, rows = letters.len(), still_bad = failed.len(), "dead letters replayed");
         let (store, uid) = (self.store.clone(), self.uid.clone());
-        blocking(move || store.end_replay(&uid, number, &failed)).await.map_err(local)
+        blocking(move || store.end_replay(&uid, number)).await.map_err(local)
+    }
+
+    /// Writes a replay; what is still bad leaves it first, durably, so that its end is the end of what was written alone.
+    async fn write_replay(&mut self, group: Group) -> Result<Group, Failure> {
+        let bad = match self.sink.write(&group).await {
+            Ok(()) => return Ok(group),
+            Err(Failure { kind: FailureKind::Rows(bad), .. }) => bad,
+            Err(Failure { kind: FailureKind::Group, problem }) => {
+                all_rows(&group, problem.causes.last().unwrap_or(&problem.message))
+            }
+            Err(failure) => return Err(failure),
+        };
+        let still_bad = dead_letters::of(&group, &bad, self.clock.unix_us())
+            .map_err(|error| local(dead_letters::problem("keep dead letters", &error)))?;
+        let (store, uid) = (self.store.clone(), self.uid.clone());
+        blocking(move || store.requeue_dead_letters(&uid, &still_bad)).await.map_err(local)?;
+        let rest = without(group, &bad)?;
+        self.sink.write(&rest).await?;
+        Ok(rest)
     }
 }
 
@@ -247,8 +283,8 @@ impl Runner {
 async fn read(
     groups: Arc<Groups>,
     written: Positions,
-    limits: aap_sinks::GroupLimits,
-) -> Result<Option<Group>, Failure> {
+    limits: GroupLimits,
+) -> Result<Option<(Group, bool)>, Failure> {
     let read = spawn_blocking(move || groups.next(&written, limits)).await;
     let read = read.map_err(|panic| {
         local(Problem::new("platform.bug", ExitCode::Bug, "reading for a sink failed").caused_by(&panic))

@@ -3,6 +3,7 @@
 //! ```yaml
 //! spec:
 //!   streams: [events, 'web.*']   # names or globs, also those that appear later
+//!   where: status >= 500         # optional: filter.rs
 //!   start: earliest              # or now, or a time such as 2026-11-26T10:00:00Z
 //!   postgres: { url: 'postgres://aap@db/aap', password: env:PGPASSWORD, table: public.events, create: true }
 //! ```
@@ -12,6 +13,8 @@ use aap_sinks::{Sink, Target};
 use aap_types::{ExitCode, Problem};
 use globset::{Glob, GlobSet, GlobSetBuilder};
 use serde::Deserialize;
+
+use super::filter::Filter;
 
 /// Where a new sink begins with the streams that are there already.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -34,10 +37,15 @@ pub(crate) struct SinkSpec {
     streams: Vec<String>,
     #[serde(default, deserialize_with = "start")]
     pub(crate) start: Start,
+    /// Which rows it takes. Default: all.
+    #[serde(default, rename = "where")]
+    filter: Option<String>,
     #[serde(default)]
     kafka: Option<aap_kafka::KafkaSpec>,
     #[serde(default)]
     postgres: Option<aap_postgres::PostgresSpec>,
+    #[serde(default)]
+    cassandra: Option<aap_cassandra::CassandraSpec>,
 }
 
 fn start<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Start, D::Error> {
@@ -57,6 +65,7 @@ fn start<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Start, D::Error> {
 enum Driver<'a> {
     Kafka(&'a aap_kafka::KafkaSpec),
     Postgres(&'a aap_postgres::PostgresSpec),
+    Cassandra(&'a aap_cassandra::CassandraSpec),
 }
 
 impl SinkSpec {
@@ -68,6 +77,9 @@ impl SinkSpec {
             return Err(document.error("streams", message, Some("`streams: ['*']` takes all".to_owned())));
         }
         globs(&spec.streams).map_err(|message| document.error("streams", message, None))?;
+        if let Some(filter) = &spec.filter {
+            filter.parse::<Filter>().map_err(|message| document.error("where", message, None))?;
+        }
         let chosen = spec.drivers();
         match chosen.as_slice() {
             [one] => one.check().map_err(|message| document.error(one.name(), message, None))?,
@@ -87,7 +99,8 @@ impl SinkSpec {
 
     fn drivers(&self) -> Vec<Driver<'_>> {
         let kafka = self.kafka.iter().map(Driver::Kafka);
-        kafka.chain(self.postgres.iter().map(Driver::Postgres)).collect()
+        let postgres = self.postgres.iter().map(Driver::Postgres);
+        kafka.chain(postgres).chain(self.cassandra.iter().map(Driver::Cassandra)).collect()
     }
 
     fn driver(&self) -> Driver<'_> {
@@ -103,6 +116,7 @@ impl SinkSpec {
     pub(crate) fn place(&self) -> String {
         match self.driver() {
             Driver::Kafka(spec) => format!("{} topic {}", spec.brokers.join(","), spec.topic),
+            Driver::Cassandra(spec) => spec.place(),
             Driver::Postgres(spec) => format!("{} table {}", spec.url, spec.table),
         }
     }
@@ -111,33 +125,43 @@ impl SinkSpec {
     pub(crate) fn build(&self, target: Target) -> Box<dyn Sink> {
         match self.driver() {
             Driver::Kafka(spec) => Box::new(aap_kafka::KafkaSink::new(target, spec.clone())),
+            Driver::Cassandra(spec) => Box::new(aap_cassandra::CassandraSink::new(target, spec.clone())),
             Driver::Postgres(spec) => Box::new(aap_postgres::PostgresSink::new(target, spec.clone())),
         }
     }
 
+    /// The rows it takes.
+    pub(crate) fn filter(&self) -> Option<Filter> {
+        self.filter.as_deref().and_then(|filter| filter.parse().ok())
+    }
+
     /// The streams it takes.
     pub(crate) fn streams(&self) -> Result<Streams, Problem> {
-        let globs =
-            globs(&self.streams).map_err(|message| Problem::new("sink.setting", ExitCode::Usage, message))?;
-        let dead = self.streams.iter().any(|pattern| pattern.ends_with(".dead"));
-        Ok(Streams { globs, dead })
+        let (dead, live): (Vec<_>, Vec<_>) =
+            self.streams.iter().cloned().partition(|pattern| pattern.ends_with(".dead"));
+        let set = |patterns: &[String]| {
+            globs(patterns).map_err(|message| Problem::new("sink.setting", ExitCode::Usage, message))
+        };
+        Ok(Streams { live: set(&live)?, dead: set(&dead)? })
     }
 }
 
 /// The sections that name a place.
-const DRIVERS: [&str; 2] = ["kafka", "postgres"];
+const DRIVERS: [&str; 3] = ["kafka", "postgres", "cassandra"];
 
 impl Driver<'_> {
     fn name(&self) -> &'static str {
         match self {
             Self::Kafka(_) => "kafka",
             Self::Postgres(_) => "postgres",
+            Self::Cassandra(_) => "cassandra",
         }
     }
 
     fn check(&self) -> Result<(), String> {
         match self {
             Self::Kafka(spec) => spec.validate().map_err(|error| error.to_string()),
+            Self::Cassandra(spec) => spec.check(),
             Self::Postgres(spec) => spec.validate().map_err(|problem| full(&problem)),
         }
     }
@@ -154,14 +178,17 @@ fn globs(patterns: &[String]) -> Result<GlobSet, String> {
 /// Which streams a sink takes.
 #[derive(Debug, Clone)]
 pub(crate) struct Streams {
-    globs: GlobSet,
-    dead: bool,
+    live: GlobSet,
+    /// Of dead letters only those whose pattern says so.
+    dead: GlobSet,
 }
 
 impl Streams {
     /// Whether it takes this one.
     pub(crate) fn take(&self, stream: &aap_types::StreamName) -> bool {
-        self.globs.is_match(stream.as_str()) && (self.dead || !stream.as_str().ends_with(".dead"))
+        let name = stream.as_str();
+        let globs = if name.ends_with(".dead") { &self.dead } else { &self.live };
+        globs.is_match(name)
     }
 }
 

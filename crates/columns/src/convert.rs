@@ -13,6 +13,8 @@ use arrow_cast::{CastOptions, cast_with_options};
 use arrow_schema::{ArrowError, DataType, TimeUnit};
 use arrow_select::take::take;
 
+use crate::{stored, value};
+
 /// `array` as type `to`.
 ///
 /// # Errors
@@ -101,8 +103,23 @@ pub fn text(array: &ArrayRef) -> Result<ArrayRef, ArrowError> {
         T::LargeBinary | T::BinaryView | T::FixedSizeBinary(_) => {
             text(&cast_with_options(array, &T::Binary, &options)?)
         }
+        // Arrow shows only zones that are offsets; an instant is the same in any.
+        T::Timestamp(_, Some(_)) => zoned(&convert(array, &stored(array.data_type()))?),
         _ => shown(array),
     }
+}
+
+/// Instants in UTC, as answers show them.
+fn zoned(array: &ArrayRef) -> Result<ArrayRef, ArrowError> {
+    let write = value::writer(array.as_ref(), value::Form::Plain);
+    let show = |row| {
+        let mut text = vec![];
+        write(row, &mut text);
+        String::from_utf8(text).map_err(|error| ArrowError::ExternalError(Box::new(error)))
+    };
+    let rows = 0..array.len();
+    let shown = rows.map(|row| (!array.is_null(row)).then(|| show(row)).transpose());
+    Ok(Arc::new(shown.collect::<Result<StringArray, _>>()?))
 }
 
 /// As SQL casts `BLOB` to `VARCHAR`, which it can cast back.

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use arrow_array::builder::{
     FixedSizeBinaryBuilder, IntervalMonthDayNanoBuilder, ListBuilder, PrimitiveRunBuilder, StringBuilder,
 };
+use arrow_array::cast::AsArray;
 use arrow_array::types::{Int32Type, IntervalMonthDayNano};
 use arrow_array::{
-    ArrayRef, BinaryArray, BooleanArray, Date64Array, Decimal256Array, DictionaryArray,
+    Array, ArrayRef, BinaryArray, BooleanArray, Date64Array, Decimal256Array, DictionaryArray,
     DurationMicrosecondArray, Float64Array, Int64Array, NullArray, StringArray, Time32SecondArray,
     TimestampMicrosecondArray, TimestampSecondArray, UInt64Array,
 };
@@ -112,4 +113,17 @@ fn names_differ_by_more_than_case() {
     let schema = Schema::new(vec![field("level"), field("Level_1"), field("Level"), field("level")]);
     let names: Vec<String> = distinct_names(&schema).into_iter().map(|(name, _)| name).collect();
     assert_eq!(names, ["level", "Level_1", "Level_2", "level_3"]);
+}
+
+#[test]
+fn times_with_a_zone_become_text() {
+    for zone in ["UTC", "+00:00", "+02:00", "Europe/Berlin"] {
+        let times: ArrayRef =
+            Arc::new(TimestampMicrosecondArray::from(vec![Some(1_500_000), None]).with_timezone(zone));
+        for shown in [text(&times), convert(&times, &DataType::Utf8)] {
+            let shown = shown.unwrap_or_else(|error| panic!("{zone}: {error}"));
+            assert_eq!(shown.as_string::<i32>().value(0), "1970-01-01T00:00:01.500Z");
+            assert!(shown.is_null(1));
+        }
+    }
 }

@@ -74,7 +74,7 @@ pub(crate) struct Inner {
 pub(crate) struct Told {
     version: u64,
     files: HashSet<String>,
-    cuts: HashMap<StreamKey, Sequence>,
+    pub(crate) cuts: HashMap<StreamKey, Sequence>,
     pub(crate) deleted: HashMap<StreamKey, Sequence>,
     pub(crate) columns: KnownColumns,
 }

@@ -170,6 +170,8 @@ pub trait ResourceStore: std::fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// [`Error::Revision`] when somebody changed it in between.
     fn put_resource(&self, resource: &ResourceRecord) -> Result<(), Error>;
+    /// Puts objects back as they stood, with what was known of them as sinks: for a store that was lost.
+    fn restore_resources(&self, resources: &[(ResourceRecord, SinkState)]) -> Result<(), Error>;
     /// Deletes an object, and what is known of it as a sink. Whether it was there.
     fn delete_resource(&self, kind: &str, name: &str) -> Result<bool, Error>;
     /// What is known of a sink; the default of one that nothing is known of.
@@ -178,7 +180,8 @@ pub trait ResourceStore: std::fmt::Debug + Send + Sync + 'static {
     fn set_sink_state(&self, uid: &str, state: &SinkState) -> Result<(), Error>;
     /// Keeps rows that a sink could not write; one that is kept already stays as it is.
     fn add_dead_letters(&self, uid: &str, letters: &[SinkDeadLetter]) -> Result<(), Error>;
-    /// Drops those that are in no replay and lie beyond what was written: their rows will be tried again.
+    /// Drops those that lie beyond what was written, also out of replays: their group was never committed, so their rows will be
+    /// tried again.
     fn drop_dead_letters_beyond(
         &self,
         uid: &str,
@@ -188,13 +191,18 @@ pub trait ResourceStore: std::fmt::Debug + Send + Sync + 'static {
     fn dead_letters(&self, uid: &str, limit: usize) -> Result<Vec<SinkDeadLetter>, Error>;
     /// How many there are.
     fn dead_letter_count(&self, uid: &str) -> Result<u64, Error>;
+    /// Pauses or resumes a sink.
+    fn set_sink_paused(&self, uid: &str, paused: bool) -> Result<(), Error>;
     /// Makes all of a sink's dead letters that are in no replay part of the next one. Returns its number and how many they
-    /// are; 0 where there is nothing to replay.
-    fn begin_replay(&self, uid: &str) -> Result<(u64, u64), Error>;
-    /// Rows of a replay, in order.
-    fn replaying(&self, uid: &str, replay: u64) -> Result<Vec<SinkDeadLetter>, Error>;
-    /// A replay was written, except for these rows, which stay with their new reasons.
-    fn end_replay(&self, uid: &str, replay: u64, failed: &[SinkDeadLetter]) -> Result<(), Error>;
+    /// are; 0 where there is nothing to replay. A number never comes twice, even after a loss of the store: it is at least
+    /// `now_us`.
+    fn begin_replay(&self, uid: &str, now_us: i64) -> Result<(u64, u64), Error>;
+    /// The oldest replay that has letters, and these in order.
+    fn pending_replay(&self, uid: &str) -> Result<Option<(u64, Vec<SinkDeadLetter>)>, Error>;
+    /// Takes letters out of their replay, with new reasons: call it before the rest of the replay is written.
+    fn requeue_dead_letters(&self, uid: &str, letters: &[SinkDeadLetter]) -> Result<(), Error>;
+    /// What is left of a replay was written.
+    fn end_replay(&self, uid: &str, replay: u64) -> Result<(), Error>;
     /// Drops all dead letters that are in no replay. Returns how many.
     fn purge_dead_letters(&self, uid: &str) -> Result<u64, Error>;
 }

@@ -177,6 +177,15 @@ impl ResourceStore for MemoryStore {
         Ok(())
     }
 
+    fn restore_resources(&self, resources: &[(ResourceRecord, SinkState)]) -> Result<(), Error> {
+        let mut state = self.state();
+        for (resource, sink) in resources {
+            state.resources.insert((resource.kind.clone(), resource.name.clone()), resource.clone());
+            state.sinks.insert(resource.uid.clone(), sink.clone());
+        }
+        Ok(())
+    }
+
     fn delete_resource(&self, kind: &str, name: &str) -> Result<bool, Error> {
         let mut state = self.state();
         let deleted = state.resources.remove(&(kind.to_owned(), name.to_owned()));
@@ -210,9 +219,9 @@ impl ResourceStore for MemoryStore {
         uid: &str,
         written: &BTreeMap<StreamKey, Sequence>,
     ) -> Result<(), Error> {
-        self.state().dead_letters.retain(|(sink, batch, _), letter| {
+        self.state().dead_letters.retain(|(sink, batch, _), _| {
             let through = written.get(&batch.key).copied().unwrap_or_default();
-            sink != uid || letter.replay != 0 || batch.sequence <= through
+            sink != uid || batch.sequence <= through
         });
         Ok(())
     }
@@ -225,9 +234,15 @@ impl ResourceStore for MemoryStore {
         Ok(self.state().of_sink(uid).count() as u64)
     }
 
-    fn begin_replay(&self, uid: &str) -> Result<(u64, u64), Error> {
+    fn set_sink_paused(&self, uid: &str, paused: bool) -> Result<(), Error> {
+        self.state().sinks.entry(uid.to_owned()).or_default().paused = paused;
+        Ok(())
+    }
+
+    fn begin_replay(&self, uid: &str, now_us: i64) -> Result<(u64, u64), Error> {
         let mut state = self.state();
-        let number = state.sinks.get(uid).map_or(0, |known| known.replays) + 1;
+        let next = state.sinks.get(uid).map_or(0, |known| known.replays) + 1;
+        let number = next.max(u64::try_from(now_us).unwrap_or(0));
         let mut rows = 0;
         for ((sink, ..), letter) in &mut state.dead_letters {
             if sink == uid && letter.replay == 0 {
@@ -242,13 +257,29 @@ impl ResourceStore for MemoryStore {
         Ok((number, rows))
     }
 
-    fn replaying(&self, uid: &str, replay: u64) -> Result<Vec<SinkDeadLetter>, Error> {
-        Ok(self.state().of_sink(uid).filter(|letter| letter.replay == replay).cloned().collect())
+    fn pending_replay(&self, uid: &str) -> Result<Option<(u64, Vec<SinkDeadLetter>)>, Error> {
+        let state = self.state();
+        let first = state.of_sink(uid).map(|letter| letter.replay).filter(|replay| *replay > 0).min();
+        let of = |number| state.of_sink(uid).filter(|letter| letter.replay == number).cloned().collect();
+        Ok(first.map(|number| (number, of(number))))
     }
 
-    fn end_replay(&self, uid: &str, replay: u64, failed: &[SinkDeadLetter]) -> Result<(), Error> {
+    fn requeue_dead_letters(&self, uid: &str, letters: &[SinkDeadLetter]) -> Result<(), Error> {
+        let mut state = self.state();
+        for letter in letters {
+            let place = (uid.to_owned(), letter.batch.clone(), letter.row);
+            if let Some(known) = state.dead_letters.get_mut(&place) {
+                known.replay = 0;
+                known.reason.clone_from(&letter.reason);
+                known.at_us = letter.at_us;
+            }
+        }
+        Ok(())
+    }
+
+    fn end_replay(&self, uid: &str, replay: u64) -> Result<(), Error> {
         self.state().dead_letters.retain(|(sink, ..), letter| sink != uid || letter.replay != replay);
-        self.add_dead_letters(uid, failed)
+        Ok(())
     }
 
     fn purge_dead_letters(&self, uid: &str) -> Result<u64, Error> {

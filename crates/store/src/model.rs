@@ -192,6 +192,9 @@ pub struct SinkState {
     pub paused: bool,
     /// Where it begins, of the keys that were there when it was created; the others begin at their first batch.
     pub starts: Vec<(StreamKey, Sequence)>,
+    /// Rows whose `ts` is known to be before this, in microseconds, are left out. As it was when the sink was created.
+    #[serde(default)]
+    pub start_us: Option<i64>,
     /// The number of the newest replay of dead letters that was begun.
     pub replays: u64,
 }

@@ -28,7 +28,7 @@ pub(crate) fn all(t: &Transaction<'_>) -> Result<Vec<ResourceRecord>, Failure> {
 }
 
 pub(crate) fn put(t: &Transaction<'_>, resource: &ResourceRecord) -> Result<(), Failure> {
-    let ResourceRecord { kind, name, uid, revision, document, author, created_us, updated_us } = resource;
+    let ResourceRecord { kind, name, revision, .. } = resource;
     let found: Option<i64> = t
         .query_row("SELECT revision FROM resources WHERE kind = ?1 AND name = ?2", [kind, name], |row| {
             row.get(0)
@@ -39,15 +39,29 @@ pub(crate) fn put(t: &Transaction<'_>, resource: &ResourceRecord) -> Result<(), 
         let (kind, name) = (kind.clone(), name.clone());
         return Err(Failure::Refused(Error::Revision { kind, name, expected, found }));
     }
+    insert(t, resource)
+}
+
+/// Whatever stands there.
+fn insert(t: &Transaction<'_>, resource: &ResourceRecord) -> Result<(), Failure> {
+    let ResourceRecord { kind, name, uid, revision, document, author, created_us, updated_us } = resource;
     t.execute(
         "INSERT INTO resources VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT (kind, name) DO UPDATE SET
-         revision = ?4, document = ?5, author = ?6, updated_us = ?8",
+         uid = ?3, revision = ?4, document = ?5, author = ?6, updated_us = ?8",
         params![kind, name, uid, signed(*revision), document, author, created_us, updated_us],
     )?;
     t.execute(
-        "INSERT INTO resource_revisions VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+        "INSERT OR REPLACE INTO resource_revisions VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
         params![uid, signed(*revision), kind, name, document, author, updated_us],
     )?;
+    Ok(())
+}
+
+pub(crate) fn restore(t: &Transaction<'_>, resources: &[(ResourceRecord, SinkState)]) -> Result<(), Failure> {
+    for (resource, state) in resources {
+        insert(t, resource)?;
+        set_state(t, &resource.uid, state)?;
+    }
     Ok(())
 }
 
@@ -106,9 +120,8 @@ pub(crate) fn drop_beyond(
     uid: &str,
     written: &BTreeMap<StreamKey, Sequence>,
 ) -> Result<(), Failure> {
-    let mut statement = t.prepare_cached(
-        "SELECT DISTINCT node, epoch, stream FROM sink_dead_letters WHERE sink = ?1 AND replay = 0",
-    )?;
+    let mut statement =
+        t.prepare_cached("SELECT DISTINCT node, epoch, stream FROM sink_dead_letters WHERE sink = ?1")?;
     let mut rows = statement.query([uid])?;
     while let Some(row) = rows.next()? {
         let key = StreamKey {
@@ -119,7 +132,7 @@ pub(crate) fn drop_beyond(
         let through = written.get(&key).copied().unwrap_or_default();
         t.execute(
             "DELETE FROM sink_dead_letters
-             WHERE sink = ?1 AND replay = 0 AND node = ?2 AND epoch = ?3 AND stream = ?4 AND sequence > ?5",
+             WHERE sink = ?1 AND node = ?2 AND epoch = ?3 AND stream = ?4 AND sequence > ?5",
             params![uid, key.node.as_str(), signed(key.epoch.0), key.stream.as_str(), signed(through.0)],
         )?;
     }
@@ -163,9 +176,9 @@ pub(crate) fn dead_letter_count(t: &Transaction<'_>, uid: &str) -> Result<u64, F
     Ok(unsigned(count))
 }
 
-pub(crate) fn begin_replay(t: &Transaction<'_>, uid: &str) -> Result<(u64, u64), Failure> {
+pub(crate) fn begin_replay(t: &Transaction<'_>, uid: &str, now_us: i64) -> Result<(u64, u64), Failure> {
     let mut known = state(t, uid)?;
-    let number = known.replays + 1;
+    let number = (known.replays + 1).max(u64::try_from(now_us).unwrap_or(0));
     let rows = t.execute(
         "UPDATE sink_dead_letters SET replay = ?2 WHERE sink = ?1 AND replay = 0",
         params![uid, signed(number)],
@@ -178,14 +191,43 @@ pub(crate) fn begin_replay(t: &Transaction<'_>, uid: &str) -> Result<(u64, u64),
     Ok((number, rows as u64))
 }
 
-pub(crate) fn end_replay(
+pub(crate) fn pending_replay(
     t: &Transaction<'_>,
     uid: &str,
-    replay: u64,
-    failed: &[SinkDeadLetter],
-) -> Result<(), Failure> {
+) -> Result<Option<(u64, Vec<SinkDeadLetter>)>, Failure> {
+    let first: Option<i64> = t.query_row(
+        "SELECT min(replay) FROM sink_dead_letters WHERE sink = ?1 AND replay > 0",
+        [uid],
+        |row| row.get(0),
+    )?;
+    let Some(number) = first.map(unsigned) else { return Ok(None) };
+    Ok(Some((number, dead_letters(t, uid, Some(number), usize::MAX)?)))
+}
+
+pub(crate) fn requeue(t: &Transaction<'_>, uid: &str, letters: &[SinkDeadLetter]) -> Result<(), Failure> {
+    let mut statement = t.prepare_cached(
+        "UPDATE sink_dead_letters SET replay = 0, reason = ?7, at_us = ?8
+         WHERE sink = ?1 AND node = ?2 AND epoch = ?3 AND stream = ?4 AND sequence = ?5 AND row = ?6",
+    )?;
+    for letter in letters {
+        let key = &letter.batch.key;
+        statement.execute(params![
+            uid,
+            key.node.as_str(),
+            signed(key.epoch.0),
+            key.stream.as_str(),
+            signed(letter.batch.sequence.0),
+            signed(letter.row),
+            letter.reason,
+            letter.at_us
+        ])?;
+    }
+    Ok(())
+}
+
+pub(crate) fn end_replay(t: &Transaction<'_>, uid: &str, replay: u64) -> Result<(), Failure> {
     t.execute("DELETE FROM sink_dead_letters WHERE sink = ?1 AND replay = ?2", params![uid, signed(replay)])?;
-    add_dead_letters(t, uid, failed)
+    Ok(())
 }
 
 pub(crate) fn purge(t: &Transaction<'_>, uid: &str) -> Result<u64, Failure> {

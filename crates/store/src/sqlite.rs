@@ -240,6 +240,10 @@ impl ResourceStore for SqliteStore {
         self.write("write a resource", |t| resources::put(t, resource))
     }
 
+    fn restore_resources(&self, resources: &[(ResourceRecord, SinkState)]) -> Result<(), Error> {
+        self.write("restore resources", |t| resources::restore(t, resources))
+    }
+
     fn delete_resource(&self, kind: &str, name: &str) -> Result<bool, Error> {
         self.write("delete a resource", |t| resources::delete(t, kind, name))
     }
@@ -272,16 +276,27 @@ impl ResourceStore for SqliteStore {
         self.read("count dead letters", |t| resources::dead_letter_count(t, uid))
     }
 
-    fn begin_replay(&self, uid: &str) -> Result<(u64, u64), Error> {
-        self.write("begin a replay", |t| resources::begin_replay(t, uid))
+    fn set_sink_paused(&self, uid: &str, paused: bool) -> Result<(), Error> {
+        self.write("pause a sink", |t| {
+            let state = resources::state(t, uid)?;
+            resources::set_state(t, uid, &SinkState { paused, ..state })
+        })
     }
 
-    fn replaying(&self, uid: &str, replay: u64) -> Result<Vec<SinkDeadLetter>, Error> {
-        self.read("list a replay", |t| resources::dead_letters(t, uid, Some(replay), usize::MAX))
+    fn begin_replay(&self, uid: &str, now_us: i64) -> Result<(u64, u64), Error> {
+        self.write("begin a replay", |t| resources::begin_replay(t, uid, now_us))
     }
 
-    fn end_replay(&self, uid: &str, replay: u64, failed: &[SinkDeadLetter]) -> Result<(), Error> {
-        self.write("end a replay", |t| resources::end_replay(t, uid, replay, failed))
+    fn pending_replay(&self, uid: &str) -> Result<Option<(u64, Vec<SinkDeadLetter>)>, Error> {
+        self.read("look for a replay", |t| resources::pending_replay(t, uid))
+    }
+
+    fn requeue_dead_letters(&self, uid: &str, letters: &[SinkDeadLetter]) -> Result<(), Error> {
+        self.write("take letters out of a replay", |t| resources::requeue(t, uid, letters))
+    }
+
+    fn end_replay(&self, uid: &str, replay: u64) -> Result<(), Error> {
+        self.write("end a replay", |t| resources::end_replay(t, uid, replay))
     }
 
     fn purge_dead_letters(&self, uid: &str) -> Result<u64, Error> {

@@ -261,6 +261,11 @@ fn a_resource_changes_only_from_the_revision_that_was_seen() {
             assert!(matches!(refused, Error::Revision { found: 2, .. }), "{refused:?}");
         }
         assert_eq!(store.resources().unwrap(), [resource("a", 1, "other"), resource("b", 2, "two")]);
+        let state = SinkState { replays: 4, ..SinkState::default() };
+        store.restore_resources(&[(resource("c", 7, "lost"), state.clone())]).unwrap();
+        assert_eq!(store.resources().unwrap()[2], resource("c", 7, "lost"));
+        assert_eq!(store.sink_state("uid-of-c").unwrap(), state);
+        store.delete_resource("Sink", "c").unwrap();
         assert!(store.delete_resource("Sink", "b").unwrap());
         assert!(!store.delete_resource("Sink", "b").unwrap());
         assert_eq!(store.resources().unwrap(), [resource("a", 1, "other")]);
@@ -283,35 +288,42 @@ fn a_dead_letter_is_kept_once_and_replayed_once() {
     check_resources(|store| {
         store.put_resource(&resource("b", 1, "one")).unwrap();
         let uid = "uid-of-b";
-        assert_eq!(store.begin_replay(uid).unwrap(), (0, 0), "nothing to replay");
+        assert_eq!(store.begin_replay(uid, 0).unwrap(), (0, 0), "nothing to replay");
         store.add_dead_letters(uid, &[letter(1, "first", 0), letter(0, "zeroth", 0)]).unwrap();
         store.add_dead_letters(uid, &[letter(1, "again", 0)]).unwrap();
         store.add_dead_letters("another", &[letter(9, "of another sink", 0)]).unwrap();
         assert_eq!(store.dead_letters(uid, 9).unwrap(), [letter(0, "zeroth", 0), letter(1, "first", 0)]);
         assert_eq!(store.dead_letters(uid, 1).unwrap(), [letter(0, "zeroth", 0)]);
-
         let written = |through| [(key("logs"), Sequence(through))].into();
         store.drop_dead_letters_beyond(uid, &written(3)).unwrap();
         assert_eq!(store.dead_letter_count(uid).unwrap(), 2, "what was written around them stands");
 
-        assert_eq!(store.begin_replay(uid).unwrap(), (1, 2));
+        assert_eq!(store.begin_replay(uid, 70).unwrap(), (70, 2));
         store.add_dead_letters(uid, &[letter(2, "came meanwhile", 0)]).unwrap();
-        assert_eq!(store.replaying(uid, 1).unwrap(), [letter(0, "zeroth", 1), letter(1, "first", 1)]);
+        assert_eq!(store.begin_replay(uid, 60).unwrap(), (71, 1), "the next replay has a greater number");
+        let pending = store.pending_replay(uid).unwrap().unwrap();
+        assert_eq!(pending, (70, vec![letter(0, "zeroth", 70), letter(1, "first", 70)]));
+        store.requeue_dead_letters(uid, &[letter(1, "still bad", 70)]).unwrap();
+        store.end_replay(uid, 70).unwrap();
+        assert_eq!(
+            store.dead_letters(uid, 9).unwrap(),
+            [letter(1, "still bad", 0), letter(2, "came meanwhile", 71)]
+        );
+        assert_eq!(store.purge_dead_letters(uid).unwrap(), 1, "what is being replayed stays");
         store.drop_dead_letters_beyond(uid, &written(2)).unwrap();
         assert_eq!(
             store.dead_letter_count(uid).unwrap(),
-            2,
-            "their group was not committed; the replay goes on"
+            0,
+            "its group was not committed, and is tried again"
         );
-        store.add_dead_letters(uid, &[letter(2, "came meanwhile", 0)]).unwrap();
-        assert_eq!(store.purge_dead_letters(uid).unwrap(), 1, "what is being replayed stays");
-        store.end_replay(uid, 1, &[letter(1, "still bad", 0)]).unwrap();
-        assert_eq!(store.dead_letters(uid, 9).unwrap(), [letter(1, "still bad", 0)]);
-        assert_eq!(store.begin_replay(uid).unwrap(), (2, 1), "the next replay has the next number");
-        assert_eq!(store.dead_letter_count(uid).unwrap(), 1);
+        assert_eq!(store.pending_replay(uid).unwrap(), None);
         assert_eq!(store.dead_letter_count("another").unwrap(), 1);
+        store.add_dead_letters(uid, &[letter(1, "first", 0)]).unwrap();
+        store.set_sink_paused(uid, true).unwrap();
+        assert!(store.sink_state(uid).unwrap().paused && store.sink_state(uid).unwrap().replays == 71);
 
-        let state = SinkState { paused: true, starts: vec![(key("logs"), Sequence(7))], replays: 2 };
+        let starts = vec![(key("logs"), Sequence(7))];
+        let state = SinkState { paused: true, starts, start_us: Some(5), replays: 2 };
         store.set_sink_state(uid, &state).unwrap();
         assert_eq!(store.sink_state(uid).unwrap(), state);
         store.delete_resource("Sink", "b").unwrap();

@@ -179,3 +179,35 @@ fn what_is_wrong_with_a_sink_is_said_with_its_line_or_in_its_state() {
     platform.aap(&["sink", "show", "pg", "-o", "json"]).refused(3, "sink.not_found");
     assert_eq!(place.stored().0, 100, "the table is not ours to delete");
 }
+
+#[test]
+fn a_sink_goes_on_where_it_stood_after_the_coordinators_metadata_was_lost() {
+    let Some(place) = Postgres::find("postgres lost metadata", "it_lost") else { return };
+    let mut platform = Platform::new();
+    platform.set_env("AAP_TEST_SECRET", "aap");
+    platform.up(&[]).ok();
+    apply(&platform, &place.document());
+    ingest(&platform, 0, 1_000);
+    assert_each_once(&platform, &place, "pg", 1_000);
+    platform.down().ok();
+    for name in ["meta.db", "meta.db-wal", "meta.db-shm"] {
+        std::fs::remove_file(platform.home().join("coordinator").join(name)).ok();
+    }
+    platform.up(&[]).ok();
+    ingest(&platform, 1_000, 2_000);
+    assert_each_once(&platform, &place, "pg", 2_000);
+}
+
+/// The harness, over programs that deliver rows twice.
+pub(crate) fn finds_doubled_rows(mut platform: Platform) {
+    let Some(place) = Postgres::find("postgres mutant", "it_mutant") else { return };
+    platform.set_env("AAP_TEST_SECRET", "aap");
+    platform.up(&[]).ok();
+    apply(&platform, &place.document());
+    for from in (0..3_000).step_by(1_000) {
+        ingest(&platform, from, from + 1_000);
+        settles("it is written", || place.stored().1 == from + 1_000);
+    }
+    let (rows, distinct, _) = place.stored();
+    assert!(rows > distinct && distinct == 3_000, "the harness did not notice: {rows} rows, {distinct} ids");
+}

@@ -107,6 +107,10 @@ impl FromStr for ServerUrl {
         }
         let tls = Tls::of(parameters)?;
         let mut config: Config = format!("{plain}{}", tls.others).parse().map_err(unreadable)?;
+        // However it was written: the client looks for the `@` further than the check above.
+        if config.get_password().is_some() {
+            return Err(UrlError::Password);
+        }
         if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
             return Err(UrlError::NoHost);
         }
@@ -226,6 +230,9 @@ mod tests {
             "postgres://me:hunter2@db/x",
             "postgres://me:hun@ter2@db/x",
             "postgres://me@db/x?password=hunter2",
+            "postgres://me@db/x?passwor%64=hunter2",
+            "postgres://me:hun/ter2@db/x",
+            "postgres://me:hun?ter2@db/x",
         ] {
             check(url, Err(UrlError::Password));
         }
