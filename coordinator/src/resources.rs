@@ -260,12 +260,12 @@ fn change_of(wanted: &Wanted, known: Option<&ResourceRecord>) -> v1::Change {
         revision,
         before: known.map(|known| known.document.clone()).unwrap_or_default(),
         after: wanted.text.clone(),
-        warnings: known.filter(|_| action == "changed").map(warnings).unwrap_or_default().to_vec(),
+        warnings: if action == "changed" { warnings() } else { vec![] },
     }
 }
 
 /// What an operator should know who changes a sink.
-fn warnings(_known: &ResourceRecord) -> Vec<String> {
+fn warnings() -> Vec<String> {
     vec![
         "how far the sink is stands in its server: with another server or ledger it begins anew and delivers everything again"
             .to_owned(),

@@ -1,5 +1,6 @@
 //! Delivery to real servers: whatever is killed meanwhile, each row stands in the server once.
 
+mod cassandra;
 mod kafka;
 pub(crate) mod postgres;
 

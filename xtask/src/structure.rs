@@ -178,6 +178,10 @@ fn direction(package: &Value, faults: &mut Vec<String>) {
 
 fn homes(package: &Value, faults: &mut Vec<String>) {
     let name = text(package, "name");
+    if name == "aap-tests" {
+        // What our sinks wrote is counted by clients that share no code with them.
+        return;
+    }
     for (dependency, _) in dependencies(package) {
         if let Some((driver, home)) =
             HOMES.iter().find(|(driver, home)| *driver == dependency && *home != name)
