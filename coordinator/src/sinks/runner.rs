@@ -24,6 +24,9 @@ use super::groups::Groups;
 const PAUSE_FIRST: Duration = Duration::from_millis(250);
 /// The longest: somebody who has mended the cause does not wait longer for it to be noticed.
 const PAUSE_MAX: Duration = Duration::from_secs(30);
+/// A commit that is under way when the sink is to stop gets this long: one that is broken off can leave a transaction open,
+/// which keeps the readers of a Kafka topic waiting. Less than the process has to stop.
+const STOP_GRACE: Duration = Duration::from_secs(5);
 /// Positions without rows hurry nobody, and each costs the server a commit.
 const LINGER_WITHOUT_ROWS: Duration = Duration::from_secs(5);
 /// Rows that may wait for somebody to decide about them. More say that it is not the rows that are wrong.
@@ -64,9 +67,13 @@ impl Runner {
             }
             self.board.enter(State::Starting, None);
             let stop = self.stop.clone();
+            let too_late = async {
+                stop.requested().await;
+                tokio::time::sleep(STOP_GRACE).await;
+            };
             let delivered = tokio::select! {
                 delivered = self.deliver(&mut pause) => delivered,
-                () = stop.requested() => break,
+                () = too_late => break,
             };
             let Err(failure) = delivered else { continue };
             self.note(&failure);
@@ -107,6 +114,9 @@ impl Runner {
         self.board.enter(State::Running, None);
         self.replay(&mut written).await?;
         loop {
+            if self.stop.is_requested() {
+                return Ok(());
+            }
             if self.control.has_changed().unwrap_or(false) {
                 if self.control.borrow_and_update().paused {
                     return Ok(());
@@ -123,6 +133,7 @@ impl Runner {
                 tokio::select! {
                     changed = changes.changed() => if changed.is_err() { self.stop.requested().await },
                     changed = self.control.changed() => self.look_again(changed).await,
+                    () = self.stop.requested() => {}
                 }
                 continue;
             };
@@ -130,6 +141,7 @@ impl Runner {
                 tokio::select! {
                     () = tokio::time::sleep(left) => {}
                     changed = self.control.changed() => self.look_again(changed).await,
+                    () = self.stop.requested() => {}
                 }
                 continue;
             }
