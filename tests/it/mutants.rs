@@ -8,7 +8,7 @@ use aap_tests::load::post_until_taken;
 use aap_tests::{Differs, Load, Pace, Platform, Produced, eventually};
 
 use crate::lost_acks::Agent;
-use crate::{accounting, crash_points, kills, lost_acks, network, node_store, power};
+use crate::{accounting, crash_points, kills, lost_acks, network, node_store, power, sinks};
 
 /// Few repetitions: a fault that the harness is made for shows at once.
 const ONCE: [u64; 1] = [1];
@@ -158,4 +158,9 @@ fn power_cuts_find_a_buffer_that_does_not_sync() {
     let platform = Platform::with_mutant("nofsync");
     let Some((platform, disk)) = power::on_own_disk(platform, "fsync") else { return };
     must_miss(power::cut_after_acknowledgements(&platform, &disk));
+}
+
+#[test]
+fn counts_in_postgresql_find_a_lake_that_feeds_rows_again() {
+    sinks::postgres::finds_doubled_rows(Platform::with_mutant("feedagain"));
 }

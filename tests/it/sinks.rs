@@ -2,7 +2,7 @@
 
 mod cassandra;
 mod kafka;
-mod postgres;
+pub(crate) mod postgres;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -23,6 +23,7 @@
 //! | `nodedupe` | coordinator | says nothing of what has landed, and takes what is repeated once more |
 //! | `cutfirst` | lake | moves the cut in a transaction of its own, before the files are visible |
 //! | `cutlast` | lake | moves the cut in a transaction of its own, after the files are visible |
+//! | `feedagain` | lake | feeds a sink everything again whenever there is something new |
 
 /// Whether the fault `name` was chosen. A constant without the feature, so that no release holds a fault.
 #[cfg(any(test, feature = "mutants"))]

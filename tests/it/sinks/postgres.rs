@@ -197,3 +197,18 @@ fn a_sink_goes_on_where_it_stood_after_the_coordinators_metadata_was_lost() {
     ingest(&platform, 1_000, 2_000);
     assert_each_once(&platform, &place, "pg", 2_000);
 }
+
+/// The harness, over programs that deliver rows twice.
+pub(crate) fn finds_doubled_rows(mut platform: Platform) {
+    let Some(place) = Postgres::find("postgres mutant", "it_mutant") else { return };
+    platform.set_env("AAP_TEST_SECRET", "aap");
+    platform.up(&[]).ok();
+    place.psql("create table it_mutant.events (ts timestamptz, id bigint, name text, price float8)");
+    apply(&platform, &place.with("create: false"));
+    for from in (0..3_000).step_by(1_000) {
+        ingest(&platform, from, from + 1_000);
+        settles("it is written", || place.stored().1 == from + 1_000);
+    }
+    let (rows, distinct, _) = place.stored();
+    assert!(rows > distinct && distinct == 3_000, "the harness did not notice: {rows} rows, {distinct} ids");
+}
