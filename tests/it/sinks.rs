@@ -1,7 +1,7 @@
 //! Delivery to real servers: whatever is killed meanwhile, each row stands in the server once.
 
-mod cassandra;
-mod kafka;
+pub(crate) mod cassandra;
+pub(crate) mod kafka;
 pub(crate) mod postgres;
 
 use std::sync::Arc;
