@@ -308,3 +308,51 @@ fn pushdown_beside_none() {
         assert!(with.2 < without.2, "{what}: {with:?} {without:?}");
     }
 }
+
+/// Writes the configuration of the coordinator.
+fn set_coordinator(platform: &Platform, spec: &str) {
+    let folder = platform.home().join("config");
+    std::fs::create_dir_all(&folder).unwrap();
+    let text = format!(
+        "apiVersion: aap/v1\nkind: Coordinator\nmetadata: {{ name: coordinator }}\nspec:\n  {spec}\n"
+    );
+    std::fs::write(folder.join("coordinator.yaml"), text).unwrap();
+}
+
+#[test]
+fn metadata_moves_to_postgresql_with_everything_that_was_there() {
+    let Some(place) = Postgres::find("postgres metadata", "it_metadata") else { return };
+    let mut platform = Platform::new();
+    platform.set_env("AAP_TEST_SECRET", "aap");
+    platform.up(&[]).ok();
+    ingest(&platform, 0, 1_000);
+    apply(&platform, &place.document());
+    assert_each_once(&platform, &place, "pg", 1_000);
+    let uid = || place.psql("select string_agg(distinct uid, ',') from it_metadata.ledger");
+    let before = uid();
+    platform.down().ok();
+    let metadata = place.metadata();
+    set_coordinator(&platform, &format!("metadata: {{ postgres: {metadata} }}"));
+    platform.up(&[]).ok();
+    // The streams, the sink and how far it is are known, and nothing is delivered again.
+    assert_eq!(platform.count("select count(*) from events"), 1_000);
+    ingest(&platform, 1_000, 2_000);
+    assert_each_once(&platform, &place, "pg", 2_000);
+    assert_eq!(uid(), before, "the sink is the same one");
+    platform.kill_and_wait("coordinator");
+    place.kill_and_restart();
+    ingest(&platform, 2_000, 3_000);
+    assert_each_once(&platform, &place, "pg", 3_000);
+    assert_eq!(place.psql("select count(*) from it_metadata_store.nodes"), "1");
+
+    // Back to the file would be back to old cuts: it is refused; and so is another coordinator in the same schema.
+    platform.down().ok();
+    set_coordinator(&platform, "metadata: {}");
+    let refused = platform.up(&[]);
+    assert!(refused.code != 0 && platform.log("coordinator").contains("went to PostgreSQL"), "{refused:?}");
+    let mut other = Platform::new();
+    other.set_env("AAP_TEST_SECRET", "aap");
+    set_coordinator(&other, &format!("metadata: {{ postgres: {metadata} }}"));
+    let refused = other.up(&[]);
+    assert!(refused.code != 0 && other.log("coordinator").contains("another coordinator's"), "{refused:?}");
+}

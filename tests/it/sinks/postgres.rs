@@ -52,6 +52,13 @@ impl Postgres {
         )
     }
 
+    /// Where metadata may lie, as YAML: in a schema beside that of the test, which is empty now.
+    pub(crate) fn metadata(&self) -> String {
+        let schema = format!("{}_store", self.schema);
+        self.psql(&format!("drop schema if exists {schema} cascade"));
+        format!("{{ url: '{}', password: env:AAP_TEST_SECRET, schema: {schema} }}", self.url())
+    }
+
     fn with(&self, more: &str) -> String {
         let (url, schema) = (self.url(), self.schema);
         format!(
