@@ -33,6 +33,8 @@ const OF_CONSTANTS: &[&str] = &[
     "to_weeks",
     "today",
     "transaction_timestamp",
+    // `interval 1 hour` is parsed to a call of it.
+    "trunc",
 ];
 /// Those of them that are later when the statement runs.
 const MOVING: &[&str] =

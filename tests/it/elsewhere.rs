@@ -171,6 +171,7 @@ fn topics_are_tables_bounded_by_time_and_offset() {
     );
     let recent = format!("select count(*) from {topic} where ts > now() - interval 10 minutes");
     assert_eq!(count(&platform, &recent), 3_000);
+    assert!(texts(&explained(&platform, &recent)[0]["pushed"]).contains("ts > timestamptz"));
     assert_eq!(
         count(&platform, &format!("select count(*) from {topic} where ts > now() + interval 1 hour")),
         0

@@ -44,8 +44,14 @@ pub fn no_table(kind: &str, place: &str, table: &str, known: &[String]) -> Probl
     let message = format!("{kind} at {place} has no table `{table}`");
     let problem = Problem::new("query.remote_table", ExitCode::NotFound, message);
     let names: Vec<&str> = known.iter().map(String::as_str).collect();
-    let near = nearest(table, &names);
-    if let Some(near) = near.first() {
+    // Who writes no schema has the table's own name in mind.
+    let tables: Vec<&str> = names.iter().map(|name| name.rsplit('.').next().unwrap_or(name)).collect();
+    let near = nearest(table, &names).first().map(|near| (*near).to_owned()).or_else(|| {
+        let near = *nearest(table.rsplit('.').next().unwrap_or(table), &tables).first()?;
+        let at = tables.iter().position(|bare| *bare == near)?;
+        Some(names[at].to_owned())
+    });
+    if let Some(near) = near {
         return problem.hint(format!("did you mean `{near}`?"));
     }
     match known.len() {
