@@ -26,6 +26,7 @@
 //! | `group.rs` | [`Slice`], [`Group`], [`Positions`]: what is written and how far |
 //! | `failure.rs` | [`Failure`]: what went wrong, and what the runner should do |
 //! | `target.rs` | [`Target`]: whose rows these are; names with `{stream}` in them |
+//! | `tls.rs` | whom drivers believe on an encrypted line |
 //! | `conformance.rs` | the suite (feature `conformance`) |
 
 #[cfg(feature = "conformance")]
@@ -33,6 +34,7 @@ pub mod conformance;
 mod failure;
 mod group;
 mod target;
+pub mod tls;
 
 use std::fmt::Debug;
 use std::time::Duration;
