@@ -27,6 +27,7 @@
 //! | `failure.rs` | [`Failure`]: what went wrong, and what the runner should do |
 //! | `book.rs` | [`Book`], [`Ledger`]: where a sink stands whose server has no place for that |
 //! | `target.rs` | [`Target`]: whose rows these are; names with `{stream}` in them |
+//! | `tls.rs` | whom drivers believe on an encrypted line |
 //! | `conformance.rs` | the suite (feature `conformance`) |
 
 mod book;
@@ -35,6 +36,7 @@ pub mod conformance;
 mod failure;
 mod group;
 mod target;
+pub mod tls;
 
 use std::fmt::Debug;
 use std::time::Duration;
