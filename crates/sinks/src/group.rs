@@ -59,7 +59,8 @@ impl Group {
     pub fn misplaced(&self, positions: &Positions) -> Option<Failure> {
         self.slices.iter().find_map(|slice| {
             let stands = positions.get(&slice.key).copied().unwrap_or_default();
-            let message = || format!("the ledger stands at {stands} for {}, not at {}", slice.key, slice.after);
+            let message =
+                || format!("the ledger stands at {stands} for {}, not at {}", slice.key, slice.after);
             (stands != slice.after).then(|| Failure::moved(message()))
         })
     }

@@ -272,6 +272,23 @@ fn a_resource_changes_only_from_the_revision_that_was_seen() {
     });
 }
 
+#[test]
+fn a_ledger_changes_only_from_the_version_before_and_goes_with_its_sink() {
+    check_resources(|store| {
+        store.put_resource(&resource("a", 1, "one")).unwrap();
+        let uid = "uid-of-a";
+        assert_eq!(store.sink_ledger(uid).unwrap(), None);
+        store.replace_sink_ledger(uid, 1, "first").unwrap();
+        let refused = store.replace_sink_ledger(uid, 1, "another first").unwrap_err();
+        assert!(matches!(refused, Error::Revision { expected: 0, found: 1, .. }), "{refused:?}");
+        store.replace_sink_ledger(uid, 2, "second").unwrap();
+        assert!(store.replace_sink_ledger(uid, 4, "fourth").is_err());
+        assert_eq!(store.sink_ledger(uid).unwrap(), Some((2, "second".to_owned())));
+        assert!(store.delete_resource("Sink", "a").unwrap());
+        assert_eq!(store.sink_ledger(uid).unwrap(), None);
+    });
+}
+
 fn letter(row: u64, reason: &str, replay: u64) -> SinkDeadLetter {
     SinkDeadLetter {
         batch: BatchId { key: key("logs"), sequence: Sequence(3) },
