@@ -118,6 +118,8 @@ pub struct QueryConfig {
     pub concurrency: usize,
     /// Most bytes that the answers of all nodes to one query may take on disk. Default: 4 GiB.
     pub node_answers: ByteCount,
+    /// Most bytes of rows that one query may fetch from other systems. They lie on disk while it runs. Default: 4 GiB.
+    pub fetched: ByteCount,
 }
 
 impl Default for QueryConfig {
@@ -128,6 +130,7 @@ impl Default for QueryConfig {
             deadline_seconds_max: 3600,
             concurrency: 4,
             node_answers: ByteCount::gib(4),
+            fetched: ByteCount::gib(4),
         }
     }
 }

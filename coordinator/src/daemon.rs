@@ -18,6 +18,7 @@ use tokio::task::spawn_blocking;
 use tracing::{info, warn};
 
 use crate::catalog::LakeAndLanding;
+use crate::catalogs::Catalogs;
 use crate::config::{AGENTS_PORT, Config, OPERATORS_PORT};
 use crate::http;
 use crate::init::{self, operator_token, prepare_home};
@@ -29,6 +30,7 @@ use crate::resources::ResourceService;
 use crate::second_copy::SecondCopy;
 use crate::session::Sessions;
 use crate::sinks::{SinkDependencies, Sinks};
+use crate::sources::{SourceDependencies, Sources};
 use crate::status::Board;
 
 /// The coordinator as the sealer of its own batches: dead letters.
@@ -157,6 +159,10 @@ async fn serve(
     };
     let serving =
         Serving::new(Engine::new(engine), clock.clone(), config.query.serving_limits(), tasks.clone());
+    let catalogs = Catalogs::default();
+    let declared = parts.resources.clone();
+    let declared = spawn_blocking(move || declared.resources()).await??;
+    catalogs.start_all(&declared);
     let queries = Queries::new(queries::Inner {
         serving,
         tables: Arc::new(LakeAndLanding { lake: parts.lake.clone(), buffer: parts.buffer.clone() }),
@@ -164,11 +170,18 @@ async fn serve(
         landing: landing.clone(),
         scratch: home.tmp().join("coordinator"),
         node_answers_bytes: config.query.node_answers.0,
+        catalogs: catalogs.clone(),
+        fetched_bytes: config.query.fetched.0,
     });
     let sinks = Sinks::new(SinkDependencies {
         lake: parts.lake.clone(),
         buffer: parts.buffer.clone(),
         store: parts.resources.clone(),
+        clock: clock.clone(),
+        tasks: tasks.clone(),
+    });
+    let sources = Sources::new(SourceDependencies {
+        landing: landing.clone(),
         clock: clock.clone(),
         tasks: tasks.clone(),
     });
@@ -178,6 +191,7 @@ async fn serve(
         nodes.clone(),
         queries.clone(),
         sinks.clone(),
+        sources.clone(),
         clock.clone(),
     );
     let service = OperatorService {
@@ -188,10 +202,13 @@ async fn serve(
         store: parts.store.clone(),
     };
     sinks.start_all().await.context("start the sinks")?;
+    sources.start_all(&declared).await;
     let resources = ResourceService {
         store: parts.resources.clone(),
         copy: parts.copy.clone(),
         sinks,
+        sources,
+        catalogs,
         clock: clock.clone(),
         turn: Arc::default(),
     };

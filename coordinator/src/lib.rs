@@ -20,9 +20,11 @@
 //! | `nodes.rs` | who is here, and calls to them |
 //! | `deletions.rs` | telling nodes what was deleted of what they delivered |
 //! | `catalog.rs` | what tables are made of |
+//! | `catalogs.rs`, `federation.rs` | other systems whose tables can be named; fetching what a query needs of them |
 //! | `queries.rs`, `freshness.rs`, `node_query.rs` | queries |
 //! | `resources.rs`, `second_copy.rs` | declared objects: apply, get, delete; their copy beside the store |
 //! | `sinks.rs`, `sinks/` | delivering to other systems |
+//! | `sources.rs`, `sources/` | reading topics of Kafka |
 //! | `status.rs`, `metrics.rs` | the books |
 //! | `operator.rs`, `http.rs` | the operators' port |
 //!
@@ -42,10 +44,12 @@
 
 pub mod arrival;
 pub mod catalog;
+pub mod catalogs;
 pub mod cli;
 pub mod config;
 pub mod daemon;
 pub mod deletions;
+mod federation;
 pub mod freshness;
 mod http;
 pub mod init;
@@ -60,6 +64,7 @@ mod resources;
 mod second_copy;
 pub mod session;
 pub mod sinks;
+pub mod sources;
 pub mod status;
 #[cfg(test)]
 mod tests;

@@ -1,8 +1,8 @@
 //! Delivery to real servers: whatever is killed meanwhile, each row stands in the server once.
 
-mod cassandra;
+pub(crate) mod cassandra;
 mod http;
-mod kafka;
+pub(crate) mod kafka;
 mod opensearch;
 pub(crate) mod postgres;
 mod redis;

@@ -13,7 +13,7 @@ use crate::tools;
 const LAYERS: [&[&str]; 7] = [
     &["aap-types"],
     &["aap-runtime"],
-    &["aap-proto", "aap-buffer", "aap-columns", "aap-decode", "aap-sinks"],
+    &["aap-proto", "aap-buffer", "aap-columns", "aap-decode", "aap-federation", "aap-sinks"],
     &[
         "aap-transport",
         "aap-sql",
