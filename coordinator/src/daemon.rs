@@ -8,7 +8,7 @@ use aap_buffer::{Buffer, BufferConfig, RealFileSystem, SCRUB_PAUSE, scrub_for_ev
 use aap_lake::{CONSUMER, Lake, LakeDependencies};
 use aap_runtime::{Clock, Home, Shutdown, Supervisor, TaskKind, notify_ready, write_durably};
 use aap_sql::{Engine, EngineConfig, Serving};
-use aap_store::{MetadataStore, ResourceStore, SqliteStore};
+use aap_store::{MetadataStore, ResourceStore};
 use aap_transport::{Server, ServerConfig, TlsFiles};
 use aap_types::NodeId;
 use anyhow::{Context, Result};
@@ -23,6 +23,7 @@ use crate::config::{AGENTS_PORT, Config, OPERATORS_PORT};
 use crate::http;
 use crate::init::{self, operator_token, prepare_home};
 use crate::landing::Landing;
+use crate::metadata::Metadata;
 use crate::nodes::Nodes;
 use crate::operator::OperatorService;
 use crate::queries::{self, Queries};
@@ -77,21 +78,6 @@ struct Parts {
 
 impl Parts {
     async fn open(home: &Home, config: &Config, clock: Arc<dyn Clock>) -> Result<Self> {
-        let path = home.coordinator().join("meta.db");
-        let (store, damaged) = spawn_blocking(move || SqliteStore::open_or_replace(&path))
-            .await?
-            .context("open the metadata store")?;
-        let store = Arc::new(store);
-        let (store, resources): (Arc<dyn MetadataStore>, Arc<dyn ResourceStore>) = (store.clone(), store);
-        let copy = SecondCopy::new(resources.clone(), &home.coordinator());
-        let lost = copy.clone();
-        let restored = spawn_blocking(move || lost.restore()).await?.context("restore what was declared")?;
-        if restored > 0 {
-            warn!(
-                objects = restored,
-                "the metadata was lost; what was declared is back from its second copy"
-            );
-        }
         let node: NodeId = OWN_NODE.parse().context("name this store")?;
         let landing = BufferConfig {
             budget: config.landing.budget,
@@ -116,6 +102,19 @@ impl Parts {
             "landing buffer open"
         );
         let buffer = opened.buffer;
+        let owner: String = buffer.identity().store_id.iter().map(|byte| format!("{byte:02x}")).collect();
+        let (wanted, folder) = (config.metadata.clone(), home.coordinator());
+        let opened = spawn_blocking(move || Metadata::open(&wanted, &folder, &owner));
+        let Metadata { store, resources, damaged } = opened.await?.context("open the metadata store")?;
+        let copy = SecondCopy::new(resources.clone(), &home.coordinator());
+        let lost = copy.clone();
+        let restored = spawn_blocking(move || lost.restore()).await?.context("restore what was declared")?;
+        if restored > 0 {
+            warn!(
+                objects = restored,
+                "the metadata was lost; what was declared is back from its second copy"
+            );
+        }
         let dependencies =
             LakeDependencies { buffer: buffer.clone(), store: store.clone(), clock, root: home.lake() };
         let lake = Lake::open(dependencies, config.lake.clone()).await.context("open the lake")?;

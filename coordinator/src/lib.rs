@@ -22,6 +22,7 @@
 //! | `catalog.rs` | what tables are made of |
 //! | `catalogs.rs`, `federation.rs` | other systems whose tables can be named; fetching what a query needs of them |
 //! | `queries.rs`, `freshness.rs`, `node_query.rs` | queries |
+//! | `metadata.rs` | where metadata lies: a file, or PostgreSQL |
 //! | `resources.rs`, `second_copy.rs` | declared objects: apply, get, delete; their copy beside the store |
 //! | `sinks.rs`, `sinks/` | delivering to other systems |
 //! | `sources.rs`, `sources/` | reading topics of Kafka |
@@ -55,6 +56,7 @@ mod http;
 pub mod init;
 pub mod landing;
 pub mod ledger;
+pub mod metadata;
 mod metrics;
 mod node_query;
 pub mod nodes;

@@ -153,6 +153,12 @@ impl Session {
         self.batch("begin a transaction", &begin).await
     }
 
+    /// Begins a transaction that reads one moment.
+    pub(crate) async fn begin_snapshot(&self) -> Result<(), Error> {
+        let begin = format!("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {}", settings());
+        self.batch("begin a transaction", &begin).await
+    }
+
     /// Begins a `COPY … TO STDOUT (FORMAT binary)` of a SELECT. Waits as long as the caller does.
     pub(crate) async fn copy_out(
         &self,
