@@ -1,5 +1,7 @@
 //! The sink against a real OpenSearch: the suite that every sink passes, what documents look like, and what is refused.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, and its tasks and waits end with it")]
+
 #[path = "support/place.rs"]
 mod place;
 

@@ -1,5 +1,11 @@
 //! The HTTP sink against a server that remembers what it was sent under which name, and can lose answers.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a test fails by panicking, and its tasks and waits end with it"
+)]
+
 use std::collections::HashMap;
 use std::io::Read;
 use std::net::SocketAddr;

@@ -1,5 +1,11 @@
 //! The suite that every sink passes, against a real Redis; and what else takes killing the server.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a test fails by panicking, and its tasks and waits end with it"
+)]
+
 #[path = "support/place.rs"]
 mod place;
 

@@ -1,5 +1,11 @@
 //! What the sink writes to a real Redis, and what it refuses.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a test fails by panicking, and its tasks and waits end with it"
+)]
+
 #[path = "support/place.rs"]
 mod place;
 
