@@ -99,6 +99,10 @@ fn take_over(from: &SqliteStore, to: &PostgresStore) -> Result<()> {
     for record in from.resources()? {
         let state = from.sink_state(&record.uid)?;
         to.add_dead_letters(&record.uid, &from.dead_letters(&record.uid, usize::MAX)?)?;
+        if let Some((_, ledger)) = from.sink_ledger(&record.uid)? {
+            let there = to.sink_ledger(&record.uid)?.map_or(0, |(version, _)| version);
+            to.replace_sink_ledger(&record.uid, there + 1, &ledger)?;
+        }
         objects.push((record, state));
     }
     to.restore_resources(&objects)?;

@@ -14,7 +14,7 @@ use tonic::{Request, Response, Status};
 
 use crate::catalogs::{self, CatalogSpec, Catalogs};
 use crate::second_copy::SecondCopy;
-use crate::sinks::{self, SinkSpec, Sinks, Start, blocking, dead_letter_row};
+use crate::sinks::{self, SinkSpec, Sinks, Start, StoreLedger, blocking, dead_letter_row};
 use crate::sources::{self, SourceSpec, Sources};
 
 /// Whoever holds the operator's token.
@@ -235,7 +235,8 @@ impl ResourceService {
         let document = Document::of_record(name, &known.document);
         let spec = SinkSpec::read(&document).map_err(|error| error.problem())?;
         let target = aap_sinks::Target { name: name.to_owned(), uid: known.uid.clone() };
-        let mut sink = spec.build(target);
+        let ledger = StoreLedger { store: self.store.clone(), uid: known.uid.clone() };
+        let mut sink = spec.build(target, Arc::new(ledger));
         let guarantee = sink.guarantee().as_str().to_owned();
         let probed = tokio::time::timeout(TEST_DEADLINE, sink.probe()).await.map_err(|_| {
             let message = format!("`{}` did not answer within {} s", spec.place(), TEST_DEADLINE.as_secs());

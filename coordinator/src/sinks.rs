@@ -10,6 +10,7 @@
 //! | file | owns |
 //! |---|---|
 //! | `spec.rs` | the document of kind Sink, and the driver that it names |
+//! | `ledger.rs`, `stdout.rs` | where sinks stand whose server keeps no ledger; the one that prints |
 //! | `groups.rs`, `filter.rs` | what is written next; which rows are |
 //! | `runner.rs` | the life of one sink: take over, write, fail, try again |
 //! | `dead_letters.rs` | rows that a server does not take; their replay |
@@ -19,8 +20,10 @@ mod board;
 mod dead_letters;
 mod filter;
 mod groups;
+mod ledger;
 mod runner;
 mod spec;
+mod stdout;
 #[cfg(test)]
 mod tests;
 
@@ -39,6 +42,7 @@ use tokio::task::spawn_blocking;
 use tracing::warn;
 
 pub(crate) use dead_letters::json as dead_letter_row;
+pub(crate) use ledger::StoreLedger;
 pub(crate) use spec::{SinkSpec, Start};
 
 use board::Board;
@@ -122,7 +126,8 @@ impl Sinks {
     fn launch(&self, record: &ResourceRecord, spec: &SinkSpec, state: SinkState) -> Result<Running, Problem> {
         let SinkDependencies { lake, buffer, store, clock, tasks } = &self.inner.dependencies;
         let target = aap_sinks::Target { name: record.name.clone(), uid: record.uid.clone() };
-        let sink = spec.build(target);
+        let ledger = StoreLedger { store: store.clone(), uid: record.uid.clone() };
+        let sink = spec.build(target, Arc::new(ledger));
         let groups = Groups::new(lake.clone(), buffer.clone(), spec, &state)?;
         let board = Arc::new(Board::new(
             spec.driver_name(),

@@ -1,8 +1,11 @@
 //! Delivery to real servers: whatever is killed meanwhile, each row stands in the server once.
 
 pub(crate) mod cassandra;
+mod http;
 pub(crate) mod kafka;
+mod opensearch;
 pub(crate) mod postgres;
+mod redis;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

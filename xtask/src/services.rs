@@ -14,23 +14,25 @@ struct Server {
     name: &'static str,
     /// Programs that must be there; the script gets everything else.
     needs: &'static [&'static str],
-    /// Whether it is started only if it was built before, or is asked for: building it takes some ten minutes.
+    /// Whether it is started only if it was fetched before, or is asked for: to get it takes minutes.
     is_slow: bool,
 }
 
 /// Every server that tests are written for.
-const SERVERS: [Server; 4] = [
+const SERVERS: [Server; 6] = [
     Server { name: "postgres", needs: &["apt-get"], is_slow: false },
     Server { name: "kafka", needs: &["java", "mvn", "openssl"], is_slow: false },
     Server { name: "cassandra", needs: &["java", "mvn", "openssl"], is_slow: false },
+    Server { name: "redis", needs: &["apt-get", "openssl"], is_slow: false },
     Server { name: "minio", needs: &["go"], is_slow: true },
+    Server { name: "opensearch", needs: &["java", "mvn", "unzip"], is_slow: true },
 ];
 
 /// Ports from here on, up to the range that Linux gives to outgoing connections.
 const PORTS_FROM: u16 = 21_000;
 const PORTS_TO: u16 = 31_000;
 /// Offsets from a base that the scripts use, as they are told below.
-const PORT_OFFSETS: [u16; 14] = [0, 1, 2, 10, 11, 12, 20, 21, 22, 40, 41, 50, 60, 61];
+const PORT_OFFSETS: [u16; 18] = [0, 1, 2, 10, 11, 12, 20, 21, 22, 40, 41, 50, 60, 61, 70, 71, 80, 81];
 
 /// Running servers. Dropping it stops them and deletes their data.
 #[derive(Debug)]
@@ -58,6 +60,10 @@ impl Servers {
             ("AAP_CASSANDRA_STORAGE_PORT", port(41)),
             ("AAP_POSTGRES_PORT", port(50)),
             ("AAP_MINIO_PORT", port(60)),
+            ("AAP_OPENSEARCH_PORT", port(70)),
+            ("AAP_OPENSEARCH_TRANSPORT_PORT", port(71)),
+            ("AAP_REDIS_PORT", port(80)),
+            ("AAP_REDIS_TLS_PORT", port(81)),
         ];
         let mut servers = Self { started: vec![], settings, told: vec![] };
         let mut left_out = vec![];
@@ -87,7 +93,7 @@ impl Servers {
             bail!("`{missing}` is not installed");
         }
         if server.is_slow && !all && !cache.join(server.name).join(".finished").exists() {
-            bail!("it was not built yet; `cargo xtask test --services` builds it");
+            bail!("it is not here yet; `cargo xtask test --services` gets it");
         }
         let mut command = self.script(server.name);
         // Known before it starts, so that a start that fails half way is stopped too.

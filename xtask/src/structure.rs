@@ -23,6 +23,8 @@ const LAYERS: [&[&str]; 7] = [
         "aap-kafka",
         "aap-postgres",
         "aap-cassandra",
+        "aap-http",
+        "aap-redis",
     ],
     &["aap-agent", "aap-coordinator", "aap-engine"],
     &["aap-cli"],
@@ -43,7 +45,7 @@ const SAME_LAYER: [(&str, &str, &str); 2] = [
 const CLI_SEES: [&str; 3] = ["aap-client", "aap-runtime", "aap-types"];
 
 /// Each driver is named by exactly one crate.
-const HOMES: [(&str, &str); 11] = [
+const HOMES: [(&str, &str); 13] = [
     ("duckdb", "aap-engine"),
     ("libduckdb-sys", "aap-engine"),
     ("ort", "aap-engine"),
@@ -52,6 +54,8 @@ const HOMES: [(&str, &str); 11] = [
     ("rdkafka", "aap-kafka"),
     ("tokio-postgres", "aap-postgres"),
     ("scylla", "aap-cassandra"),
+    ("reqwest", "aap-http"),
+    ("redis", "aap-redis"),
     ("quinn", "aap-transport"),
     ("rcgen", "aap-transport"),
     ("ratatui", "aap-tui"),

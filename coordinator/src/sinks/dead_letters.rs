@@ -14,7 +14,7 @@ use arrow_ipc::writer::StreamWriter;
 use arrow_schema::ArrowError;
 
 /// Whose batches replays are, in the ledger of a server.
-const REPLAYS: &str = "aap-dead-letters";
+pub(crate) const REPLAYS: &str = "aap-dead-letters";
 
 /// The bad rows of a group, to be kept.
 pub(crate) fn of(group: &Group, bad: &[BadRow], now_us: i64) -> Result<Vec<SinkDeadLetter>, ArrowError> {

@@ -3,12 +3,12 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use aap_buffer::Buffer;
-use aap_lake::{Error, FeedLimits, Lake};
-use aap_sinks::{Group, GroupLimits, Positions, Slice};
+use aap_lake::{Error, FeedLimits, Lake, unite};
+use aap_sinks::{Group, GroupLimits, Positions, Range, Slice};
 use aap_store::SinkState;
 use aap_types::{Problem, Sequence, StreamKey};
 use arrow_array::cast::AsArray;
-use arrow_array::types::TimestampMicrosecondType;
+use arrow_array::types::{TimestampMicrosecondType, UInt64Type};
 use arrow_array::{BooleanArray, RecordBatch};
 use arrow_schema::{DataType, TimeUnit};
 use arrow_select::filter::filter_record_batch;
@@ -101,6 +101,24 @@ impl Groups {
         Ok((!group.slices.is_empty()).then_some((group, is_full)))
     }
 
+    /// The group that covers exactly `ranges`. Blocking.
+    pub(crate) fn exactly(&self, ranges: &[Range], limits: GroupLimits) -> Result<Group, Error> {
+        let room = FeedLimits { rows: limits.rows, bytes: limits.bytes as u64 };
+        let mut group = Group::default();
+        for Range { key, after, through } in ranges.iter().cloned() {
+            let mut at = after.max(self.starts.get(&key).copied().unwrap_or_default());
+            let mut parts = vec![];
+            while at < through {
+                let Some(fed) = self.lake.feed(&key, at, room)? else { break };
+                at = fed.through;
+                parts.push(up_to(&fed.rows, through));
+            }
+            let rows = self.chosen(unite(parts)?)?;
+            group.slices.push(Slice { key, after, through, rows });
+        }
+        Ok(group)
+    }
+
     /// The rows that the document asks for.
     fn chosen(&self, rows: RecordBatch) -> Result<RecordBatch, Error> {
         let rows = self.since_start(rows)?;
@@ -122,4 +140,12 @@ impl Groups {
             times.iter().map(|time| Some(time.is_none_or(|time| time >= start_us))).collect();
         filter_record_batch(&rows, &kept).map_err(|error| Error::about_rows("leave out older rows", error))
     }
+}
+
+/// The rows of the batches up to and including one.
+fn up_to(rows: &RecordBatch, through: Sequence) -> RecordBatch {
+    let end = rows.column_by_name("_seq").map_or(0, |sequences| {
+        sequences.as_primitive::<UInt64Type>().values().partition_point(|sequence| *sequence <= through.0)
+    });
+    rows.slice(0, end)
 }

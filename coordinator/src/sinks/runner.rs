@@ -112,6 +112,7 @@ impl Runner {
         let mut waits_since = None;
         info!(sink = self.name, keys = written.len(), "sink stands");
         self.board.enter(State::Running, None);
+        self.repeat(&mut written).await?;
         self.replay(&mut written).await?;
         loop {
             if self.stop.is_requested() {
@@ -250,6 +251,21 @@ impl Runner {
         }
     }
 
+    /// Writes what was on its way when the sink ended, exactly as it was.
+    async fn repeat(&mut self, written: &mut Positions) -> Result<(), Failure> {
+        let mut ranges = self.sink.intended();
+        // A replay is repeated by whoever keeps the letters.
+        ranges.retain(|range| range.key.node.as_str() != dead_letters::REPLAYS);
+        if ranges.is_empty() {
+            return Ok(());
+        }
+        let (groups, limits) = (self.groups.clone(), self.sink.limits());
+        let read = spawn_blocking(move || groups.exactly(&ranges, limits)).await;
+        let group = read.map_err(|panic| fed_panicked(&panic))?.map_err(|error| not_fed(&error))?;
+        info!(sink = self.name, rows = group.rows(), "what was on its way is sent again");
+        self.write(group, written).await
+    }
+
     /// Writes the dead letters that an operator sent back, under a number of their own: whether the server has taken them is
     /// told by its ledger, as for any rows.
     async fn replay(&mut self, written: &mut Positions) -> Result<(), Failure> {
@@ -298,13 +314,16 @@ async fn read(
     limits: GroupLimits,
 ) -> Result<Option<(Group, bool)>, Failure> {
     let read = spawn_blocking(move || groups.next(&written, limits)).await;
-    let read = read.map_err(|panic| {
-        local(Problem::new("platform.bug", ExitCode::Bug, "reading for a sink failed").caused_by(&panic))
-    })?;
-    read.map_err(|error| {
-        let message = "what landed cannot be read for a sink";
-        local(Problem::new("sink.read_failed", ExitCode::Failed, message).caused_by(&error))
-    })
+    read.map_err(|panic| fed_panicked(&panic))?.map_err(|error| not_fed(&error))
+}
+
+fn fed_panicked(panic: &tokio::task::JoinError) -> Failure {
+    local(Problem::new("platform.bug", ExitCode::Bug, "reading for a sink failed").caused_by(panic))
+}
+
+fn not_fed(error: &aap_lake::Error) -> Failure {
+    let message = "what landed cannot be read for a sink";
+    local(Problem::new("sink.read_failed", ExitCode::Failed, message).caused_by(error))
 }
 
 /// A failure of our own side: trying again may help.

@@ -8,13 +8,16 @@
 //!   postgres: { url: 'postgres://aap@db/aap', password: env:PGPASSWORD, table: public.events, create: true }
 //! ```
 
+use std::sync::Arc;
+
 use aap_runtime::documents::{Document, DocumentError};
-use aap_sinks::{Sink, Target};
+use aap_sinks::{Ledger, Sink, Target};
 use aap_types::{ExitCode, Problem};
 use globset::{Glob, GlobSet, GlobSetBuilder};
 use serde::Deserialize;
 
 use super::filter::Filter;
+use super::stdout::{StdoutSink, StdoutSpec};
 
 /// Where a new sink begins with the streams that are there already.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -46,6 +49,14 @@ pub(crate) struct SinkSpec {
     postgres: Option<aap_postgres::PostgresSpec>,
     #[serde(default)]
     cassandra: Option<aap_cassandra::CassandraSpec>,
+    #[serde(default)]
+    elasticsearch: Option<aap_http::ElasticsearchSpec>,
+    #[serde(default)]
+    http: Option<aap_http::HttpSpec>,
+    #[serde(default)]
+    redis: Option<aap_redis::RedisSpec>,
+    #[serde(default)]
+    stdout: Option<StdoutSpec>,
 }
 
 fn start<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Start, D::Error> {
@@ -66,6 +77,10 @@ enum Driver<'a> {
     Kafka(&'a aap_kafka::KafkaSpec),
     Postgres(&'a aap_postgres::PostgresSpec),
     Cassandra(&'a aap_cassandra::CassandraSpec),
+    Elasticsearch(&'a aap_http::ElasticsearchSpec),
+    Http(&'a aap_http::HttpSpec),
+    Redis(&'a aap_redis::RedisSpec),
+    Stdout,
 }
 
 impl SinkSpec {
@@ -100,7 +115,14 @@ impl SinkSpec {
     fn drivers(&self) -> Vec<Driver<'_>> {
         let kafka = self.kafka.iter().map(Driver::Kafka);
         let postgres = self.postgres.iter().map(Driver::Postgres);
-        kafka.chain(postgres).chain(self.cassandra.iter().map(Driver::Cassandra)).collect()
+        kafka
+            .chain(postgres)
+            .chain(self.cassandra.iter().map(Driver::Cassandra))
+            .chain(self.elasticsearch.iter().map(Driver::Elasticsearch))
+            .chain(self.http.iter().map(Driver::Http))
+            .chain(self.redis.iter().map(Driver::Redis))
+            .chain(self.stdout.iter().map(|_nothing_to_say| Driver::Stdout))
+            .collect()
     }
 
     fn driver(&self) -> Driver<'_> {
@@ -117,16 +139,24 @@ impl SinkSpec {
         match self.driver() {
             Driver::Kafka(spec) => format!("{} topic {}", spec.brokers.join(","), spec.topic),
             Driver::Cassandra(spec) => spec.place(),
+            Driver::Elasticsearch(spec) => spec.place(),
+            Driver::Http(spec) => spec.place(),
+            Driver::Redis(spec) => spec.place(),
+            Driver::Stdout => "the coordinator's standard output".to_owned(),
             Driver::Postgres(spec) => format!("{} table {}", spec.url, spec.table),
         }
     }
 
-    /// An instance that has not connected yet.
-    pub(crate) fn build(&self, target: Target) -> Box<dyn Sink> {
+    /// An instance that has not connected yet. `ledger` is for those whose server keeps none.
+    pub(crate) fn build(&self, target: Target, ledger: Arc<dyn Ledger>) -> Box<dyn Sink> {
         match self.driver() {
             Driver::Kafka(spec) => Box::new(aap_kafka::KafkaSink::new(target, spec.clone())),
             Driver::Cassandra(spec) => Box::new(aap_cassandra::CassandraSink::new(target, spec.clone())),
             Driver::Postgres(spec) => Box::new(aap_postgres::PostgresSink::new(target, spec.clone())),
+            Driver::Elasticsearch(spec) => Box::new(aap_http::ElasticsearchSink::new(target, spec.clone())),
+            Driver::Http(spec) => Box::new(aap_http::HttpSink::new(target, spec.clone(), ledger)),
+            Driver::Redis(spec) => Box::new(aap_redis::RedisSink::new(target, spec.clone())),
+            Driver::Stdout => Box::new(StdoutSink::new(ledger)),
         }
     }
 
@@ -147,7 +177,7 @@ impl SinkSpec {
 }
 
 /// The sections that name a place.
-const DRIVERS: [&str; 3] = ["kafka", "postgres", "cassandra"];
+const DRIVERS: [&str; 7] = ["kafka", "postgres", "cassandra", "elasticsearch", "http", "redis", "stdout"];
 
 impl Driver<'_> {
     fn name(&self) -> &'static str {
@@ -155,6 +185,10 @@ impl Driver<'_> {
             Self::Kafka(_) => "kafka",
             Self::Postgres(_) => "postgres",
             Self::Cassandra(_) => "cassandra",
+            Self::Elasticsearch(_) => "elasticsearch",
+            Self::Http(_) => "http",
+            Self::Redis(_) => "redis",
+            Self::Stdout => "stdout",
         }
     }
 
@@ -162,6 +196,10 @@ impl Driver<'_> {
         match self {
             Self::Kafka(spec) => spec.validate().map_err(|error| error.to_string()),
             Self::Cassandra(spec) => spec.check(),
+            Self::Elasticsearch(spec) => spec.check(),
+            Self::Http(spec) => spec.check(),
+            Self::Redis(spec) => spec.check(),
+            Self::Stdout => Ok(()),
             Self::Postgres(spec) => spec.validate().map_err(|problem| full(&problem)),
         }
     }

@@ -8,7 +8,7 @@ use aap_buffer::{Buffer, BufferConfig, Encoder, Entry, FrameSchema, RealFileSyst
 use aap_lake::{CONSUMER, Lake, LakeConfig, LakeDependencies};
 use aap_runtime::documents::documents;
 use aap_runtime::{Clock, Shutdown, SystemClock};
-use aap_sinks::{BadRow, Failure, FailureKind, Group, GroupLimits, Guarantee, Positions, Sink};
+use aap_sinks::{BadRow, Failure, FailureKind, Group, GroupLimits, Guarantee, Positions, Range, Sink};
 use aap_store::{MemoryStore, ResourceStore, SinkState};
 use aap_types::{BatchId, Digest, Epoch, ExitCode, Problem, Sequence, StreamKey};
 use arrow_array::cast::AsArray;
@@ -40,6 +40,11 @@ struct Server {
     ledger: Positions,
     /// The next commit succeeds, and its answer is lost.
     loses_answer: bool,
+    /// The next groups do not arrive, and the sink remembers that they were on their way.
+    loses_groups: usize,
+    intent: Vec<Range>,
+    /// What it was asked to write, one after another.
+    asked: Vec<Vec<Range>>,
 }
 
 #[derive(Debug, Clone)]
@@ -48,6 +53,14 @@ struct InMemory(Arc<Mutex<Server>>);
 impl InMemory {
     fn commit(&self, group: &Group) -> Result<(), Failure> {
         let mut server = self.0.lock().unwrap();
+        server.asked.push(group.ranges());
+        if server.loses_groups > 0 {
+            server.loses_groups -= 1;
+            server.intent = group.ranges();
+            let problem = Problem::new("sink.unreachable", ExitCode::Unavailable, "the group was lost");
+            return Err(Failure::new(FailureKind::Retry, problem));
+        }
+        server.intent.clear();
         let mut bad = vec![];
         for (number, slice) in group.slices.iter().enumerate() {
             let stands = server.ledger.get(&slice.key).copied().unwrap_or_default();
@@ -101,6 +114,9 @@ impl Sink for InMemory {
     fn resume_point(&mut self) -> BoxFuture<'_, Result<Positions, Failure>> {
         let ledger = self.0.lock().unwrap().ledger.clone();
         Box::pin(async { Ok(ledger) })
+    }
+    fn intended(&self) -> Vec<Range> {
+        self.0.lock().unwrap().intent.clone()
     }
     fn write<'a>(&'a mut self, group: &'a Group) -> BoxFuture<'a, Result<(), Failure>> {
         let committed = self.commit(group);
@@ -161,6 +177,9 @@ impl Rig {
             rows: BTreeMap::new(),
             ledger: Positions::new(),
             loses_answer: false,
+            loses_groups: 0,
+            intent: vec![],
+            asked: vec![],
         })));
         let (control, controlled) = watch::channel(Control { paused: false, pokes: 0 });
         let stop = Shutdown::default();
@@ -274,6 +293,21 @@ async fn a_commit_whose_answer_is_lost_is_not_repeated() {
     rig.written(12).await;
     rig.check(12, &[]);
     assert!(!rig.server.0.lock().unwrap().loses_answer);
+}
+
+#[tokio::test]
+async fn what_was_on_its_way_is_sent_again_exactly_before_anything_else() {
+    let rig = Rig::new(0, None).await;
+    rig.server.0.lock().unwrap().loses_groups = 2;
+    land(&rig.buffer, 3).await;
+    rig.until("a group was on its way", || !rig.server.0.lock().unwrap().asked.is_empty()).await;
+    // More than was there then: whoever cuts groups anew would take it, too.
+    land_from(&rig.buffer, 3, 30).await;
+    rig.written(30).await;
+    rig.check(30, &[]);
+    let asked = rig.server.0.lock().unwrap().asked.clone();
+    assert!(asked.len() > 3 && asked[0] == asked[1] && asked[0] == asked[2], "{asked:?}");
+    assert!(asked[0][0].through < Sequence(30), "{asked:?}");
 }
 
 #[tokio::test]

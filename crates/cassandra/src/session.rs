@@ -51,13 +51,10 @@ impl fmt::Debug for Connected {
 impl Connected {
     /// Connects. Reads secrets and authorities: blocks for small files.
     pub(crate) async fn to(spec: &CassandraSpec) -> Result<Self, Failure> {
-        let tunnels =
-            match &spec.tls {
-                Some(tls) => Some(Tunnels::with(tls).map_err(|error| {
-                    fail::setting(format!("read the authorities in `{}`: {error}", tls.ca))
-                })?),
-                None => None,
-            };
+        let tunnels = match &spec.tls {
+            Some(tls) => Some(Tunnels::with(tls).map_err(|error| fail::setting(error.to_string()))?),
+            None => None,
+        };
         let builder = builder(spec, tunnels.as_ref()).await?;
         let session = match tokio::time::timeout(SESSION_DEADLINE, builder.build()).await {
             Ok(Ok(session)) => session,

@@ -14,9 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use rustls::{ClientConfig, RootCertStore};
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, ServerName};
+use rustls_pki_types::ServerName;
 use scylla::errors::{CustomTranslationError, TranslationError};
 use scylla::policies::address_translator::{AddressTranslator, UntranslatedPeer};
 use tokio::net::{TcpListener, TcpStream, lookup_host};
@@ -46,20 +44,7 @@ struct Shared {
 impl Tunnels {
     /// Reads the authorities: blocks for a file.
     pub(crate) fn with(tls: &Tls) -> io::Result<Self> {
-        let pem = std::fs::read(&tls.ca)?;
-        let mut roots = RootCertStore::empty();
-        for certificate in CertificateDer::pem_slice_iter(&pem) {
-            roots.add(certificate.map_err(io::Error::other)?).map_err(io::Error::other)?;
-        }
-        if roots.is_empty() {
-            return Err(io::Error::other("there is no certificate in it"));
-        }
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = ClientConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
-            .map_err(io::Error::other)?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+        let config = aap_sinks::tls::client_config(Some(&tls.ca))?;
         Ok(Self(Arc::new(Shared {
             connector: TlsConnector::from(Arc::new(config)),
             local: tokio::sync::Mutex::default(),

@@ -310,6 +310,16 @@ impl ResourceStore for PostgresStore {
         self.write("write the state of a sink", async |s: &Session| resources::set_state(s, uid, state).await)
     }
 
+    fn sink_ledger(&self, uid: &str) -> Result<Option<(u64, String)>, Error> {
+        self.read("read the ledger of a sink", async |s: &Session| resources::ledger(s, uid).await)
+    }
+
+    fn replace_sink_ledger(&self, uid: &str, version: u64, ledger: &str) -> Result<(), Error> {
+        self.write("write the ledger of a sink", async |s: &Session| {
+            resources::replace_ledger(s, uid, version, ledger).await
+        })
+    }
+
     fn add_dead_letters(&self, uid: &str, letters: &[SinkDeadLetter]) -> Result<(), Error> {
         self.write("keep dead letters", async |s: &Session| resources::add_letters(s, uid, letters).await)
     }

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use aap_types::{Sequence, StreamKey, StreamName};
 use arrow_array::RecordBatch;
 
+use crate::{Failure, Range};
+
 /// How far each (node, epoch, stream) was written: everything up to and including the sequence.
 pub type Positions = BTreeMap<StreamKey, Sequence>;
 
@@ -44,6 +46,23 @@ impl Group {
     /// Where the ledger stands once it is written.
     pub fn positions(&self) -> Positions {
         self.slices.iter().map(|slice| (slice.key.clone(), slice.through)).collect()
+    }
+
+    /// What it covers.
+    pub fn ranges(&self) -> Vec<Range> {
+        let range =
+            |slice: &Slice| Range { key: slice.key.clone(), after: slice.after, through: slice.through };
+        self.slices.iter().map(range).collect()
+    }
+
+    /// Why it may not be written where `positions` stand: a slice that does not begin there.
+    pub fn misplaced(&self, positions: &Positions) -> Option<Failure> {
+        self.slices.iter().find_map(|slice| {
+            let stands = positions.get(&slice.key).copied().unwrap_or_default();
+            let message =
+                || format!("the ledger stands at {stands} for {}, not at {}", slice.key, slice.after);
+            (stands != slice.after).then(|| Failure::moved(message()))
+        })
     }
 
     /// The slices of each stream: a stream has columns of its own.

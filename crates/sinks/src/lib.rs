@@ -25,20 +25,25 @@
 //! |---|---|
 //! | `group.rs` | [`Slice`], [`Group`], [`Positions`]: what is written and how far |
 //! | `failure.rs` | [`Failure`]: what went wrong, and what the runner should do |
+//! | `book.rs` | [`Book`], [`Ledger`]: where a sink stands whose server has no place for that |
 //! | `target.rs` | [`Target`]: whose rows these are; names with `{stream}` in them |
+//! | `tls.rs` | whom drivers believe on an encrypted line |
 //! | `conformance.rs` | the suite (feature `conformance`) |
 
+mod book;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod failure;
 mod group;
 mod target;
+pub mod tls;
 
 use std::fmt::Debug;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
 
+pub use book::{Book, Entry, Ledger, MemoryLedger, Range};
 pub use failure::{BadRow, Failure, FailureKind};
 pub use group::{Group, Positions, Slice};
 pub use target::{Target, Template, TemplateError};
@@ -94,6 +99,13 @@ pub trait Sink: Debug + Send {
     /// # Errors
     /// [`FailureKind::Retry`] when the server does not answer, [`FailureKind::Refused`] when it will not have us.
     fn resume_point(&mut self) -> BoxFuture<'_, Result<Positions, Failure>>;
+
+    /// What must be written next, as one group of exactly these ranges, before anything else: it was on its way when the place was
+    /// taken over, and its server knows it by a name that is made of the ranges. Asked for after [`Self::resume_point`]; nothing
+    /// where the server keeps the positions.
+    fn intended(&self) -> Vec<Range> {
+        vec![]
+    }
 
     /// Writes a group and its positions. They are as durable as the server's own acknowledgement when this returns.
     ///

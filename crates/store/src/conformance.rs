@@ -22,7 +22,7 @@ pub fn run(make: Make<'_>) {
     }
 }
 
-const PROMISES: [fn(&dyn Store); 10] = [
+const PROMISES: [fn(&dyn Store); 11] = [
     files_and_cut_become_visible_together,
     a_commit_built_on_an_old_cut_changes_nothing,
     compaction_of_a_file_that_was_deleted_meanwhile_changes_nothing,
@@ -32,6 +32,7 @@ const PROMISES: [fn(&dyn Store); 10] = [
     retention_comes_back_with_a_manifest_unless_it_is_set_anew,
     nodes_keep_their_first_hello_and_retention_can_be_withdrawn,
     a_resource_changes_only_from_the_revision_that_was_seen,
+    a_ledger_changes_only_from_the_version_before_and_goes_with_its_sink,
     a_dead_letter_is_kept_once_and_replayed_once,
 ];
 
@@ -213,6 +214,20 @@ fn a_resource_changes_only_from_the_revision_that_was_seen(store: &dyn Store) {
     assert!(store.delete_resource("Sink", "b").unwrap());
     assert!(!store.delete_resource("Sink", "b").unwrap());
     assert_eq!(store.resources().unwrap(), [resource("a", 1, "other")]);
+}
+
+fn a_ledger_changes_only_from_the_version_before_and_goes_with_its_sink(store: &dyn Store) {
+    store.put_resource(&resource("a", 1, "one")).unwrap();
+    let uid = "uid-of-a";
+    assert_eq!(store.sink_ledger(uid).unwrap(), None);
+    store.replace_sink_ledger(uid, 1, "first").unwrap();
+    let refused = store.replace_sink_ledger(uid, 1, "another first").unwrap_err();
+    assert!(matches!(refused, Error::Revision { expected: 0, found: 1, .. }), "{refused:?}");
+    store.replace_sink_ledger(uid, 2, "second").unwrap();
+    assert!(store.replace_sink_ledger(uid, 4, "fourth").is_err());
+    assert_eq!(store.sink_ledger(uid).unwrap(), Some((2, "second".to_owned())));
+    assert!(store.delete_resource("Sink", "a").unwrap());
+    assert_eq!(store.sink_ledger(uid).unwrap(), None);
 }
 
 fn letter(row: u64, reason: &str, replay: u64) -> SinkDeadLetter {

@@ -196,6 +196,13 @@ pub trait ResourceStore: std::fmt::Debug + Send + Sync + 'static {
     fn sink_state(&self, uid: &str) -> Result<SinkState, Error>;
     /// Replaces it.
     fn set_sink_state(&self, uid: &str, state: &SinkState) -> Result<(), Error>;
+    /// The ledger of a sink whose server keeps none, and its version; `None` where nothing was written yet.
+    fn sink_ledger(&self, uid: &str) -> Result<Option<(u64, String)>, Error>;
+    /// Puts a ledger of this version in the place of the one before; the first is version 1.
+    ///
+    /// # Errors
+    /// [`Error::Revision`] when another version stands there.
+    fn replace_sink_ledger(&self, uid: &str, version: u64, ledger: &str) -> Result<(), Error>;
     /// Keeps rows that a sink could not write; one that is kept already stays as it is.
     fn add_dead_letters(&self, uid: &str, letters: &[SinkDeadLetter]) -> Result<(), Error>;
     /// Drops those that lie beyond what was written, also out of replays: their group was never committed, so their rows will be

@@ -27,6 +27,7 @@ struct State {
     version: u64,
     resources: BTreeMap<(String, String), ResourceRecord>,
     sinks: BTreeMap<String, SinkState>,
+    ledgers: BTreeMap<String, (u64, String)>,
     dead_letters: BTreeMap<(String, BatchId, u64), SinkDeadLetter>,
 }
 
@@ -191,6 +192,7 @@ impl ResourceStore for MemoryStore {
         let deleted = state.resources.remove(&(kind.to_owned(), name.to_owned()));
         if let Some(deleted) = &deleted {
             state.sinks.remove(&deleted.uid);
+            state.ledgers.remove(&deleted.uid);
             state.dead_letters.retain(|(sink, ..), _| *sink != deleted.uid);
         }
         Ok(deleted.is_some())
@@ -202,6 +204,22 @@ impl ResourceStore for MemoryStore {
 
     fn set_sink_state(&self, uid: &str, sink: &SinkState) -> Result<(), Error> {
         self.state().sinks.insert(uid.to_owned(), sink.clone());
+        Ok(())
+    }
+
+    fn sink_ledger(&self, uid: &str) -> Result<Option<(u64, String)>, Error> {
+        Ok(self.state().ledgers.get(uid).cloned())
+    }
+
+    fn replace_sink_ledger(&self, uid: &str, version: u64, ledger: &str) -> Result<(), Error> {
+        let mut state = self.state();
+        let found = state.ledgers.get(uid).map_or(0, |(version, _)| *version);
+        let expected = version.saturating_sub(1);
+        if found != expected {
+            let (kind, name) = ("Ledger".to_owned(), uid.to_owned());
+            return Err(Error::Revision { kind, name, expected, found });
+        }
+        state.ledgers.insert(uid.to_owned(), (version, ledger.to_owned()));
         Ok(())
     }
 

@@ -72,6 +72,7 @@ pub(crate) fn delete(t: &Transaction<'_>, kind: &str, name: &str) -> Result<bool
     let Some(uid) = uid else { return Ok(false) };
     t.execute("DELETE FROM resources WHERE uid = ?1", [&uid])?;
     t.execute("DELETE FROM sink_states WHERE uid = ?1", [&uid])?;
+    t.execute("DELETE FROM sink_ledgers WHERE uid = ?1", [&uid])?;
     t.execute("DELETE FROM sink_dead_letters WHERE sink = ?1", [&uid])?;
     Ok(true)
 }
@@ -86,6 +87,39 @@ pub(crate) fn state(t: &Transaction<'_>, uid: &str) -> Result<SinkState, Failure
 pub(crate) fn set_state(t: &Transaction<'_>, uid: &str, state: &SinkState) -> Result<(), Failure> {
     let text = serde_json::to_string(state).expect("names and numbers are JSON");
     t.execute("INSERT OR REPLACE INTO sink_states VALUES (?1, ?2)", [uid, &text])?;
+    Ok(())
+}
+
+pub(crate) fn ledger(t: &Transaction<'_>, uid: &str) -> Result<Option<(u64, String)>, Failure> {
+    let mut statement = t.prepare_cached("SELECT version, ledger FROM sink_ledgers WHERE uid = ?1")?;
+    let found = statement.query_row([uid], |row| Ok((unsigned(row.get(0)?), row.get(1)?)));
+    Ok(found.optional()?)
+}
+
+pub(crate) fn replace_ledger(
+    t: &Transaction<'_>,
+    uid: &str,
+    version: u64,
+    ledger: &str,
+) -> Result<(), Failure> {
+    let found: Option<i64> = t
+        .prepare_cached("SELECT version FROM sink_ledgers WHERE uid = ?1")?
+        .query_row([uid], |row| row.get(0))
+        .optional()?;
+    let (found, expected) = (found.map_or(0, unsigned), version.saturating_sub(1));
+    if found != expected {
+        return Err(Failure::Refused(Error::Revision {
+            kind: "Ledger".to_owned(),
+            name: uid.to_owned(),
+            expected,
+            found,
+        }));
+    }
+    t.prepare_cached("INSERT OR REPLACE INTO sink_ledgers VALUES (?1, ?2, ?3)")?.execute(params![
+        uid,
+        signed(version),
+        ledger
+    ])?;
     Ok(())
 }
 

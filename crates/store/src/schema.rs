@@ -6,7 +6,7 @@ use rusqlite::Connection;
 use crate::Error;
 
 /// One step per version, never changed once released.
-const MIGRATIONS: [&str; 3] = ["
+const MIGRATIONS: [&str; 4] = ["
     CREATE TABLE nodes (
         node TEXT PRIMARY KEY, first_seen_us INTEGER NOT NULL, last_seen_us INTEGER NOT NULL,
         store_id BLOB NOT NULL, generation INTEGER NOT NULL, epoch INTEGER NOT NULL, agent_version TEXT NOT NULL
@@ -58,6 +58,8 @@ const MIGRATIONS: [&str; 3] = ["
         arrow BLOB NOT NULL, replay INTEGER NOT NULL DEFAULT 0,
         PRIMARY KEY (sink, node, epoch, stream, sequence, row)
     ) STRICT;
+", "
+    CREATE TABLE sink_ledgers (uid TEXT PRIMARY KEY, version INTEGER NOT NULL, ledger TEXT NOT NULL) STRICT;
 "];
 
 /// Brings `connection` to the newest version, or refuses one that is newer than this build.

@@ -287,6 +287,14 @@ impl ResourceStore for SqliteStore {
         self.write("begin a replay", |t| resources::begin_replay(t, uid, now_us))
     }
 
+    fn sink_ledger(&self, uid: &str) -> Result<Option<(u64, String)>, Error> {
+        self.read("read the ledger of a sink", |t| resources::ledger(t, uid))
+    }
+
+    fn replace_sink_ledger(&self, uid: &str, version: u64, ledger: &str) -> Result<(), Error> {
+        self.write("write the ledger of a sink", |t| resources::replace_ledger(t, uid, version, ledger))
+    }
+
     fn pending_replay(&self, uid: &str) -> Result<Option<(u64, Vec<SinkDeadLetter>)>, Error> {
         self.read("look for a replay", |t| resources::pending_replay(t, uid))
     }

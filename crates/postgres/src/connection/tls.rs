@@ -5,27 +5,18 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use camino::Utf8Path;
+use aap_sinks::tls;
 use futures::future::BoxFuture;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
-use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
-use rustls_pki_types::pem::PemObject;
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_postgres::tls::{ChannelBinding, MakeTlsConnect, TlsConnect, TlsStream};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::url::{Roots, Trust};
-
-/// Where Linux distributions and the BSDs keep the authorities that the machine trusts.
-const SYSTEM_ROOTS: [&str; 4] = [
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/ca-bundle.pem",
-    "/etc/ssl/cert.pem",
-];
 
 /// Makes the TLS of a connection.
 #[derive(Clone)]
@@ -34,7 +25,7 @@ pub(super) struct Encryption(Arc<ClientConfig>);
 impl Encryption {
     /// For a URL's `trust`. Reads the authorities: blocks for a file. `None`: no TLS at all.
     pub(super) fn of(trust: &Trust) -> io::Result<Option<Self>> {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let provider = tls::provider();
         let verifier: Arc<dyn ServerCertVerifier> = match trust {
             Trust::Plain => return Ok(None),
             Trust::Anyone => Arc::new(Believer { chain: None, provider: provider.clone() }),
@@ -44,7 +35,7 @@ impl Encryption {
             Trust::Name(roots) => chain(roots, &provider)?,
         };
         let config = ClientConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
+            .with_protocol_versions(&tls::VERSIONS)
             .map_err(io::Error::other)?
             .dangerous()
             .with_custom_certificate_verifier(verifier)
@@ -55,29 +46,12 @@ impl Encryption {
 
 fn chain(roots: &Roots, provider: &Arc<CryptoProvider>) -> io::Result<Arc<WebPkiServerVerifier>> {
     let store = match roots {
-        Roots::File(path) => store(path)?,
-        Roots::System => {
-            let found = SYSTEM_ROOTS.iter().map(Utf8Path::new).find(|path| path.exists());
-            store(found.ok_or_else(|| io::Error::other("this machine has no file of trusted authorities"))?)?
-        }
+        Roots::File(path) => tls::authorities(Some(path))?,
+        Roots::System => tls::authorities(None)?,
     };
     WebPkiServerVerifier::builder_with_provider(Arc::new(store), provider.clone())
         .build()
         .map_err(io::Error::other)
-}
-
-fn store(path: &Utf8Path) -> io::Result<RootCertStore> {
-    let wrong = |why: String| io::Error::other(format!("read authorities in `{path}`: {why}"));
-    let pem = std::fs::read(path).map_err(|error| wrong(error.to_string()))?;
-    let mut store = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(&pem) {
-        let certificate = certificate.map_err(|error| wrong(error.to_string()))?;
-        // One of many that this build cannot read must not take the others with it.
-        if let Err(error) = store.add(certificate) {
-            tracing::debug!(%path, %error, "skipped an authority");
-        }
-    }
-    if store.is_empty() { Err(wrong("there is no certificate in it".to_owned())) } else { Ok(store) }
 }
 
 /// Believes any certificate, or any that an authority signed, whatever the name on it.

@@ -94,6 +94,8 @@ pub(super) async fn delete(s: &Session, kind: &str, name: &str) -> Result<bool, 
     let Some(uid) = rows.first().map(|row| row.get::<_, String>(0)) else { return Ok(false) };
     let sql = "DELETE FROM sink_states WHERE uid = $1";
     s.execute("forget the state of a sink", sql, &[(&uid, Type::TEXT)]).await?;
+    let sql = "DELETE FROM sink_ledgers WHERE uid = $1";
+    s.execute("forget the ledger of a sink", sql, &[(&uid, Type::TEXT)]).await?;
     let sql = "DELETE FROM sink_dead_letters WHERE sink = $1";
     s.execute("forget dead letters", sql, &[(&uid, Type::TEXT)]).await?;
     Ok(true)
@@ -110,6 +112,32 @@ pub(super) async fn set_state(s: &Session, uid: &str, state: &SinkState) -> Resu
     let text = serde_json::to_string(state).unwrap_or_default();
     let sql = "INSERT INTO sink_states VALUES ($1, $2) ON CONFLICT (uid) DO UPDATE SET state = $2";
     s.execute("write the state of a sink", sql, &[(&uid, Type::TEXT), (&text, Type::TEXT)]).await?;
+    Ok(())
+}
+
+pub(super) async fn ledger(s: &Session, uid: &str) -> Result<Option<(u64, String)>, Failure> {
+    let sql = "SELECT version, ledger FROM sink_ledgers WHERE uid = $1";
+    let rows = s.query("read the ledger of a sink", sql, &[(&uid, Type::TEXT)]).await?;
+    Ok(rows.first().map(|row| (unsigned(row, 0), row.get(1))))
+}
+
+pub(super) async fn replace_ledger(
+    s: &Session,
+    uid: &str,
+    version: u64,
+    ledger: &str,
+) -> Result<(), Failure> {
+    let sql = "SELECT version FROM sink_ledgers WHERE uid = $1";
+    let rows = s.query("read the version of a ledger", sql, &[(&uid, Type::TEXT)]).await?;
+    let (found, expected) = (rows.first().map_or(0, |row| unsigned(row, 0)), version.saturating_sub(1));
+    if found != expected {
+        let (kind, name) = ("Ledger".to_owned(), uid.to_owned());
+        return Err(Failure::Refused(Error::Revision { kind, name, expected, found }));
+    }
+    let version = signed(version);
+    let sql = "INSERT INTO sink_ledgers VALUES ($1, $2, $3) ON CONFLICT (uid) DO UPDATE SET version = $2, ledger = $3";
+    let values = [(&uid as _, Type::TEXT), (&version as _, Type::INT8), (&ledger as _, Type::TEXT)];
+    s.execute("write the ledger of a sink", sql, &values).await?;
     Ok(())
 }
 

@@ -9,7 +9,7 @@ use crate::connection::Session;
 pub(super) const LOCK: &str = "SELECT pg_advisory_xact_lock(7017209110204937313)";
 
 /// One step per version, never changed once released. Names are compared by their bytes, as SQLite does.
-const MIGRATIONS: [&str; 1] = ["
+const MIGRATIONS: [&str; 2] = ["
     CREATE TABLE nodes (
         node text COLLATE \"C\" PRIMARY KEY, first_seen_us bigint NOT NULL, last_seen_us bigint NOT NULL,
         store_id bytea NOT NULL, generation bigint NOT NULL, epoch bigint NOT NULL, agent_version text NOT NULL
@@ -57,6 +57,8 @@ const MIGRATIONS: [&str; 1] = ["
         arrow bytea NOT NULL, replay bigint NOT NULL DEFAULT 0,
         PRIMARY KEY (sink, node, epoch, stream, sequence, row)
     );
+", "
+    CREATE TABLE sink_ledgers (uid text PRIMARY KEY, version bigint NOT NULL, ledger text NOT NULL);
 "];
 
 /// Brings the schema to the newest version, or refuses one that is newer than this build.
