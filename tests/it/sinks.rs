@@ -3,6 +3,7 @@
 mod cassandra;
 mod kafka;
 pub(crate) mod postgres;
+pub(crate) mod s3;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

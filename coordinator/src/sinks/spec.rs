@@ -46,6 +46,8 @@ pub(crate) struct SinkSpec {
     postgres: Option<aap_postgres::PostgresSpec>,
     #[serde(default)]
     cassandra: Option<aap_cassandra::CassandraSpec>,
+    #[serde(default)]
+    s3: Option<aap_lake::S3Spec>,
 }
 
 fn start<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Start, D::Error> {
@@ -66,6 +68,7 @@ enum Driver<'a> {
     Kafka(&'a aap_kafka::KafkaSpec),
     Postgres(&'a aap_postgres::PostgresSpec),
     Cassandra(&'a aap_cassandra::CassandraSpec),
+    S3(&'a aap_lake::S3Spec),
 }
 
 impl SinkSpec {
@@ -100,7 +103,8 @@ impl SinkSpec {
     fn drivers(&self) -> Vec<Driver<'_>> {
         let kafka = self.kafka.iter().map(Driver::Kafka);
         let postgres = self.postgres.iter().map(Driver::Postgres);
-        kafka.chain(postgres).chain(self.cassandra.iter().map(Driver::Cassandra)).collect()
+        let cassandra = self.cassandra.iter().map(Driver::Cassandra);
+        kafka.chain(postgres).chain(cassandra).chain(self.s3.iter().map(Driver::S3)).collect()
     }
 
     fn driver(&self) -> Driver<'_> {
@@ -117,6 +121,7 @@ impl SinkSpec {
         match self.driver() {
             Driver::Kafka(spec) => format!("{} topic {}", spec.brokers.join(","), spec.topic),
             Driver::Cassandra(spec) => spec.place(),
+            Driver::S3(spec) => spec.place(),
             Driver::Postgres(spec) => format!("{} table {}", spec.url, spec.table),
         }
     }
@@ -127,6 +132,7 @@ impl SinkSpec {
             Driver::Kafka(spec) => Box::new(aap_kafka::KafkaSink::new(target, spec.clone())),
             Driver::Cassandra(spec) => Box::new(aap_cassandra::CassandraSink::new(target, spec.clone())),
             Driver::Postgres(spec) => Box::new(aap_postgres::PostgresSink::new(target, spec.clone())),
+            Driver::S3(spec) => Box::new(aap_lake::S3Sink::new(target, spec.clone())),
         }
     }
 
@@ -147,7 +153,7 @@ impl SinkSpec {
 }
 
 /// The sections that name a place.
-const DRIVERS: [&str; 3] = ["kafka", "postgres", "cassandra"];
+const DRIVERS: [&str; 4] = ["kafka", "postgres", "cassandra", "s3"];
 
 impl Driver<'_> {
     fn name(&self) -> &'static str {
@@ -155,6 +161,7 @@ impl Driver<'_> {
             Self::Kafka(_) => "kafka",
             Self::Postgres(_) => "postgres",
             Self::Cassandra(_) => "cassandra",
+            Self::S3(_) => "s3",
         }
     }
 
@@ -162,6 +169,7 @@ impl Driver<'_> {
         match self {
             Self::Kafka(spec) => spec.validate().map_err(|error| error.to_string()),
             Self::Cassandra(spec) => spec.check(),
+            Self::S3(spec) => spec.check(),
             Self::Postgres(spec) => spec.validate().map_err(|problem| full(&problem)),
         }
     }

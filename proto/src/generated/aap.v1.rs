@@ -2559,7 +2559,7 @@ pub struct ListSinksReply {
 pub struct SinkStatus {
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
-    /// "kafka", "postgres", "cassandra"
+    /// "kafka", "postgres", "cassandra", "s3"
     #[prost(string, tag = "2")]
     pub kind: ::prost::alloc::string::String,
     /// where it writes, without secrets
