@@ -9,9 +9,9 @@ use bytes::Bytes;
 use futures::future::ready;
 use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
-use object_store::{GetOptions, GetRange, ObjectStore, PutMode, PutPayload};
+use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutPayload};
 
-use super::footer::{self, Footer, TAIL_BYTES};
+use super::footer::{self, Footer};
 
 /// A question: a page of names, or a footer.
 const READ_DEADLINE: Duration = Duration::from_secs(30);
@@ -117,14 +117,14 @@ impl Chains {
     }
 
     async fn last(&self, stream: &StreamName) -> Result<Option<Link>, StoreError> {
-        let Some((number, path)) = self.last_name(stream).await? else { return Ok(None) };
-        let footer = self.footer(stream, &path).await?;
+        let Some((number, Found { path, size })) = self.last_found(stream).await? else { return Ok(None) };
+        let footer = self.footer(stream, &path, size).await?;
         Ok(Some(Link { number, positions: footer.positions }))
     }
 
     /// The object with the highest number. A stream may have millions, of which the first may be gone: so the end is found by
     /// strides that double, and then by halves. Few streams need more than one question.
-    pub(super) async fn last_name(&self, stream: &StreamName) -> Result<Option<(u64, Path)>, StoreError> {
+    pub(super) async fn last_found(&self, stream: &StreamName) -> Result<Option<(u64, Found)>, StoreError> {
         let page = self.page(stream, 0).await?;
         let Some(mut last) = page.last() else { return Ok(None) };
         if page.is_whole {
@@ -153,21 +153,22 @@ impl Chains {
         let (folder, family) = (self.prefix.clone().join(stream.as_str()), self.family());
         // Every name with this number is longer, and so comes after this.
         let before = folder.clone().join(format!("{family}{from:0DIGITS$}").as_str());
-        let names = self.objects.list_with_offset(Some(&folder), &before).map_ok(|found| found.location);
-        let is_ours = |path: &Path| path.filename().is_some_and(|name| name.starts_with(&family));
+        let found = self.objects.list_with_offset(Some(&folder), &before);
+        let found = found.map_ok(|found| Found { path: found.location, size: found.size });
+        let is_ours = |found: &Found| found.path.filename().is_some_and(|name| name.starts_with(&family));
         let listing = async {
             match self.is_ordered {
                 // The names of other sinks are not looked through.
                 true => {
-                    let ours = names.try_take_while(|path| ready(Ok(is_ours(path))));
-                    ours.take(PAGE).try_collect::<Vec<Path>>().await
+                    let ours = found.try_take_while(|found| ready(Ok(is_ours(found))));
+                    ours.take(PAGE).try_collect::<Vec<Found>>().await
                 }
-                false => names.try_filter(|path| ready(is_ours(path))).try_collect::<Vec<Path>>().await,
+                false => found.try_filter(|found| ready(is_ours(found))).try_collect::<Vec<Found>>().await,
             }
         };
-        let names = within(READ_DEADLINE, listing).await?;
-        let is_whole = names.len() < PAGE || !self.is_ordered;
-        let numbered = names.into_iter().filter_map(|path| Some((self.number(&path)?, path)));
+        let found = within(READ_DEADLINE, listing).await?;
+        let is_whole = found.len() < PAGE || !self.is_ordered;
+        let numbered = found.into_iter().filter_map(|found| Some((self.number(&found.path)?, found)));
         Ok(Page { numbered: numbered.collect(), is_whole })
     }
 
@@ -192,30 +193,32 @@ impl Chains {
         self.prefix.clone().join(stream.as_str()).join(name.as_str())
     }
 
-    /// What an object says about itself.
-    async fn footer(&self, stream: &StreamName, path: &Path) -> Result<Footer, StoreError> {
-        let end = self.end(path, FOOTER_GUESS).await?;
+    /// What an object of this size says about itself.
+    async fn footer(&self, stream: &StreamName, path: &Path, size: u64) -> Result<Footer, StoreError> {
         let foreign = |why: String| StoreError::Foreign { path: path.to_string(), why };
-        let tail_at = |end: &[u8]| {
-            end.len().checked_sub(TAIL_BYTES).ok_or_else(|| foreign("it is no Parquet file".to_owned()))
-        };
-        let length = footer::length(&end[tail_at(&end)?..]).map_err(foreign)?;
-        let end = match length + TAIL_BYTES > end.len() {
-            true => self.end(path, (length + TAIL_BYTES) as u64).await?,
-            false => end,
-        };
-        let tail = tail_at(&end)?;
-        let begin = tail.checked_sub(length).ok_or_else(|| foreign("its footer is cut off".to_owned()))?;
-        let footer = Footer::read(&end[begin..tail], stream).map_err(foreign)?;
+        let mut end = self.end(path, size, FOOTER_GUESS).await?;
+        let length = footer::length(&end).map_err(foreign)?;
+        if length > end.len() {
+            end = self.end(path, size, length as u64).await?;
+        }
+        let begin = end.len().checked_sub(length);
+        let begin = begin.ok_or_else(|| foreign("its footer is longer than it is".to_owned()))?;
+        let footer = Footer::read(&end[begin..], stream).map_err(foreign)?;
         match footer.sink == self.uid {
             true => Ok(footer),
             false => Err(foreign(format!("it was written by the sink with the uid {}", footer.sink))),
         }
     }
 
-    async fn end(&self, path: &Path, bytes: u64) -> Result<Bytes, StoreError> {
-        let options = GetOptions { range: Some(GetRange::Suffix(bytes)), ..GetOptions::default() };
-        within(READ_DEADLINE, async { self.objects.get_opts(path, options).await?.bytes().await }).await
+    /// The last bytes of an object, as many as it has.
+    async fn end(&self, path: &Path, size: u64, bytes: u64) -> Result<Bytes, StoreError> {
+        match size {
+            0 => Ok(Bytes::new()),
+            _ => {
+                let range = size.saturating_sub(bytes)..size;
+                within(READ_DEADLINE, self.objects.get_range(path, range)).await
+            }
+        }
     }
 
     /// Adds an object, unless another one has its number. If its answer is lost, the object itself is asked.
@@ -227,7 +230,11 @@ impl Chains {
         if !error.leaves_doubt() {
             return Err(error);
         }
-        match self.footer(&next.stream, &path).await {
+        let looked = async {
+            let size = within(READ_DEADLINE, self.objects.head(&path)).await?.size;
+            self.footer(&next.stream, &path, size).await
+        };
+        match looked.await {
             Ok(footer) if footer.attempt == next.attempt => Ok(Appended::Yes),
             Ok(_) | Err(StoreError::Foreign { .. }) if self.is_conditional => Ok(Appended::Taken),
             // It is not there, or that cannot be told either.
@@ -236,15 +243,23 @@ impl Chains {
     }
 }
 
-/// Names that were listed.
+/// An object that was listed.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Found {
+    path: Path,
+    /// In bytes.
+    size: u64,
+}
+
+/// Objects that were listed.
 struct Page {
-    numbered: Vec<(u64, Path)>,
+    numbered: Vec<(u64, Found)>,
     /// Whether no other name comes after them.
     is_whole: bool,
 }
 
 impl Page {
-    fn last(&self) -> Option<(u64, Path)> {
+    fn last(&self) -> Option<(u64, Found)> {
         self.numbered.iter().max().cloned()
     }
 }

@@ -18,7 +18,7 @@ const ATTEMPT: &str = "aap.attempt";
 const POSITIONS: &str = "aap.positions";
 
 /// The length of the footer, and the magic number of Parquet.
-pub(super) const TAIL_BYTES: usize = 8;
+const TAIL_BYTES: usize = 8;
 const MAGIC: &[u8] = b"PAR1";
 
 /// What an object says about itself.
@@ -42,11 +42,12 @@ impl Footer {
         vec![note(SINK, &self.sink), note(ATTEMPT, &self.attempt), note(POSITIONS, &positions)]
     }
 
-    /// From the bytes of a footer, without the tail.
+    /// From the bytes at the end of a file, which begin with the footer.
     ///
     /// # Errors
     /// Why it is none of ours.
     pub(super) fn read(bytes: &[u8], stream: &StreamName) -> Result<Self, String> {
+        let bytes = &bytes[..bytes.len() - TAIL_BYTES];
         let metadata = ParquetMetaDataReader::decode_metadata(bytes).map_err(|error| error.to_string())?;
         let notes = metadata.file_metadata().key_value_metadata();
         let note = |key: &str| {
@@ -65,13 +66,14 @@ impl Footer {
     }
 }
 
-/// How long the footer before this tail is.
+/// How long the footer of a file is that ends so, with the tail behind it.
 ///
 /// # Errors
 /// Why there is none.
-pub(super) fn length(tail: &[u8]) -> Result<usize, String> {
-    match tail.split_first_chunk::<4>() {
-        Some((length, MAGIC)) => Ok(u32::from_le_bytes(*length) as usize),
+pub(super) fn length(end: &[u8]) -> Result<usize, String> {
+    let tail = end.len().checked_sub(TAIL_BYTES).and_then(|tail| end[tail..].split_first_chunk::<4>());
+    match tail {
+        Some((length, MAGIC)) => Ok(u32::from_le_bytes(*length) as usize + TAIL_BYTES),
         _ => Err("it is no Parquet file".to_owned()),
     }
 }

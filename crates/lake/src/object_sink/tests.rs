@@ -35,7 +35,7 @@ async fn check(numbers: impl IntoIterator<Item = u64>, is_ordered: bool, expecte
     let prefix = Path::from("p");
     let chains = Chains { objects, prefix, uid: UID.to_owned(), is_ordered, is_conditional: true };
     let stream: StreamName = "s".parse().unwrap();
-    let found = chains.last_name(&stream).await.unwrap();
+    let found = chains.last_found(&stream).await.unwrap();
     assert_eq!(found.map(|(number, _)| number), expected, "of {count} objects");
 }
 
