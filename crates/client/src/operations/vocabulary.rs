@@ -20,6 +20,7 @@ pub enum Id {
     Get,
     Delete,
     QueryRun,
+    QueryExplain,
     QueryLs,
     QueryCancel,
     Ingest,
@@ -50,7 +51,7 @@ pub enum Id {
 
 impl Id {
     /// Every id.
-    pub const ALL: [Self; 38] = [
+    pub const ALL: [Self; 39] = [
         Self::Up,
         Self::Down,
         Self::Logs,
@@ -63,6 +64,7 @@ impl Id {
         Self::Get,
         Self::Delete,
         Self::QueryRun,
+        Self::QueryExplain,
         Self::QueryLs,
         Self::QueryCancel,
         Self::Ingest,
