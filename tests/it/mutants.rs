@@ -164,3 +164,8 @@ fn power_cuts_find_a_buffer_that_does_not_sync() {
 fn counts_in_postgresql_find_a_lake_that_feeds_rows_again() {
     sinks::postgres::finds_doubled_rows(Platform::with_mutant("feedagain"));
 }
+
+#[test]
+fn kills_find_an_object_store_whose_objects_say_how_far_the_one_before_went() {
+    sinks::s3::finds_doubled_rows(&Platform::with_mutant("positionlate"));
+}

@@ -6,6 +6,7 @@ pub(crate) mod kafka;
 mod opensearch;
 pub(crate) mod postgres;
 mod redis;
+pub(crate) mod s3;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -14,8 +14,12 @@ const EXAMPLES: [(&str, &str); 3] =
     [("aap-decode", "decode_rate"), ("aap-buffer", "append_rate"), ("aap-transport", "carrier_rate")];
 
 /// Sinks beside the plainest client of their server, in the same run: (crate, test).
-const SINKS: [(&str, &str); 3] =
-    [("aap-kafka", "throughput"), ("aap-postgres", "throughput"), ("aap-cassandra", "throughput")];
+const SINKS: [(&str, &str); 4] = [
+    ("aap-kafka", "throughput"),
+    ("aap-postgres", "throughput"),
+    ("aap-cassandra", "throughput"),
+    ("aap-lake", "throughput"),
+];
 
 /// Runs the measuring programs whose name contains `filter`, then the end-to-end measurements.
 pub(crate) fn run(filter: Option<&str>) -> Result<()> {

@@ -50,6 +50,8 @@ pub(crate) struct SinkSpec {
     #[serde(default)]
     cassandra: Option<aap_cassandra::CassandraSpec>,
     #[serde(default)]
+    s3: Option<aap_lake::S3Spec>,
+    #[serde(default)]
     elasticsearch: Option<aap_http::ElasticsearchSpec>,
     #[serde(default)]
     http: Option<aap_http::HttpSpec>,
@@ -77,6 +79,7 @@ enum Driver<'a> {
     Kafka(&'a aap_kafka::KafkaSpec),
     Postgres(&'a aap_postgres::PostgresSpec),
     Cassandra(&'a aap_cassandra::CassandraSpec),
+    S3(&'a aap_lake::S3Spec),
     Elasticsearch(&'a aap_http::ElasticsearchSpec),
     Http(&'a aap_http::HttpSpec),
     Redis(&'a aap_redis::RedisSpec),
@@ -118,6 +121,7 @@ impl SinkSpec {
         kafka
             .chain(postgres)
             .chain(self.cassandra.iter().map(Driver::Cassandra))
+            .chain(self.s3.iter().map(Driver::S3))
             .chain(self.elasticsearch.iter().map(Driver::Elasticsearch))
             .chain(self.http.iter().map(Driver::Http))
             .chain(self.redis.iter().map(Driver::Redis))
@@ -139,6 +143,7 @@ impl SinkSpec {
         match self.driver() {
             Driver::Kafka(spec) => format!("{} topic {}", spec.brokers.join(","), spec.topic),
             Driver::Cassandra(spec) => spec.place(),
+            Driver::S3(spec) => spec.place(),
             Driver::Elasticsearch(spec) => spec.place(),
             Driver::Http(spec) => spec.place(),
             Driver::Redis(spec) => spec.place(),
@@ -153,6 +158,7 @@ impl SinkSpec {
             Driver::Kafka(spec) => Box::new(aap_kafka::KafkaSink::new(target, spec.clone())),
             Driver::Cassandra(spec) => Box::new(aap_cassandra::CassandraSink::new(target, spec.clone())),
             Driver::Postgres(spec) => Box::new(aap_postgres::PostgresSink::new(target, spec.clone())),
+            Driver::S3(spec) => Box::new(aap_lake::S3Sink::new(target, spec.clone())),
             Driver::Elasticsearch(spec) => Box::new(aap_http::ElasticsearchSink::new(target, spec.clone())),
             Driver::Http(spec) => Box::new(aap_http::HttpSink::new(target, spec.clone(), ledger)),
             Driver::Redis(spec) => Box::new(aap_redis::RedisSink::new(target, spec.clone())),
@@ -177,7 +183,8 @@ impl SinkSpec {
 }
 
 /// The sections that name a place.
-const DRIVERS: [&str; 7] = ["kafka", "postgres", "cassandra", "elasticsearch", "http", "redis", "stdout"];
+const DRIVERS: [&str; 8] =
+    ["kafka", "postgres", "cassandra", "s3", "elasticsearch", "http", "redis", "stdout"];
 
 impl Driver<'_> {
     fn name(&self) -> &'static str {
@@ -185,6 +192,7 @@ impl Driver<'_> {
             Self::Kafka(_) => "kafka",
             Self::Postgres(_) => "postgres",
             Self::Cassandra(_) => "cassandra",
+            Self::S3(_) => "s3",
             Self::Elasticsearch(_) => "elasticsearch",
             Self::Http(_) => "http",
             Self::Redis(_) => "redis",
@@ -196,6 +204,7 @@ impl Driver<'_> {
         match self {
             Self::Kafka(spec) => spec.validate().map_err(|error| error.to_string()),
             Self::Cassandra(spec) => spec.check(),
+            Self::S3(spec) => spec.check(),
             Self::Elasticsearch(spec) => spec.check(),
             Self::Http(spec) => spec.check(),
             Self::Redis(spec) => spec.check(),

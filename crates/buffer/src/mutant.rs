@@ -24,6 +24,7 @@
 //! | `cutfirst` | lake | moves the cut in a transaction of its own, before the files are visible |
 //! | `cutlast` | lake | moves the cut in a transaction of its own, after the files are visible |
 //! | `feedagain` | lake | feeds a sink everything again whenever there is something new |
+//! | `positionlate` | lake | says in an object of a sink how far the one before it went |
 
 /// Whether the fault `name` was chosen. A constant without the feature, so that no release holds a fault.
 #[cfg(any(test, feature = "mutants"))]

@@ -29,6 +29,7 @@
 //! | `file.rs`, `parquet_file.rs` | chunks → a Parquet file and its record; back |
 //! | `storage.rs` | objects on local disk, synced; the sweep |
 //! | `feed.rs` | [`Lake::feed`]: rows behind a position, from landing buffer or files, for sinks |
+//! | `object_sink.rs` | [`S3Sink`]: the same rows as a chain of objects in a store elsewhere |
 //! | `pins.rs` | who still reads a file that is hidden |
 //! | `manifest.rs` | the list for others, and the catalogue's second copy |
 
@@ -42,6 +43,7 @@ mod load;
 mod maintain;
 mod manifest;
 mod merge;
+mod object_sink;
 mod parquet_file;
 mod partition;
 mod pins;
@@ -57,5 +59,6 @@ pub use config::LakeConfig;
 pub use error::Error;
 pub use feed::{Fed, FeedLimits, unite};
 pub use lake::{CONSUMER, Lake, LakeDependencies};
+pub use object_sink::{Every, S3Sink, S3Spec};
 pub use pins::Pin;
 pub use waiting::{FrameInfo, Waiting};

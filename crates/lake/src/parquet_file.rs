@@ -9,8 +9,8 @@ use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder, RowSelection};
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::errors::ParquetError;
-use parquet::file::metadata::SortingColumn;
-use parquet::file::properties::{EnabledStatistics, WriterProperties};
+use parquet::file::metadata::{KeyValue, SortingColumn};
+use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterPropertiesBuilder};
 
 use crate::Error;
 use crate::storage::ObjectWriter;
@@ -38,20 +38,10 @@ pub(crate) struct ParquetWriter {
 
 impl ParquetWriter {
     pub(crate) fn new(to: ObjectWriter, schema: SchemaRef, ts: Option<usize>) -> Result<Self, Error> {
-        let level = ZstdLevel::try_new(ZSTD_LEVEL).map_err(Error::parquet(WRITING))?;
         let sorted = ts
             .and_then(|column| i32::try_from(column).ok())
             .map(|column_idx| vec![SortingColumn { column_idx, descending: false, nulls_first: true }]);
-        let properties = WriterProperties::builder()
-            .set_created_by(concat!("aap ", env!("CARGO_PKG_VERSION")).to_owned())
-            .set_compression(Compression::ZSTD(level))
-            .set_statistics_enabled(EnabledStatistics::Chunk)
-            .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
-            .set_max_row_group_bytes(Some(ROW_GROUP_BYTES))
-            .set_data_page_size_limit(PAGE_BYTES)
-            .set_dictionary_page_size_limit(PAGE_BYTES)
-            .set_sorting_columns(sorted)
-            .build();
+        let properties = properties()?.set_sorting_columns(sorted).build();
         let writer = ArrowWriter::try_new(to, schema, Some(properties)).map_err(Error::parquet(WRITING))?;
         Ok(Self { writer })
     }
@@ -73,6 +63,44 @@ impl ParquetWriter {
     fn reason(&mut self, error: ParquetError) -> Error {
         self.writer.inner_mut().failure().unwrap_or_else(|| Error::parquet(WRITING)(error))
     }
+}
+
+/// A file in the making, in memory.
+#[derive(Debug)]
+pub(crate) struct MemoryWriter {
+    writer: ArrowWriter<Vec<u8>>,
+}
+
+impl MemoryWriter {
+    /// With `notes` in its footer.
+    pub(crate) fn new(schema: SchemaRef, notes: Vec<KeyValue>) -> Result<Self, Error> {
+        let properties = properties()?.set_key_value_metadata(Some(notes)).build();
+        let writer =
+            ArrowWriter::try_new(vec![], schema, Some(properties)).map_err(Error::parquet(WRITING))?;
+        Ok(Self { writer })
+    }
+
+    pub(crate) fn write(&mut self, rows: &RecordBatch) -> Result<(), Error> {
+        self.writer.write(rows).map_err(Error::parquet(WRITING))
+    }
+
+    /// The bytes of the file.
+    pub(crate) fn finish(self) -> Result<Vec<u8>, Error> {
+        self.writer.into_inner().map_err(Error::parquet(WRITING))
+    }
+}
+
+/// How every file of ours is written.
+fn properties() -> Result<WriterPropertiesBuilder, Error> {
+    let level = ZstdLevel::try_new(ZSTD_LEVEL).map_err(Error::parquet(WRITING))?;
+    Ok(WriterProperties::builder()
+        .set_created_by(concat!("aap ", env!("CARGO_PKG_VERSION")).to_owned())
+        .set_compression(Compression::ZSTD(level))
+        .set_statistics_enabled(EnabledStatistics::Chunk)
+        .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
+        .set_max_row_group_bytes(Some(ROW_GROUP_BYTES))
+        .set_data_page_size_limit(PAGE_BYTES)
+        .set_dictionary_page_size_limit(PAGE_BYTES))
 }
 
 /// The columns of a file.
