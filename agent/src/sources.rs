@@ -77,7 +77,7 @@ impl Sources {
         let shutdown = Shutdown::default();
         let entry = SourceEntry {
             kind: config.spec.type_name(),
-            stream: config.spec.stream().map(ToString::to_string).unwrap_or_default(),
+            stream: config.spec.streams_text(),
             guarantee: config.spec.guarantee(),
             state: SourceState::Running,
             detail: String::new(),

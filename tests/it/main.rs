@@ -28,3 +28,4 @@ mod sinks;
 mod sources;
 mod statements;
 mod syscalls;
+mod telemetry;

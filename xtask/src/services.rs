@@ -19,18 +19,22 @@ struct Server {
 }
 
 /// Every server that tests are written for.
-const SERVERS: [Server; 4] = [
+const SERVERS: [Server; 7] = [
     Server { name: "postgres", needs: &["apt-get"], is_slow: false },
     Server { name: "kafka", needs: &["java", "mvn", "openssl"], is_slow: false },
     Server { name: "cassandra", needs: &["java", "mvn", "openssl"], is_slow: false },
     Server { name: "minio", needs: &["go"], is_slow: true },
+    Server { name: "mosquitto", needs: &["apt-get"], is_slow: false },
+    // These two are clients that tests run themselves: a start installs them and says where they are.
+    Server { name: "prometheus", needs: &["apt-get"], is_slow: false },
+    Server { name: "opentelemetry", needs: &["python3"], is_slow: false },
 ];
 
 /// Ports from here on, up to the range that Linux gives to outgoing connections.
 const PORTS_FROM: u16 = 21_000;
 const PORTS_TO: u16 = 31_000;
 /// Offsets from a base that the scripts use, as they are told below.
-const PORT_OFFSETS: [u16; 14] = [0, 1, 2, 10, 11, 12, 20, 21, 22, 40, 41, 50, 60, 61];
+const PORT_OFFSETS: [u16; 16] = [0, 1, 2, 10, 11, 12, 20, 21, 22, 40, 41, 50, 60, 61, 80, 81];
 
 /// Running servers. Dropping it stops them and deletes their data.
 #[derive(Debug)]
@@ -58,6 +62,8 @@ impl Servers {
             ("AAP_CASSANDRA_STORAGE_PORT", port(41)),
             ("AAP_POSTGRES_PORT", port(50)),
             ("AAP_MINIO_PORT", port(60)),
+            ("AAP_MOSQUITTO_PORT", port(80)),
+            ("AAP_MOSQUITTO_TLS_PORT", port(81)),
         ];
         let mut servers = Self { started: vec![], settings, told: vec![] };
         let mut left_out = vec![];

@@ -7,7 +7,7 @@ use aap_types::{ExitCode, Problem};
 use camino::{Utf8Path, Utf8PathBuf};
 use serde::Deserialize;
 
-use super::{Config, FormatSpec, SourceConfig, SourceSpec};
+use super::{Config, FormatSpec, SOURCE_TYPES, SourceConfig, SourceSpec};
 use crate::formats::Recipe;
 
 /// What is wrong with a configuration, and where.
@@ -96,8 +96,6 @@ struct Typed {
     r#type: String,
 }
 
-const SOURCE_TYPES: [&str; 5] = ["file", "http", "stdin", "syslog", "host_metrics"];
-
 impl Loader {
     fn file(&mut self, path: &Utf8Path, text: &str) -> Result<(), ConfigError> {
         for document in documents(path, text) {
@@ -141,12 +139,19 @@ impl Loader {
         let spec = match r#type.as_str() {
             "file" => SourceSpec::File(document.spec()?),
             "http" => SourceSpec::Http(document.spec()?),
+            "otlp" => SourceSpec::Otlp(document.spec()?),
+            "exec" => SourceSpec::Exec(document.spec()?),
+            "prometheus_remote_write" => SourceSpec::RemoteWrite(document.spec()?),
+            "prometheus_scrape" => SourceSpec::Scrape(document.spec()?),
+            "mqtt" => SourceSpec::Mqtt(document.spec()?),
             "stdin" => SourceSpec::Stdin(document.spec()?),
             "syslog" => SourceSpec::Syslog(document.spec()?),
             "host_metrics" | "host-metrics" => SourceSpec::HostMetrics(document.spec()?),
             other => {
-                let hint = nearest_of(other, SOURCE_TYPES).map(|name| format!("did you mean `{name}`?"));
-                let message = format!("source type `{other}` is not one of {}", SOURCE_TYPES.join(", "));
+                let names: Vec<&str> = SOURCE_TYPES.iter().map(|known| known.name).collect();
+                let hint =
+                    nearest_of(other, names.iter().copied()).map(|name| format!("did you mean `{name}`?"));
+                let message = format!("source type `{other}` is not one of {}", names.join(", "));
                 return Err(document.error("type", message, hint));
             }
         };
@@ -171,7 +176,7 @@ impl Loader {
 /// What a limit of lines or messages may be.
 const LINE_LIMITS: std::ops::RangeInclusive<u64> = 1024..=8 << 20;
 
-type Complaint = (&'static str, String);
+pub(super) type Complaint = (&'static str, String);
 
 fn check_agent(spec: &super::AgentSpec) -> Result<(), Complaint> {
     let one_of = |key, value: &Option<String>, allowed: &[&str]| match value {
@@ -202,6 +207,11 @@ fn check_source(spec: &SourceSpec) -> Result<(), Complaint> {
             check_format(&Recipe::new(stdin.format, stdin.pattern.clone(), stdin.timestamp.clone(), false))
         }
         SourceSpec::Http(http) => check_http_source(http),
+        SourceSpec::Otlp(otlp) => otlp.check(),
+        SourceSpec::Exec(exec) => exec.check(),
+        SourceSpec::Mqtt(mqtt) => mqtt.check(),
+        SourceSpec::RemoteWrite(write) => write.check(),
+        SourceSpec::Scrape(scrape) => scrape.check(),
         SourceSpec::Syslog(syslog) => {
             if !LINE_LIMITS.contains(&syslog.message_bytes_max.0) {
                 return Err(("message_bytes_max", "the message limit is from 1KiB to 8MiB".to_owned()));
@@ -273,7 +283,7 @@ fn check_file_source(file: &super::FileSpec) -> Result<(), Complaint> {
     Ok(())
 }
 
-fn check_format(recipe: &Recipe) -> Result<(), Complaint> {
+pub(super) fn check_format(recipe: &Recipe) -> Result<(), Complaint> {
     use aap_decode::ConfigError::{Pattern, PatternMissing, TimeFormat, TimePattern, Zone};
     recipe.build(b"").map(drop).map_err(|error| {
         let key = match &error {

@@ -40,6 +40,8 @@ pub enum Id {
     SinkDlqShow,
     SinkDlqReplay,
     SinkDlqPurge,
+    SourceTypes,
+    SourceTest,
     BufferLs,
     BufferShow,
     BufferVerify,
@@ -50,7 +52,7 @@ pub enum Id {
 
 impl Id {
     /// Every id.
-    pub const ALL: [Self; 38] = [
+    pub const ALL: [Self; 40] = [
         Self::Up,
         Self::Down,
         Self::Logs,
@@ -83,6 +85,8 @@ impl Id {
         Self::SinkDlqShow,
         Self::SinkDlqReplay,
         Self::SinkDlqPurge,
+        Self::SourceTypes,
+        Self::SourceTest,
         Self::BufferLs,
         Self::BufferShow,
         Self::BufferVerify,
