@@ -103,19 +103,16 @@ fn offset(target: &Target, every: Duration) -> Duration {
 async fn scrape_again(name: &str, target: Target, spec: &ScrapeSpec, deps: SourceDeps, shutdown: Shutdown) {
     let mut ticks = tokio::time::interval_at(Instant::now() + offset(&target, spec.every.0), spec.every.0);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
-    let mut sealer = Sealer::default();
     let problem = format!("target {}", target.uri);
     loop {
         tokio::select! {
             _ = ticks.tick() => {}
             () = shutdown.requested() => return,
         }
-        let scraped = tokio::select! {
-            scraped = scrape(&target, spec, &deps, sealer) => scraped,
+        let failure = tokio::select! {
+            failure = scrape(&target, spec, &deps) => failure,
             () = shutdown.requested() => return,
         };
-        let (back, failure) = scraped;
-        sealer = back;
         let failure = failure.map(|failure| match failure {
             Failure::Target(text) => text,
             Failure::Ingress(error) => match std::error::Error::source(&error) {
@@ -130,12 +127,7 @@ async fn scrape_again(name: &str, target: Target, spec: &ScrapeSpec, deps: Sourc
 }
 
 /// One scrape: the samples, or `up` with 0, are durable when this returns.
-async fn scrape(
-    target: &Target,
-    spec: &ScrapeSpec,
-    deps: &SourceDeps,
-    mut sealer: Sealer,
-) -> (Sealer, Option<Failure>) {
+async fn scrape(target: &Target, spec: &ScrapeSpec, deps: &SourceDeps) -> Option<Failure> {
     let (began, scraped_us) = (Instant::now(), deps.ingress.clock.unix_us());
     let answer = match tokio::time::timeout(spec.within(), fetch(target, spec, deps)).await {
         Ok(answer) => answer,
@@ -147,7 +139,8 @@ async fn scrape(
     let permit = deps.decoding.clone().acquire_owned().await;
     let packing = tokio::task::spawn_blocking(move || {
         let _permit = permit;
-        let mut parcel = Parcel::default();
+        // A compressor for each: between scrapes a thousand targets cost nothing.
+        let (mut parcel, mut sealer) = (Parcel::default(), Sealer::default());
         let read = answer.map_err(Failure::Target).and_then(|(headers, body)| {
             let content = Codec::of(&headers).and_then(|codec| codec.decode(body, limit));
             let content = content.map_err(|refused| Failure::Target(refused.message))?;
@@ -187,16 +180,14 @@ async fn scrape(
             Ok(None) => Ok(()),
             Err(error) => Err(Failure::Target(error.to_string())),
         };
-        (sealer, parcel, failure.or(sealed.err()))
+        (parcel, failure.or(sealed.err()))
     });
     match packing.await {
-        Ok((sealer, parcel, failure)) => {
+        Ok((parcel, failure)) => {
             let stored = deps.ingress.append(parcel).await;
-            (sealer, failure.or(stored.err().map(Failure::Ingress)))
+            failure.or(stored.err().map(Failure::Ingress))
         }
-        Err(error) => {
-            (Sealer::default(), Some(Failure::Target(format!("reading it failed unexpectedly: {error}"))))
-        }
+        Err(error) => Some(Failure::Target(format!("reading it failed unexpectedly: {error}"))),
     }
 }
 
