@@ -45,6 +45,7 @@ pub(crate) async fn dispatch(
         Id::Get => resource::get(context, arguments).await,
         Id::Delete => resource::delete(context, arguments).await,
         Id::QueryRun => Box::pin(query::run(context, arguments)).await,
+        Id::QueryExplain => Box::pin(query::explain(context, arguments)).await,
         Id::QueryLs => query::ls(context).await,
         Id::QueryCancel => query::cancel(context, arguments).await,
         Id::Ingest => Box::pin(ingest::run(context, arguments)).await,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use aap_buffer::{Buffer, SegmentRef};
 use aap_lake::Lake;
+use aap_proto::v1;
 use aap_sql::{Catalog, Manifest, ResolvedTables, TableManifest, TableNeed};
 use aap_store::Catalogue;
 use aap_types::{ExitCode, Problem, Sequence, StreamKey, StreamName};
@@ -32,12 +33,12 @@ impl Catalog for LakeAndLanding {
     /// Pin, snapshot, catalogue, in this order: see the seam in the documentation of `aap_lake`.
     fn resolve(&self, need: &[TableNeed]) -> Result<ResolvedTables, Problem> {
         let pin = self.lake.pin();
-        let names: Vec<StreamName> = need.iter().filter_map(|need| need.name.parse().ok()).collect();
+        let names: Vec<StreamName> = need.iter().filter_map(stream_of).collect();
         let snapshot = self.buffer.snapshot(Some(&names));
         let catalogue = self.lake.catalogue().map_err(|error| catalogue_problem(&error))?;
         let known = self.streams(&catalogue);
         let found = need.iter().filter_map(|need| {
-            let stream: StreamName = need.name.parse().ok()?;
+            let stream = stream_of(need)?;
             known.contains(&stream).then(|| self.table(need, &stream, &catalogue, &snapshot.segments))
         });
         let manifest = Manifest { tables: found.collect() };
@@ -51,6 +52,28 @@ impl Catalog for LakeAndLanding {
 }
 
 impl LakeAndLanding {
+    /// What reading a table takes, as far as the catalogue knows it: rows and bytes of files, not of frames.
+    pub(crate) fn scan_of(&self, table: &TableManifest) -> v1::Scan {
+        let catalogue = self.lake.catalogue().unwrap_or_default();
+        let read =
+            catalogue.files.iter().filter(|file| table.parquet.contains(&self.lake.locate(&file.path)));
+        let (rows, bytes) = read.fold((0, 0), |(rows, bytes), file| (rows + file.rows, bytes + file.bytes));
+        let all = catalogue.files.iter().filter(|file| Some(&file.stream) == table.only.as_ref()).count();
+        v1::Scan {
+            table: table.name.clone(),
+            place: "the platform".to_owned(),
+            statement: format!(
+                "{} of {all} files of the lake, and frames in {} segments that have not reached it",
+                table.parquet.len(),
+                table.segments.len()
+            ),
+            pushed: vec!["columns".to_owned(), "the range of ts".to_owned()],
+            rows,
+            bytes,
+            ..v1::Scan::default()
+        }
+    }
+
     fn table(
         &self,
         need: &TableNeed,
@@ -72,9 +95,21 @@ impl LakeAndLanding {
             only: Some(stream.clone()),
             parquet: wanted.map(|file| self.lake.locate(&file.path)).collect(),
             ipc: vec![],
+            aggregated: false,
             columns: columns.map(|known| known.columns.clone()).filter(|columns| !columns.is_empty()),
         }
     }
+}
+
+/// The stream that a table's name means. `lake.logs` is `logs`.
+fn stream_of(need: &TableNeed) -> Option<StreamName> {
+    let name = match need.path.as_slice() {
+        [lake, rest @ ..] if lake.eq_ignore_ascii_case("lake") && !rest.is_empty() => {
+            rest.join(".").to_lowercase()
+        }
+        _ => need.name.clone(),
+    };
+    name.parse().ok()
 }
 
 /// Where the cut of `key` stands.

@@ -9,6 +9,7 @@
 //!   operators: { bind: 127.0.0.1:7401 }
 //!   landing:   { budget: 10GiB, retain: 1GiB }
 //!   lake:      { streams: { logs: { hours: 720 } } }
+//!   metadata:  { postgres: { url: 'postgres://aap@db/aap', password: env:PGPASSWORD } }   # default: a file
 //! ```
 
 use std::net::{IpAddr, SocketAddr};
@@ -20,6 +21,8 @@ use aap_sql::ServingLimits;
 use aap_types::{ByteCount, ExitCode, Problem};
 use camino::Utf8Path;
 use serde::{Deserialize, Serialize};
+
+use crate::metadata::MetadataConfig;
 
 /// Default of `agents.bind`.
 pub const AGENTS_PORT: u16 = 7400;
@@ -38,6 +41,8 @@ pub struct Config {
     pub landing: LandingConfig,
     /// The lake.
     pub lake: LakeConfig,
+    /// Where metadata lies.
+    pub metadata: MetadataConfig,
     /// Queries.
     pub query: QueryConfig,
 }
@@ -118,6 +123,8 @@ pub struct QueryConfig {
     pub concurrency: usize,
     /// Most bytes that the answers of all nodes to one query may take on disk. Default: 4 GiB.
     pub node_answers: ByteCount,
+    /// Most bytes of rows that one query may fetch from other systems. They lie on disk while it runs. Default: 4 GiB.
+    pub fetched: ByteCount,
 }
 
 impl Default for QueryConfig {
@@ -128,6 +135,7 @@ impl Default for QueryConfig {
             deadline_seconds_max: 3600,
             concurrency: 4,
             node_answers: ByteCount::gib(4),
+            fetched: ByteCount::gib(4),
         }
     }
 }
@@ -193,6 +201,7 @@ impl Config {
     }
 
     fn check(&self) -> Result<(), String> {
+        self.metadata.check()?;
         if let Some(bind) = self.operators.bind.filter(|bind| !bind.ip().is_loopback()) {
             return Err(format!(
                 "operators.bind is {bind}: without TLS operators are served on loopback only; use 127.0.0.1 and a tunnel"

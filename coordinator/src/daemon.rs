@@ -8,7 +8,7 @@ use aap_buffer::{Buffer, BufferConfig, RealFileSystem, SCRUB_PAUSE, scrub_for_ev
 use aap_lake::{CONSUMER, Lake, LakeDependencies};
 use aap_runtime::{Clock, Home, Shutdown, Supervisor, TaskKind, notify_ready, write_durably};
 use aap_sql::{Engine, EngineConfig, Serving};
-use aap_store::{MetadataStore, ResourceStore, SqliteStore};
+use aap_store::{MetadataStore, ResourceStore};
 use aap_transport::{Server, ServerConfig, TlsFiles};
 use aap_types::NodeId;
 use anyhow::{Context, Result};
@@ -18,10 +18,12 @@ use tokio::task::spawn_blocking;
 use tracing::{info, warn};
 
 use crate::catalog::LakeAndLanding;
+use crate::catalogs::Catalogs;
 use crate::config::{AGENTS_PORT, Config, OPERATORS_PORT};
 use crate::http;
 use crate::init::{self, operator_token, prepare_home};
 use crate::landing::Landing;
+use crate::metadata::Metadata;
 use crate::nodes::Nodes;
 use crate::operator::OperatorService;
 use crate::queries::{self, Queries};
@@ -29,6 +31,7 @@ use crate::resources::ResourceService;
 use crate::second_copy::SecondCopy;
 use crate::session::Sessions;
 use crate::sinks::{SinkDependencies, Sinks};
+use crate::sources::{SourceDependencies, Sources};
 use crate::status::Board;
 
 /// The coordinator as the sealer of its own batches: dead letters.
@@ -75,21 +78,6 @@ struct Parts {
 
 impl Parts {
     async fn open(home: &Home, config: &Config, clock: Arc<dyn Clock>) -> Result<Self> {
-        let path = home.coordinator().join("meta.db");
-        let (store, damaged) = spawn_blocking(move || SqliteStore::open_or_replace(&path))
-            .await?
-            .context("open the metadata store")?;
-        let store = Arc::new(store);
-        let (store, resources): (Arc<dyn MetadataStore>, Arc<dyn ResourceStore>) = (store.clone(), store);
-        let copy = SecondCopy::new(resources.clone(), &home.coordinator());
-        let lost = copy.clone();
-        let restored = spawn_blocking(move || lost.restore()).await?.context("restore what was declared")?;
-        if restored > 0 {
-            warn!(
-                objects = restored,
-                "the metadata was lost; what was declared is back from its second copy"
-            );
-        }
         let node: NodeId = OWN_NODE.parse().context("name this store")?;
         let landing = BufferConfig {
             budget: config.landing.budget,
@@ -114,6 +102,19 @@ impl Parts {
             "landing buffer open"
         );
         let buffer = opened.buffer;
+        let owner: String = buffer.identity().store_id.iter().map(|byte| format!("{byte:02x}")).collect();
+        let (wanted, folder) = (config.metadata.clone(), home.coordinator());
+        let opened = spawn_blocking(move || Metadata::open(&wanted, &folder, &owner));
+        let Metadata { store, resources, damaged } = opened.await?.context("open the metadata store")?;
+        let copy = SecondCopy::new(resources.clone(), &home.coordinator());
+        let lost = copy.clone();
+        let restored = spawn_blocking(move || lost.restore()).await?.context("restore what was declared")?;
+        if restored > 0 {
+            warn!(
+                objects = restored,
+                "the metadata was lost; what was declared is back from its second copy"
+            );
+        }
         let dependencies =
             LakeDependencies { buffer: buffer.clone(), store: store.clone(), clock, root: home.lake() };
         let lake = Lake::open(dependencies, config.lake.clone()).await.context("open the lake")?;
@@ -157,6 +158,10 @@ async fn serve(
     };
     let serving =
         Serving::new(Engine::new(engine), clock.clone(), config.query.serving_limits(), tasks.clone());
+    let catalogs = Catalogs::default();
+    let declared = parts.resources.clone();
+    let declared = spawn_blocking(move || declared.resources()).await??;
+    catalogs.start_all(&declared);
     let queries = Queries::new(queries::Inner {
         serving,
         tables: Arc::new(LakeAndLanding { lake: parts.lake.clone(), buffer: parts.buffer.clone() }),
@@ -164,11 +169,18 @@ async fn serve(
         landing: landing.clone(),
         scratch: home.tmp().join("coordinator"),
         node_answers_bytes: config.query.node_answers.0,
+        catalogs: catalogs.clone(),
+        fetched_bytes: config.query.fetched.0,
     });
     let sinks = Sinks::new(SinkDependencies {
         lake: parts.lake.clone(),
         buffer: parts.buffer.clone(),
         store: parts.resources.clone(),
+        clock: clock.clone(),
+        tasks: tasks.clone(),
+    });
+    let sources = Sources::new(SourceDependencies {
+        landing: landing.clone(),
         clock: clock.clone(),
         tasks: tasks.clone(),
     });
@@ -178,6 +190,7 @@ async fn serve(
         nodes.clone(),
         queries.clone(),
         sinks.clone(),
+        sources.clone(),
         clock.clone(),
     );
     let service = OperatorService {
@@ -188,10 +201,13 @@ async fn serve(
         store: parts.store.clone(),
     };
     sinks.start_all().await.context("start the sinks")?;
+    sources.start_all(&declared).await;
     let resources = ResourceService {
         store: parts.resources.clone(),
         copy: parts.copy.clone(),
         sinks,
+        sources,
+        catalogs,
         clock: clock.clone(),
         turn: Arc::default(),
     };

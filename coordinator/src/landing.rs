@@ -8,7 +8,7 @@ use aap_buffer::{Buffer, EncodedBatch, Encoder, Entry, FrameSchema, mutant};
 use aap_lake::{FrameInfo, Waiting};
 use aap_runtime::{Clock, failpoint};
 use aap_store::RowCounts;
-use aap_types::{BatchId, Digest, NodeId, Sequence, StreamKey, StreamName};
+use aap_types::{BatchId, Digest, NodeId, Sequence, SourcePosition, StreamKey, StreamName};
 use arrow_array::{ArrayRef, BinaryArray, RecordBatch, StringArray, TimestampMicrosecondArray, UInt64Array};
 use tokio::task::spawn_blocking;
 
@@ -138,6 +138,30 @@ impl Landing {
             self.inner.waiting.landed(frames);
         }
         Ok(outcomes)
+    }
+
+    /// Lands what the coordinator itself has read, with how far its source was read, in one group: all or nothing. When it
+    /// returns, they are durable.
+    pub(crate) async fn land_own(
+        &self,
+        batches: Vec<(StreamName, EncodedBatch)>,
+        positions: Vec<SourcePosition>,
+    ) -> Result<(), Error> {
+        let counts: Vec<RowCounts> = batches.iter().map(|(_, batch)| counts_of(batch)).collect();
+        let last = batches.len().saturating_sub(1);
+        let entries = batches.into_iter().enumerate().map(|(at, (stream, batch))| {
+            // In one group it does not matter which of them carries the positions.
+            let positions = if at == last { positions.clone() } else { vec![] };
+            Entry::Own { stream, batch, positions }
+        });
+        failpoint::hit("landing.before_commit");
+        let ids = self.inner.buffer.append(entries.collect()).await?;
+        failpoint::hit("landing.after_commit_before_ack");
+        let frames: Vec<FrameInfo> =
+            ids.iter().zip(counts).map(|(id, counts)| self.info(id, counts)).collect();
+        self.count(&frames);
+        self.inner.waiting.landed(frames);
+        Ok(())
     }
 
     async fn plan(&self, plan: &mut Plan, arrival: Arrival) -> Result<(), Error> {

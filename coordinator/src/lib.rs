@@ -20,9 +20,12 @@
 //! | `nodes.rs` | who is here, and calls to them |
 //! | `deletions.rs` | telling nodes what was deleted of what they delivered |
 //! | `catalog.rs` | what tables are made of |
+//! | `catalogs.rs`, `federation.rs` | other systems whose tables can be named; fetching what a query needs of them |
 //! | `queries.rs`, `freshness.rs`, `node_query.rs` | queries |
+//! | `metadata.rs` | where metadata lies: a file, or PostgreSQL |
 //! | `resources.rs`, `second_copy.rs` | declared objects: apply, get, delete; their copy beside the store |
 //! | `sinks.rs`, `sinks/` | delivering to other systems |
+//! | `sources.rs`, `sources/` | reading topics of Kafka |
 //! | `status.rs`, `metrics.rs` | the books |
 //! | `operator.rs`, `http.rs` | the operators' port |
 //!
@@ -42,15 +45,18 @@
 
 pub mod arrival;
 pub mod catalog;
+pub mod catalogs;
 pub mod cli;
 pub mod config;
 pub mod daemon;
 pub mod deletions;
+mod federation;
 pub mod freshness;
 mod http;
 pub mod init;
 pub mod landing;
 pub mod ledger;
+pub mod metadata;
 mod metrics;
 mod node_query;
 pub mod nodes;
@@ -60,6 +66,7 @@ mod resources;
 mod second_copy;
 pub mod session;
 pub mod sinks;
+pub mod sources;
 pub mod status;
 #[cfg(test)]
 mod tests;

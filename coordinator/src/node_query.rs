@@ -54,13 +54,16 @@ pub(crate) async fn answer(
 ) -> Result<(), Problem> {
     let targets = targets(queries, &request)?;
     let as_of_us = queries.clock().unix_us();
-    let (node_sql, merge_sql, table) = match targets.len() {
-        1 => (request.sql.clone(), format!("select * from {ONE_NODE_TABLE}"), ONE_NODE_TABLE.to_owned()),
+    let (node_sql, merge_sql, table, partial) = match targets.len() {
+        1 => {
+            let merge = format!("select * from {ONE_NODE_TABLE}");
+            (request.sql.clone(), merge, ONE_NODE_TABLE.to_owned(), false)
+        }
         _ => {
             let tables: Arc<dyn Catalog> = queries.inner.tables.clone();
             let planned =
                 queries.inner.serving.engine().plan(&request.sql, tables, ticket.cancel.clone()).await?;
-            (planned.node_sql, planned.merge_sql, planned.table)
+            (planned.node_sql, planned.merge_sql, planned.table, planned.partial)
         }
     };
     let limits = v1::QueryLimits {
@@ -81,10 +84,14 @@ pub(crate) async fn answer(
         }
     };
     let parts = if targets.len() == 1 { parts } else { parts.into_iter().map(Part::for_merge).collect() };
-    let collected = collect(&targets, parts)?;
+    let mut collected = collect(&targets, parts)?;
+    for scan in &mut collected.scans {
+        (scan.statement, scan.aggregated) = (node_sql.clone(), partial);
+    }
     let done = v1::QueryDone {
         as_of_us,
         coverage: Some(collected.coverage),
+        scans: collected.scans,
         truncated: collected.truncated_by.is_some(),
         truncated_by: collected.truncated_by.unwrap_or_default(),
         ..Default::default()
@@ -216,11 +223,13 @@ struct Collected {
     files: Vec<Utf8PathBuf>,
     coverage: v1::Coverage,
     truncated_by: Option<String>,
+    scans: Vec<v1::Scan>,
 }
 
 /// Sorts the parts out. It is a failure only when nobody answered.
 fn collect(targets: &[NodeId], parts: Vec<Part>) -> Result<Collected, Problem> {
-    let mut collected = Collected { files: vec![], coverage: v1::Coverage::default(), truncated_by: None };
+    let (files, scans) = Default::default();
+    let mut collected = Collected { files, coverage: v1::Coverage::default(), truncated_by: None, scans };
     let (mut first_problem, mut without_stream) = (None, None);
     for (node, part) in targets.iter().zip(parts) {
         let name = node.to_string();
@@ -228,6 +237,7 @@ fn collect(targets: &[NodeId], parts: Vec<Part>) -> Result<Collected, Problem> {
         match part {
             Part::Answered { file, end } => {
                 collected.files.push(file);
+                collected.scans.push(scan_of(&name, &end));
                 collected.coverage.answered.push(name);
                 if end.truncated {
                     collected.truncated_by = Some(end.truncated_by.unwrap_or_else(|| "bytes".to_owned()));
@@ -256,6 +266,11 @@ fn collect(targets: &[NodeId], parts: Vec<Part>) -> Result<Collected, Problem> {
             .hint_command("see whether it is connected", "aap node ls")
             .retry_after_ms(5000)
     }))
+}
+
+/// A node's part of the answer. What it was asked is filled in later.
+fn scan_of(node: &str, end: &QueryEnd) -> v1::Scan {
+    v1::Scan { place: format!("node {node}"), rows: end.rows, bytes: end.bytes, ..v1::Scan::default() }
 }
 
 #[cfg(test)]

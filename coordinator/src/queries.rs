@@ -1,6 +1,8 @@
 //! Queries of operators: over lake and landing, over nodes, and waiting for what was acknowledged.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use aap_proto::v1;
 use aap_runtime::Clock;
@@ -10,10 +12,15 @@ use aap_types::Problem;
 use camino::Utf8PathBuf;
 
 use crate::catalog::LakeAndLanding;
+use crate::catalogs::Catalogs;
+use crate::federation::Federated;
 use crate::freshness::wait_for_ingest;
 use crate::landing::Landing;
 use crate::node_query;
 use crate::nodes::Nodes;
+
+/// Folders made for fetched rows so far, so that each is new.
+static FOLDERS: AtomicU64 = AtomicU64::new(0);
 
 /// Runs queries. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -36,6 +43,10 @@ pub struct Inner {
     pub scratch: Utf8PathBuf,
     /// Most bytes that all nodes together may answer to one query.
     pub node_answers_bytes: u64,
+    /// Other systems whose tables can be named.
+    pub catalogs: Catalogs,
+    /// Most bytes that one query may fetch from them.
+    pub fetched_bytes: u64,
 }
 
 impl Queries {
@@ -83,7 +94,15 @@ impl Queries {
             return node_query::answer(self, request, query, ticket, answer).await;
         }
         let as_of_us = self.clock().unix_us();
-        let tables: Arc<dyn Catalog> = self.inner.tables.clone();
+        let deadline = Duration::from_millis(query.limits.deadline_ms);
+        let number = FOLDERS.fetch_add(1, Ordering::Relaxed);
+        let folder = self.inner.scratch.join(format!("n-{}-f{number}", std::process::id()));
+        let tables: Arc<dyn Catalog> = Arc::new(Federated::new(
+            self.inner.tables.clone(),
+            self.inner.catalogs.clone(),
+            (folder, self.inner.fetched_bytes),
+            (deadline, ticket.cancel.clone()),
+        ));
         let done = v1::QueryDone { as_of_us, coverage: Some(coverage), ..Default::default() };
         self.inner.serving.answer(query, tables, ticket, answer, done).await
     }

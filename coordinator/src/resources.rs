@@ -12,13 +12,15 @@ use aap_store::{ResourceRecord, ResourceStore, SinkState};
 use aap_types::{ExitCode, Problem, StreamName, nearest};
 use tonic::{Request, Response, Status};
 
+use crate::catalogs::{self, CatalogSpec, Catalogs};
 use crate::second_copy::SecondCopy;
 use crate::sinks::{self, SinkSpec, Sinks, Start, blocking, dead_letter_row};
+use crate::sources::{self, SourceSpec, Sources};
 
 /// Whoever holds the operator's token.
 const AUTHOR: &str = "operator";
 /// Every kind that can be applied.
-const KINDS: [&str; 1] = [sinks::KIND];
+const KINDS: [&str; 3] = [sinks::KIND, sources::KIND, catalogs::KIND];
 /// How long a sink may take to say whether it could write.
 const TEST_DEADLINE: std::time::Duration = std::time::Duration::from_secs(25);
 
@@ -28,6 +30,8 @@ pub(crate) struct ResourceService {
     pub(crate) store: Arc<dyn ResourceStore>,
     pub(crate) copy: SecondCopy,
     pub(crate) sinks: Sinks,
+    pub(crate) sources: Sources,
+    pub(crate) catalogs: Catalogs,
     pub(crate) clock: Arc<dyn Clock>,
     /// One change at a time: what was checked is still so when it is written.
     pub(crate) turn: Arc<tokio::sync::Mutex<()>>,
@@ -38,8 +42,8 @@ struct Wanted {
     kind: &'static str,
     name: String,
     text: String,
-    /// Where it begins, of a new one.
-    start: Start,
+    /// Where it begins, of a new sink.
+    start: Option<Start>,
 }
 
 impl ResourceService {
@@ -104,23 +108,39 @@ impl ResourceService {
         for (wanted, known) in plan {
             let change = change_of(&wanted, known.as_ref());
             let is_new = change.action != "unchanged";
-            if !request.dry_run && (is_new || !self.sinks.is_running(&wanted.name)) {
+            if !request.dry_run && (is_new || !self.is_running(&wanted)) {
                 let record = match known.as_ref().filter(|_| !is_new) {
                     Some(known) => known.clone(),
                     None => self.record(&wanted, known.as_ref())?,
                 };
                 if is_new {
-                    self.write(record.clone(), known.is_none().then_some(wanted.start)).await?;
+                    self.write(record.clone(), wanted.start.filter(|_| known.is_none())).await?;
                     self.keep_copy(None).await.unwrap_or_else(|problem| not_copied(&problem));
                 }
-                self.sinks.start(&record).await?;
-            } else if !request.dry_run {
+                self.start(&record).await?;
+            } else if !request.dry_run && wanted.kind == sinks::KIND {
                 // Somebody who applies what is there already wants it to be tried again.
                 self.sinks.poke(&wanted.name)?;
             }
             changes.push(change);
         }
         Ok(v1::ApplyReply { changes })
+    }
+
+    fn is_running(&self, wanted: &Wanted) -> bool {
+        match wanted.kind {
+            catalogs::KIND => self.catalogs.find(&wanted.name).is_some(),
+            sources::KIND => self.sources.is_running(&wanted.name),
+            _ => self.sinks.is_running(&wanted.name),
+        }
+    }
+
+    async fn start(&self, record: &ResourceRecord) -> Result<(), Problem> {
+        match record.kind.as_str() {
+            catalogs::KIND => self.catalogs.start(record),
+            sources::KIND => self.sources.start(record).await,
+            _ => self.sinks.start(record).await,
+        }
     }
 
     fn record(&self, wanted: &Wanted, known: Option<&ResourceRecord>) -> Result<ResourceRecord, Problem> {
@@ -167,7 +187,11 @@ impl ResourceService {
         let all = self.all().await?;
         let known = all.iter().find(|known| known.kind == kind && known.name == name);
         let uid = known.ok_or_else(|| not_found(kind, name, &all))?.uid.clone();
-        self.sinks.stop(name).await;
+        match kind {
+            catalogs::KIND => self.catalogs.stop(name),
+            sources::KIND => self.sources.stop(name).await,
+            _ => drop(self.sinks.stop(name).await),
+        }
         // Before it is gone: what was deleted must not come back from the copy.
         self.keep_copy(Some(uid)).await?;
         let (store, wanted) = (self.store.clone(), name.to_owned());
@@ -234,7 +258,17 @@ fn check(document: &Document) -> Result<Wanted, Problem> {
         sinks::KIND => {
             let spec = SinkSpec::read(document).map_err(|error| error.problem())?;
             let text = document.text().trim().to_owned() + "\n";
-            Ok(Wanted { kind: sinks::KIND, name, text, start: spec.start })
+            Ok(Wanted { kind: sinks::KIND, name, text, start: Some(spec.start) })
+        }
+        catalogs::KIND => {
+            CatalogSpec::read(document, &name).map_err(|error| error.problem())?;
+            let text = document.text().trim().to_owned() + "\n";
+            Ok(Wanted { kind: catalogs::KIND, name, text, start: None })
+        }
+        sources::KIND if SourceSpec::is_ours(document) => {
+            SourceSpec::read(document).map_err(|error| error.problem())?;
+            let text = document.text().trim().to_owned() + "\n";
+            Ok(Wanted { kind: sources::KIND, name, text, start: None })
         }
         "Source" | "Agent" => {
             let message =
@@ -260,7 +294,7 @@ fn change_of(wanted: &Wanted, known: Option<&ResourceRecord>) -> v1::Change {
         revision,
         before: known.map(|known| known.document.clone()).unwrap_or_default(),
         after: wanted.text.clone(),
-        warnings: if action == "changed" { warnings() } else { vec![] },
+        warnings: if action == "changed" && wanted.kind == sinks::KIND { warnings() } else { vec![] },
     }
 }
 

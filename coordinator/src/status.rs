@@ -15,6 +15,7 @@ use crate::landing::Landing;
 use crate::nodes::{NodeState, Nodes, Session};
 use crate::queries::Queries;
 use crate::sinks::Sinks;
+use crate::sources::Sources;
 
 /// Rates are means over this time.
 const RATE_WINDOW: Duration = Duration::from_secs(10);
@@ -38,6 +39,7 @@ struct Inner {
     nodes: Nodes,
     queries: Queries,
     sinks: Sinks,
+    sources: Sources,
     clock: Arc<dyn Clock>,
     started_us: i64,
     samples: Mutex<VecDeque<(Duration, RowsLanded)>>,
@@ -60,10 +62,23 @@ impl Board {
         nodes: Nodes,
         queries: Queries,
         sinks: Sinks,
+        sources: Sources,
         clock: Arc<dyn Clock>,
     ) -> Self {
         let (started_us, samples) = (clock.unix_us(), Mutex::default());
-        Self { inner: Arc::new(Inner { landing, lake, nodes, queries, sinks, clock, started_us, samples }) }
+        Self {
+            inner: Arc::new(Inner {
+                landing,
+                lake,
+                nodes,
+                queries,
+                sinks,
+                sources,
+                clock,
+                started_us,
+                samples,
+            }),
+        }
     }
 
     /// How every sink stands. Blocking.
@@ -172,6 +187,7 @@ impl Board {
             stats.problems.iter().map(|problem| format!("landing buffer: {problem}")).collect();
         problems.extend(self.inner.lake.problem());
         problems.extend(self.inner.sinks.problems());
+        problems.extend(self.inner.sources.problems());
         let missing = self.inner.queries.inner.serving.sandbox_missing();
         if !missing.is_empty() {
             problems

@@ -65,6 +65,36 @@ fn parquet_files(manifest: &Manifest) -> impl Iterator<Item = &Utf8PathBuf> {
     manifest.tables.iter().flat_map(|table| &table.parquet)
 }
 
+/// Makes a place for every table whose name has dots, so that the statement finds it under that name. Before [`lock`].
+pub(crate) fn attach(connection: &Connection, needs: &[TableNeed]) -> Result<(), Problem> {
+    for need in needs {
+        let [catalog, parents @ ..] = need.path.as_slice() else { continue };
+        run(connection, &format!("ATTACH IF NOT EXISTS ':memory:' AS {}", quoted(catalog)))?;
+        if let [schema, _table] = parents {
+            run(connection, &format!("CREATE SCHEMA IF NOT EXISTS {}.{}", quoted(catalog), quoted(schema)))?;
+        }
+    }
+    Ok(())
+}
+
+/// What a view over the table of that name is called.
+pub(crate) fn view_of(name: &str, need: Option<&TableNeed>) -> String {
+    match need.map(|need| need.path.as_slice()) {
+        Some([catalog, table]) => format!("{}.\"main\".{}", quoted(catalog), quoted(table)),
+        Some(path @ [_, _, ..]) => path.iter().map(|part| quoted(part)).collect::<Vec<_>>().join("."),
+        _ => quoted(name),
+    }
+}
+
+/// An empty table of these columns, to bind statements to.
+pub(crate) fn make_empty(
+    connection: &Connection,
+    view: &str,
+    columns: &[(String, String)],
+) -> duckdb::Result<()> {
+    connection.execute_batch(&format!("CREATE OR REPLACE VIEW {view} AS {}", empty_select(columns)))
+}
+
 /// Makes each table of the manifest a view of its name. Returns where damage found while scanning is reported.
 pub(crate) fn make_tables(
     connection: &Connection,
@@ -83,14 +113,14 @@ pub(crate) fn make_tables(
         if !table.ipc.is_empty() {
             parts.push(scanned_part(&mut sources, Source::of_ipc(table, &damage)?));
         }
-        views.push((table, parts));
+        views.push((table, view_of(&table.name, need), parts));
     }
     scan::register(connection, sources).map_err(|error| start(&error))?;
-    for (table, mut parts) in views {
+    for (table, view, mut parts) in views {
         if !table.parquet.is_empty() {
             parts.push(parquet_part(table));
         }
-        make_view(connection, table, parts)?;
+        make_view(connection, table, &view, parts)?;
     }
     Ok(damage)
 }
@@ -126,7 +156,12 @@ fn parquet_part(table: &TableManifest) -> Part {
     Part { from, columns: vec![], named_types: HashMap::new() }
 }
 
-fn make_view(connection: &Connection, table: &TableManifest, mut parts: Vec<Part>) -> Result<(), Problem> {
+fn make_view(
+    connection: &Connection,
+    table: &TableManifest,
+    view: &str,
+    mut parts: Vec<Part>,
+) -> Result<(), Problem> {
     for part in &mut parts {
         part.columns = describe(connection, &part.from).map_err(|error| {
             problem::of_duckdb(&error, 0).cause(format!("while reading `{}`", table.name))
@@ -138,7 +173,7 @@ fn make_view(connection: &Connection, table: &TableManifest, mut parts: Vec<Part
     } else {
         parts.iter().map(|part| select(part, &columns)).collect()
     };
-    let view = format!("CREATE VIEW {} AS {}", quoted(&table.name), selects.join(" UNION ALL "));
+    let view = format!("CREATE OR REPLACE VIEW {view} AS {}", selects.join(" UNION ALL "));
     connection.execute_batch(&view).map_err(|error| {
         problem::of_duckdb(&error, 0).cause(format!("while making the table `{}`", table.name))
     })
@@ -154,7 +189,9 @@ fn describe(connection: &Connection, from: &str) -> duckdb::Result<Vec<(String, 
 /// All columns by name: those declared, then those found, the system's last. Answers of nodes have what they have.
 fn united_columns(table: &TableManifest, parts: &[Part]) -> Vec<(String, String)> {
     let answers = !table.ipc.is_empty();
-    let declared = table.columns.iter().flatten().map(|(name, data_type)| (name, data_type));
+    // Of an aggregated table they are not what the file holds.
+    let declared = table.columns.iter().filter(|_| !table.aggregated).flatten();
+    let declared = declared.map(|(name, data_type)| (name, data_type));
     let found = parts.iter().flat_map(Part::wanted);
     let mut columns: Vec<(String, String)> = vec![];
     for (name, data_type) in declared.chain(found) {

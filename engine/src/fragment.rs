@@ -17,21 +17,15 @@
 //! | `fragment/aggregates.rs` | which aggregates have parts |
 //! | `fragment/stream.rs` | the FROM that a node understands whatever columns it has |
 //! | `fragment/moment.rs` | `now()` as one moment |
-//! | `fragment/outline.rs` | the proof by binding |
-//! | `fragment/tree.rs` | syntax trees |
 
 mod aggregates;
 mod groups;
 mod moment;
-mod outline;
 mod rows;
 mod shape;
 mod stream;
 #[cfg(test)]
 mod tests;
-mod tree;
-
-use std::collections::BTreeSet;
 
 use aap_sql::{Planned, TableNeed};
 use aap_types::{ExitCode, Problem};
@@ -39,10 +33,11 @@ use duckdb::Connection;
 use serde_json::Value;
 
 use self::moment::Now;
-use self::outline::Outline;
 use self::shape::Shape;
 use self::stream::Stream;
+use crate::outline::Outline;
 use crate::statement::{self, Statement};
+use crate::{tree, types};
 
 /// The table of the nodes' answers. No stream has such a name.
 const ANSWERS: &str = "__answers";
@@ -99,7 +94,7 @@ fn split(connection: &Connection, sql: &str, node: &Value, stream: &Stream) -> O
     if !stream.is_known() {
         return None;
     }
-    let aggregates = aggregate_names(connection)?;
+    let aggregates = tree::aggregate_names(connection)?;
     let shape = Shape::of(node, stream, &aggregates)?;
     let now = Now::take(connection)?;
     // What follows a semicolon is not SQL of ours to embed; the tree's own text has none.
@@ -109,39 +104,31 @@ fn split(connection: &Connection, sql: &str, node: &Value, stream: &Stream) -> O
         return rows::split_columns(connection, &shape, &now);
     };
     groups::split(connection, &shape, &now, &outline)
-        .filter(|halves| outline.is_met_by(connection, halves))
+        .filter(|halves| meets(connection, halves, &outline))
         .or_else(|| {
             rows::split_list(connection, &shape, &now, &outline)
-                .filter(|halves| outline.is_met_by(connection, halves))
+                .filter(|halves| meets(connection, halves, &outline))
         })
         .or_else(|| {
-            rows::split_columns(connection, &shape, &now)
-                .filter(|halves| outline.is_met_by(connection, halves))
+            rows::split_columns(connection, &shape, &now).filter(|halves| meets(connection, halves, &outline))
         })
 }
 
-fn aggregate_names(connection: &Connection) -> Option<BTreeSet<String>> {
-    let sql = "SELECT DISTINCT function_name FROM duckdb_functions() WHERE function_type = 'aggregate'";
-    let mut statement = connection.prepare(sql).ok()?;
-    statement.query_map([], |row| row.get(0)).ok()?.collect::<duckdb::Result<_>>().ok()
+/// Whether the halves bind to the outline of the statement: the proof that they answer as it does. What is between them must
+/// travel well, unless it is the stream's columns themselves, which come as they can whatever the way.
+fn meets(connection: &Connection, halves: &Halves, outline: &Outline) -> bool {
+    let view = format!("CREATE OR REPLACE TEMP VIEW {ANSWERS} AS {}", halves.node);
+    let met = || {
+        connection.execute_batch(&view)?;
+        let between = Outline::of(connection, &halves.node)?;
+        let travels = |(_, data_type): &(String, String)| types::travels(data_type);
+        let travels = halves.columns_only || between.columns.iter().all(travels);
+        Ok::<bool, duckdb::Error>(travels && Outline::of(connection, &halves.merge)? == *outline)
+    };
+    met().unwrap_or(false)
 }
 
 /// The `ALL` of ORDER BY ALL.
 fn is_all(expression: &Value) -> bool {
     expression["class"] == "STAR" && expression["columns"] == true && expression["expr"].is_null()
-}
-
-/// ` ORDER BY … LIMIT … OFFSET …`.
-fn tail(orders: &[String], (limit, offset): (Option<u64>, u64)) -> String {
-    let mut tail = String::new();
-    if !orders.is_empty() {
-        tail += &format!(" ORDER BY {}", orders.join(", "));
-    }
-    if let Some(limit) = limit {
-        tail += &format!(" LIMIT {limit}");
-    }
-    if offset > 0 {
-        tail += &format!(" OFFSET {offset}");
-    }
-    tail
 }

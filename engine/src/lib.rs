@@ -9,6 +9,10 @@
 //! | `serve.rs` | the order of steps of one query |
 //! | `statement.rs`, `functions.rs` | what a statement may be, and which tables it names |
 //! | `time_range.rs` | the range of `ts` it needs |
+//! | `remote.rs` | what it needs of tables in other systems |
+//! | `aggregation.rs` | a statement over groups that another system makes |
+//! | `outline.rs` | names and types of an answer, by binding |
+//! | `tree.rs` | syntax trees |
 //! | `fragment.rs` | splitting a statement for many nodes |
 //! | `sandbox.rs` | seccomp, Landlock, limits; the self-test |
 //! | `database.rs` | DuckDB's settings; a table as a view over its parts |
@@ -17,18 +21,22 @@
 //! | `output.rs`, `input.rs`, `watch.rs` | stdout, stdin, deadline |
 //! | `problem.rs` | DuckDB's errors for operators |
 
+mod aggregation;
 mod database;
 mod encode;
 mod fragment;
 mod functions;
 mod input;
+mod outline;
 mod output;
 mod problem;
+mod remote;
 mod sandbox;
 mod scan;
 mod serve;
 mod statement;
 mod time_range;
+mod tree;
 mod types;
 mod watch;
 

@@ -8,6 +8,7 @@ use aap_types::Problem;
 use duckdb::Connection;
 
 use crate::input::Input;
+use crate::outline::Outline;
 use crate::output::Output;
 use crate::statement::Statement;
 use crate::watch::{self, Deadline};
@@ -71,6 +72,7 @@ fn answer_plan(plan: &PlanRequest, mut input: Input, output: &mut Output) -> Res
     sandbox::restrict_files(&manifest, &plan.scratch);
     let mut bounds = EngineQuery { scratch: plan.scratch.clone(), ..EngineQuery::default() };
     bounds.limits.memory_bytes = memory;
+    database::attach(&connection, &statement.tables)?;
     database::lock(&connection, &bounds, &manifest)?;
     database::make_tables(&connection, &manifest, &statement.tables)?;
     let planned = fragment::plan(&connection, &plan.sql, &statement)?;
@@ -82,9 +84,11 @@ fn answer_query(query: EngineQuery, mut input: Input, output: &mut Output) -> Re
     let mut missing = sandbox::limit(memory);
     let connection = database::open()?;
     missing.extend(sandbox::forbid_system_calls());
-    let statement = Statement::parse(&connection, &query.sql)?;
+    let mut statement = Statement::parse(&connection, &query.sql)?;
+    statement.bound(query.limits.rows);
     output.message(Kind::Needs, &Needs { tables: statement.tables.clone() })?;
     let Some(manifest) = input.next::<Manifest>()? else { return Err(Stop::DaemonGone) };
+    database::attach(&connection, &statement.tables)?;
     missing.extend(sandbox::restrict_files(&manifest, &query.scratch));
     // Threads that start from here on are inside the sandbox.
     let deadline = watch::start(input, query.limits.deadline_ms, connection.interrupt_handle())?;
@@ -104,6 +108,23 @@ fn on_time(stop: Stop, deadline: &Deadline, query: &EngineQuery) -> Stop {
     }
 }
 
+/// What the statement answers, and the table that holds groups instead of rows, if that is how it came.
+fn outline_over_groups(
+    connection: &Connection,
+    query: &EngineQuery,
+    manifest: &Manifest,
+    judged: &Statement,
+) -> Result<Option<(Outline, String)>, Stop> {
+    let Some(table) = manifest.tables.iter().find(|table| table.aggregated) else { return Ok(None) };
+    let failed = |error: duckdb::Error| problem::of_duckdb(&error, query.limits.memory_bytes);
+    let need = judged.tables.iter().find(|need| need.name == table.name);
+    let view = database::view_of(&table.name, need);
+    let columns = table.columns.as_deref().unwrap_or_default();
+    database::make_empty(connection, &view, columns).map_err(failed)?;
+    let outline = Outline::of(connection, query.sql.trim().trim_end_matches(';')).map_err(failed)?;
+    Ok(Some((outline, view)))
+}
+
 fn run(
     connection: &Connection,
     query: &EngineQuery,
@@ -112,8 +133,16 @@ fn run(
     output: &mut Output,
 ) -> Result<QueryEnd, Stop> {
     let failed = |error: duckdb::Error| problem::of_duckdb(&error, query.limits.memory_bytes);
+    let over_groups = outline_over_groups(connection, query, manifest, judged)?;
     let damage = database::make_tables(connection, manifest, &judged.tables)?;
-    let mut statement = connection.prepare(&query.sql).map_err(failed)?;
+    let sql = match &over_groups {
+        Some((outline, from)) => {
+            let sql = judged.aggregation.as_ref().and_then(|aggregation| aggregation.sql(from, outline));
+            sql.ok_or_else(|| queries::protocol("groups that the statement cannot be made of"))?
+        }
+        None => query.sql.clone(),
+    };
+    let mut statement = connection.prepare(&sql).map_err(failed)?;
     let type_names: Vec<String> =
         (0..statement.column_count()).map(|i| types::name_of(&statement.column_logical_type(i))).collect();
     let batches = statement.stream_arrow([]).map_err(failed)?;

@@ -6,7 +6,8 @@
 //!
 //! On the way it collects the tables, with the range of `ts` that each can need ([`crate::time_range`]).
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::rc::Rc;
 
 use aap_sql::TableNeed;
 use aap_types::{ExitCode, Problem};
@@ -14,8 +15,10 @@ use duckdb::Connection;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::functions;
+use crate::aggregation::{self, Aggregation};
+use crate::remote::{self, Conditions, Given};
 use crate::time_range::{self, Range};
+use crate::{functions, tree};
 
 /// Deeper trees are refused: reading them recurses, and no person writes them.
 const DEPTH_MAX: usize = 2_000;
@@ -68,11 +71,19 @@ const EXPRESSIONS: &[&str] = &[
     "WINDOW",
 ];
 
+/// First parts of a table's name that are DuckDB's own.
+const OWN_CATALOGS: &[&str] =
+    &["memory", "main", "system", "temp", "pg_catalog", "information_schema", "pg_temp"];
+
 /// A statement that may run.
 #[derive(Debug)]
 pub(crate) struct Statement {
     /// The tables it names.
     pub(crate) tables: Vec<TableNeed>,
+    /// The same statement over groups instead of rows, if its only table may be aggregated elsewhere.
+    pub(crate) aggregation: Option<Aggregation>,
+    /// Whether every row of its only table gives one row of the answer, or none.
+    row_by_row: bool,
 }
 
 impl Statement {
@@ -81,13 +92,51 @@ impl Statement {
         let tree = parse_tree(connection, sql)?;
         let mut judge = Judge { connection, tables: BTreeMap::new() };
         judge.visit(&tree, &Scope::default())?;
-        let tables = judge
-            .tables
-            .into_iter()
-            .map(|(name, range)| TableNeed { name, ts_min_us: range.min, ts_max_us: range.max })
-            .collect();
-        Ok(Self { tables })
+        let aliases: BTreeSet<String> = judge.tables.values().flat_map(|used| used.aliases.clone()).collect();
+        let words = if aliases.is_empty() { None } else { remote::words(&tree, &aliases) };
+        let tables = judge.tables.into_iter().map(|(name, used)| {
+            let scan = (!used.path.is_empty()).then(|| used.given.scan(&used.path, words.clone()));
+            let Range { min, max } = used.range;
+            TableNeed { name, path: used.path, scan, ts_min_us: min, ts_max_us: max }
+        });
+        let mut statement = Self { tables: tables.collect(), aggregation: None, row_by_row: false };
+        statement.look_for_less_than_rows(connection, &tree["node"]);
+        Ok(statement)
     }
+
+    /// No more than `rows` rows are answered; 0: all are. Where rows stand by themselves, no more are fetched either.
+    pub(crate) fn bound(&mut self, rows: u64) {
+        let one_more = (rows > 0).then(|| rows.saturating_add(1));
+        if let ([TableNeed { scan: Some(scan), .. }], true) = (self.tables.as_mut_slice(), self.row_by_row) {
+            scan.limit = scan.limit.into_iter().chain(one_more).min();
+        }
+    }
+
+    /// Groups or first rows of a single table elsewhere may be all that is needed of it.
+    fn look_for_less_than_rows(&mut self, connection: &Connection, select: &Value) {
+        let [TableNeed { scan: Some(scan), .. }] = self.tables.as_mut_slice() else { return };
+        if !scan.kept.is_empty() || !aggregation::is_plain_select(select) {
+            return;
+        }
+        let Some(aggregates) = tree::aggregate_names(connection) else { return };
+        if let Some((limit, offset)) = aggregation::first_rows(select, &aggregates) {
+            self.row_by_row = true;
+            scan.limit = limit.map(|limit| limit.saturating_add(offset));
+        } else if let Some((wanted, aggregation)) = Aggregation::of(connection, select, &aggregates) {
+            scan.aggregate = Some(wanted);
+            self.aggregation = Some(aggregation);
+        }
+    }
+}
+
+/// What is known of a table that the statement names.
+#[derive(Debug)]
+struct Used {
+    path: Vec<String>,
+    /// What it is called, if it lies elsewhere.
+    aliases: BTreeSet<String>,
+    range: Range,
+    given: Given,
 }
 
 #[derive(Deserialize)]
@@ -215,11 +264,20 @@ struct Scope {
     hidden: HashSet<String>,
     /// Ranges of `ts` by alias, for the tables of the SELECT whose FROM this is.
     ranges: BTreeMap<String, Range>,
+    /// Conditions by alias, for the same tables.
+    conditions: Rc<Conditions>,
+}
+
+impl Scope {
+    /// Of what lies deeper: other tables than those of this FROM.
+    fn below(&self) -> Self {
+        Self { hidden: self.hidden.clone(), ..Self::default() }
+    }
 }
 
 struct Judge<'a> {
     connection: &'a Connection,
-    tables: BTreeMap<String, Range>,
+    tables: BTreeMap<String, Used>,
 }
 
 impl Judge<'_> {
@@ -257,7 +315,7 @@ impl Judge<'_> {
 
     /// A query node or a modifier: its common table expressions hide tables below it; its WHERE bounds its tables.
     fn visit_query(&mut self, node: &str, object: &Value, scope: &Scope) -> Result<(), Problem> {
-        let mut inner = Scope { hidden: scope.hidden.clone(), ranges: BTreeMap::new() };
+        let mut inner = scope.below();
         if let Value::Array(expressions) = &object["cte_map"]["map"] {
             for expression in expressions {
                 let name = expression["key"].as_str().unwrap_or_default().to_lowercase();
@@ -275,7 +333,8 @@ impl Judge<'_> {
                 "cte_map" => {}
                 "from_table" if node == "SELECT_NODE" => {
                     let ranges = time_range::of_select(self.connection, object);
-                    self.visit(field, &Scope { hidden: inner.hidden.clone(), ranges })?;
+                    let conditions = Rc::new(Conditions::of_select(self.connection, object));
+                    self.visit(field, &Scope { hidden: inner.hidden.clone(), ranges, conditions })?;
                 }
                 _ => self.visit(field, &inner)?,
             }
@@ -284,23 +343,40 @@ impl Judge<'_> {
     }
 
     fn visit_table(&mut self, table: &Value, scope: &Scope) -> Result<(), Problem> {
-        let name = table["table_name"].as_str().unwrap_or_default().to_lowercase();
-        for part in ["schema_name", "catalog_name"] {
-            if let Some(part) = table[part].as_str().filter(|part| !part.is_empty()) {
-                return Err(denied(&format!("`{part}.{name}`: a table is a stream's name alone"))
-                    .hint(format!("for a stream whose name holds a dot, write \"{part}.{name}\"")));
-            }
+        let part = |name: &str| table[name].as_str().filter(|part| !part.is_empty()).map(str::to_owned);
+        let parts = ["catalog_name", "schema_name", "table_name"].into_iter().filter_map(part);
+        let parts: Vec<String> = parts.collect();
+        let name = parts.join(".").to_lowercase();
+        let first = parts.first().map(|part| part.to_lowercase()).unwrap_or_default();
+        if parts.len() > 1 && OWN_CATALOGS.contains(&first.as_str()) {
+            return Err(denied(&format!("`{name}`: a stream's name stands alone"))
+                .hint(format!("for a stream whose name holds a dot, write \"{name}\"")));
         }
         if !table["at_clause"].is_null() {
             return Err(denied("AT is not answered here: streams have no versions"));
         }
-        if !scope.hidden.contains(&name) {
-            let alias = table["alias"].as_str().map_or_else(|| name.clone(), str::to_lowercase);
+        if parts.len() > 1 || !scope.hidden.contains(&name) {
+            let alias = remote::alias_of(table);
             let range = scope.ranges.get(&alias).copied().unwrap_or_default();
-            self.tables.entry(name).and_modify(|known| *known = known.or(range)).or_insert(range);
+            self.uses(name, parts, alias, range, scope);
         }
-        let below = Scope { hidden: scope.hidden.clone(), ranges: BTreeMap::new() };
-        self.visit_fields(table, &below)
+        self.visit_fields(table, &scope.below())
+    }
+
+    fn uses(&mut self, name: String, parts: Vec<String>, alias: String, range: Range, scope: &Scope) {
+        let elsewhere = parts.len() > 1;
+        let path = if elsewhere { parts } else { vec![] };
+        let given = if elsewhere { scope.conditions.of(&alias) } else { Given::default() };
+        let aliases = if elsewhere { BTreeSet::from([alias]) } else { BTreeSet::new() };
+        match self.tables.remove(&name) {
+            None => drop(self.tables.insert(name, Used { path, aliases, range, given })),
+            Some(mut known) => {
+                known.aliases.extend(aliases);
+                known.range = known.range.or(range);
+                known.given = known.given.common(&given);
+                self.tables.insert(name, known);
+            }
+        }
     }
 
     fn visit_table_function(&mut self, table: &Value, scope: &Scope) -> Result<(), Problem> {
@@ -312,7 +388,7 @@ impl Judge<'_> {
             )));
         }
         plain_function(function, &name)?;
-        let below = Scope { hidden: scope.hidden.clone(), ranges: BTreeMap::new() };
+        let below = scope.below();
         self.visit(&function["children"], &below)?;
         self.visit(&table["subquery"], &below)
     }
@@ -338,7 +414,7 @@ impl Judge<'_> {
             _ if EXPRESSIONS.contains(&class) => {}
             _ => return Err(denied(&format!("`{class}` is not allowed in a query"))),
         }
-        let below = Scope { hidden: scope.hidden.clone(), ranges: BTreeMap::new() };
+        let below = scope.below();
         self.visit_fields_of_expression(object, &below)
     }
 

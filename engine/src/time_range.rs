@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 use duckdb::Connection;
 use serde_json::Value;
 
+use crate::tree;
+
 /// Both ends inclusive, microseconds since 1970 UTC; absent means unbounded.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Range {
@@ -48,7 +50,7 @@ pub(crate) fn of_select(connection: &Connection, select: &Value) -> BTreeMap<Str
     }
     let only = if aliases.len() == 1 { aliases.first().cloned() } else { None };
     let mut ranges = BTreeMap::new();
-    for conjunct in conjuncts(&select["where_clause"]) {
+    for conjunct in tree::conjuncts(&select["where_clause"]) {
         for (alias, range) in bounds_of(connection, conjunct, only.as_deref()) {
             let known: &mut Range = ranges.entry(alias).or_default();
             *known = known.and(range);
@@ -78,17 +80,6 @@ fn plain_tables(from: &Value, aliases: &mut Vec<String>) -> bool {
             true
         }
         _ => false,
-    }
-}
-
-/// The parts that must all hold.
-fn conjuncts(clause: &Value) -> Vec<&Value> {
-    if clause["type"] == "CONJUNCTION_AND" {
-        clause["children"].as_array().into_iter().flatten().flat_map(conjuncts).collect()
-    } else if clause.is_object() {
-        vec![clause]
-    } else {
-        vec![]
     }
 }
 

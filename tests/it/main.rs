@@ -12,6 +12,7 @@ mod coordinator_store;
 mod crash_points;
 mod disk;
 mod drop_oldest;
+mod elsewhere;
 mod endurance;
 mod first_load;
 mod http;

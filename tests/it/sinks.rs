@@ -1,7 +1,7 @@
 //! Delivery to real servers: whatever is killed meanwhile, each row stands in the server once.
 
-mod cassandra;
-mod kafka;
+pub(crate) mod cassandra;
+pub(crate) mod kafka;
 pub(crate) mod postgres;
 
 use std::sync::Arc;
@@ -73,11 +73,12 @@ pub(crate) fn ingest(platform: &Platform, from: u64, to: u64) {
 /// Waits until everything is written, and counts it in the server.
 #[track_caller]
 pub(crate) fn assert_each_once(platform: &Platform, place: &dyn Place, name: &str, rows: u64) {
+    // Waits for what its agent has not sent yet.
+    assert_eq!(platform.count("select count(*) from events"), rows, "in the lake");
     settles("the sink has nothing left to write", || {
         let shown = sink(platform, name);
         shown["state"] == "running" && shown["waiting_batches"] == 0
     });
-    assert_eq!(platform.count("select count(*) from events"), rows, "in the lake");
     assert_eq!(
         place.stored(),
         (rows, rows, rows * (rows - 1) / 2),

@@ -2,6 +2,7 @@
 //!
 //! A test whose server is not there is left out and says so, unless `AAP_TEST_SERVICES_REQUIRED` names the server: then it fails.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -43,6 +44,12 @@ impl Service {
     /// Runs a tool of its script and returns what it prints.
     pub fn tool(&self, arguments: &[&str]) -> String {
         run(Command::new(scripts().join(format!("{}.sh", self.name))).args(arguments))
+    }
+
+    /// Runs a tool of its script with `input` on stdin.
+    pub fn feed(&self, arguments: &[&str], input: &Path) {
+        let mut command = Command::new(scripts().join(format!("{}.sh", self.name)));
+        run(command.args(arguments).stdin(File::open(input).unwrap()));
     }
 }
 

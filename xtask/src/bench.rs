@@ -1,7 +1,8 @@
 //! `bench`: figures, each beside a limit or a peer measured in the same run.
 //!
 //! First the programs that measure one crate each, then `tests/bench`, which measures the release programs end to end and
-//! prints the table; `bench sinks` measures delivery to real servers. `AAP_BENCH_QUICK=1` makes it small (five to fifteen minutes on two cores); `AAP_BENCH_OUT=FILE` appends JSON lines.
+//! prints the table; `bench sinks` measures delivery to real servers, `bench query` what pushdown
+//! saves. `AAP_BENCH_QUICK=1` makes it small (five to fifteen minutes on two cores); `AAP_BENCH_OUT=FILE` appends JSON lines.
 
 use anyhow::Result;
 
@@ -21,6 +22,9 @@ pub(crate) fn run(filter: Option<&str>) -> Result<()> {
     let wanted = |name: &str| filter.is_none_or(|filter| name.contains(filter));
     if filter == Some("sinks") {
         return sinks();
+    }
+    if filter == Some("query") {
+        return query();
     }
     let programs = build::release()?;
     for (package, example) in EXAMPLES.into_iter().filter(|(_, example)| wanted(example)) {
@@ -47,6 +51,15 @@ pub(crate) fn run(filter: Option<&str>) -> Result<()> {
         "--nocapture",
     ]);
     tools::run(command.args(filter).env("AAP_TEST_BIN", programs.as_str()))
+}
+
+/// Questions to real servers with what they can do themselves, and without.
+fn query() -> Result<()> {
+    build::release()?;
+    let servers = Servers::start(false)?;
+    let mut command = tools::cargo();
+    command.args(["test", "--release", "--locked", "--package", "aap-tests", "--test", "it", "--"]);
+    tools::run(command.args(["--ignored", "--nocapture", "pushdown"]).envs(servers.environment()))
 }
 
 /// Each sink against its real server.

@@ -13,7 +13,7 @@ use crate::tools;
 const LAYERS: [&[&str]; 7] = [
     &["aap-types"],
     &["aap-runtime"],
-    &["aap-proto", "aap-buffer", "aap-columns", "aap-decode", "aap-sinks"],
+    &["aap-proto", "aap-buffer", "aap-columns", "aap-decode", "aap-federation", "aap-sinks"],
     &[
         "aap-transport",
         "aap-sql",
@@ -30,8 +30,14 @@ const LAYERS: [&[&str]; 7] = [
 ];
 
 /// Exceptions to the rule above, each with its reason.
-const SAME_LAYER: [(&str, &str, &str); 1] =
-    [("aap-lake", "aap-store", "a file becomes visible by the catalogue's commit, so the lake writes both")];
+const SAME_LAYER: [(&str, &str, &str); 2] = [
+    ("aap-lake", "aap-store", "a file becomes visible by the catalogue's commit, so the lake writes both"),
+    (
+        "aap-postgres",
+        "aap-store",
+        "in a cluster the metadata lies in PostgreSQL, which one crate alone may name",
+    ),
+];
 
 /// What `cli` may see of ours: it links no storage, no engine, no Arrow.
 const CLI_SEES: [&str; 3] = ["aap-client", "aap-runtime", "aap-types"];

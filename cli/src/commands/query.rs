@@ -5,7 +5,7 @@ use std::time::Duration;
 use aap_client::operations::{Format, Id};
 use aap_client::v1::query_event::Kind;
 use aap_client::v1::{
-    CancelQuery, Coverage, ListQueriesRequest, QueryDone, QueryEvent, QueryLimits, QueryRequest,
+    CancelQuery, Coverage, ListQueriesRequest, QueryDone, QueryEvent, QueryLimits, QueryRequest, Scan,
 };
 use aap_client::{OperatorApi, call, problem_of};
 use aap_types::{ExitCode, Problem};
@@ -30,10 +30,13 @@ const LULL: Duration = Duration::from_millis(150);
 const DEADLINE_GRACE: Duration = Duration::from_secs(5);
 
 pub(super) async fn run(context: &mut Context<'_>, arguments: &ArgMatches) -> Result<ExitCode, Failure> {
+    if arguments.get_flag("explain") {
+        return explain(context, arguments).await;
+    }
     let sql = statement(arguments)?;
     let style = row_style(context, arguments)?;
     let id = query_id()?;
-    let request = request(context, arguments, sql, &style, &id);
+    let request = request(context, arguments, sql, style.wire_format(), &id);
     let mut api = context.platform.operator_for(&request.nodes).await?;
     let mut printer = RowPrinter::new(style);
     let deadline = context.settings.timeout.map(|timeout| timeout + DEADLINE_GRACE);
@@ -80,14 +83,14 @@ fn request(
     context: &Context<'_>,
     arguments: &ArgMatches,
     sql: String,
-    style: &RowStyle,
+    format: &str,
     id: &str,
 ) -> QueryRequest {
     let deadline_ms =
         context.settings.timeout.map_or(0, |t| u64::try_from(t.as_millis()).unwrap_or(u64::MAX));
     QueryRequest {
         sql,
-        format: style.wire_format().to_owned(),
+        format: format.to_owned(),
         limits: Some(QueryLimits { rows: context.settings.limit, bytes: 0, deadline_ms }),
         wait_for_ingest: arguments.get_flag("wait-for-ingest"),
         nodes: arguments.get_many::<String>("node").into_iter().flatten().cloned().collect(),
@@ -258,6 +261,71 @@ fn ended_early() -> Problem {
     Problem::new("platform.unreachable", ExitCode::Unavailable, "the answer ended before it was complete")
         .hint_command("see whether the platform is well", "aap status")
         .retry_after_ms(1000)
+}
+
+/// Runs a statement for what its end tells.
+pub(super) async fn explain(context: &mut Context<'_>, arguments: &ArgMatches) -> Result<ExitCode, Failure> {
+    let format = format_for(Id::QueryExplain, &context.settings, context.printer.stdout_is_terminal())?;
+    let id = query_id()?;
+    let request = request(context, arguments, statement(arguments)?, "rows", &id);
+    let mut api = context.platform.operator_for(&request.nodes).await?;
+    let mut interrupts = Interrupts::new()?;
+    let done = tokio::select! {
+        done = last_event(&mut api, request) => done?,
+        code = interrupts.next() => {
+            cancel_on_server(&mut api, &id).await;
+            context.printer.note("cancelled");
+            return Ok(code);
+        }
+    };
+    let items: Vec<_> = done.scans.iter().map(scan_item).collect();
+    print_list(context, Id::QueryExplain, items, done.as_of_us)?;
+    if format == Format::Table {
+        for scan in &done.scans {
+            print_scan(context, scan)?;
+        }
+    }
+    Ok(conclude(context, &done))
+}
+
+async fn last_event(api: &mut OperatorApi, request: QueryRequest) -> Result<QueryDone, Failure> {
+    let mut events = api.run_query(request).await.map_err(|status| problem_of(&status))?.into_inner();
+    while let Some(event) = events.message().await.map_err(|status| problem_of(&status))? {
+        if let Some(Kind::Done(done)) = event.kind {
+            return Ok(done);
+        }
+    }
+    Err(ended_early().into())
+}
+
+fn scan_item(scan: &Scan) -> crate::listing::Object {
+    object(json!({
+        "table": scan.table,
+        "place": scan.place,
+        "rows": scan.rows,
+        "bytes": scan.bytes,
+        "aggregated": scan.aggregated,
+        "statement": scan.statement,
+        "pushed": scan.pushed,
+        "kept": scan.kept,
+    }))
+}
+
+/// What does not fit into a table's line.
+fn print_scan(context: &mut Context<'_>, scan: &Scan) -> Result<(), Failure> {
+    let name = context.printer.style().bold(&crate::text::clean(&scan.table));
+    context.printer.line("")?;
+    context.printer.line(&name)?;
+    let mut line =
+        |what: &str, text: &str| context.printer.line(&format!("  {what:<9}{}", crate::text::clean(text)));
+    line("asked", &scan.statement)?;
+    for pushed in &scan.pushed {
+        line("there", pushed)?;
+    }
+    for kept in &scan.kept {
+        line("here", kept)?;
+    }
+    Ok(())
 }
 
 pub(super) async fn ls(context: &mut Context<'_>) -> Result<ExitCode, Failure> {

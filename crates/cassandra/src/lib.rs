@@ -52,6 +52,7 @@
 //! | `cells.rs`, `rows.rs` | Arrow as cells, slices as rows in batches; the rows that no table takes |
 //! | `fail.rs` | what the runner is told of trouble |
 //! | `probe.rs` | a look that changes nothing |
+//! | `remote.rs`, `remote/` | [`CassandraTables`]: tables as tables of a query |
 
 mod cells;
 mod fail;
@@ -59,6 +60,7 @@ mod kind;
 mod ledger;
 mod names;
 mod probe;
+mod remote;
 mod rows;
 mod session;
 mod sink;
@@ -66,5 +68,6 @@ mod spec;
 mod table;
 mod tunnel;
 
+pub use remote::{CassandraTables, CassandraTablesSpec};
 pub use sink::CassandraSink;
 pub use spec::{Bucket, CassandraSpec, Consistency, ReplicationOption, Tls};

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use aap_sinks::Failure;
 use aap_types::ExitCode;
-use futures::TryStreamExt;
+use futures::{Stream, TryStreamExt};
 use scylla::client::execution_profile::ExecutionProfile;
 use scylla::client::session::Session;
 use scylla::client::session_builder::SessionBuilder;
@@ -110,6 +110,21 @@ impl Connected {
             rows.try_collect().await.map_err(CassandraError::from)
         };
         tokio::time::timeout(READ_DEADLINE, reading).await.unwrap_or(Err(CassandraError::Late(READ_DEADLINE)))
+    }
+
+    /// Rows of a statement without parameters, page by page as they are taken. Each page has the deadline of its request.
+    pub(crate) async fn pages<R>(
+        &self,
+        cql: &str,
+    ) -> Result<impl Stream<Item = Result<R, CassandraError>> + Unpin + use<R>, CassandraError>
+    where
+        R: for<'frame, 'metadata> DeserializeRow<'frame, 'metadata> + 'static,
+    {
+        let mut statement = Statement::new(cql);
+        statement.set_is_idempotent(true);
+        let pages = self.session.query_iter(statement, ()).await?;
+        let rows = pages.rows_stream::<R>().map_err(|error| CassandraError::Answer(error.to_string()))?;
+        Ok(rows.map_err(CassandraError::from))
     }
 
     /// One statement. It has the deadline of its request.

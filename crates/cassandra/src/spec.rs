@@ -128,6 +128,25 @@ impl Bucket {
 }
 
 impl CassandraSpec {
+    /// How a cluster is reached, with every default.
+    pub(crate) fn access(nodes: Vec<String>, keyspace: String, table: Template) -> Self {
+        Self {
+            nodes,
+            keyspace,
+            table,
+            create: false,
+            evolve: None,
+            replication: None,
+            consistency: Consistency::default(),
+            datacenter: None,
+            username: None,
+            password: None,
+            tls: None,
+            bucket: Bucket::default(),
+            concurrency: CONCURRENCY_DEFAULT,
+        }
+    }
+
     /// Whether tables follow their streams.
     pub fn evolves(&self) -> bool {
         self.evolve.unwrap_or(self.create)

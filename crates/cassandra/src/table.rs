@@ -67,6 +67,29 @@ impl Table {
         self.columns.get(name).and_then(|kind| Kind::named(kind))
     }
 
+    /// Names and types of the partition key, in its order.
+    pub(crate) fn partition_key(&self) -> &[(String, String)] {
+        &self.key[..self.partition_keys]
+    }
+
+    /// Names and types of the clustering key, in its order.
+    pub(crate) fn clustering_key(&self) -> &[(String, String)] {
+        &self.key[self.partition_keys..]
+    }
+
+    /// A table of these columns.
+    #[cfg(test)]
+    pub(crate) fn with(
+        partition: &[(&str, &str)],
+        clustering: &[(&str, &str)],
+        others: &[(&str, &str)],
+    ) -> Self {
+        let owned = |(name, kind): &(&str, &str)| ((*name).to_owned(), (*kind).to_owned());
+        let key: Vec<(String, String)> = partition.iter().chain(clustering).map(owned).collect();
+        let columns = key.iter().cloned().chain(others.iter().map(owned)).collect();
+        Self { columns, key, partition_keys: partition.len(), ..Self::default() }
+    }
+
     fn has_our_key(&self) -> bool {
         let ours = KEY.iter().map(|(name, kind)| (*name, *kind));
         self.partition_keys == PARTITION_KEYS

@@ -36,6 +36,23 @@ pub struct Decoded {
     pub duplicate_fields: u64,
 }
 
+impl Decoded {
+    /// The line in `records`, from 0, that each row of the batch comes from, for formats of a record a line. `None` where rows and
+    /// lines do not agree.
+    pub fn lines(&self, records: &[u8]) -> Option<Vec<u32>> {
+        let records = &records[..records.len().min(usize::try_from(self.raw_bytes).ok()?)];
+        let mut bad = self.bad.iter().map(|bad| bad.line).peekable();
+        let mut lines = Vec::with_capacity(self.batch.num_rows());
+        for (line, text) in (0_u32..).zip(lines_of(records)) {
+            let is_bad = bad.next_if_eq(&(u64::from(line) + 1)).is_some();
+            if !is_bad && !text.iter().all(u8::is_ascii_whitespace) {
+                lines.push(line);
+            }
+        }
+        (lines.len() == self.batch.num_rows()).then_some(lines)
+    }
+}
+
 /// A record that could not be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BadRow {

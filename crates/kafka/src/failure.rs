@@ -73,6 +73,21 @@ pub(crate) fn of(doing: &str, error: &KafkaError, watch: &Watch) -> Failure {
     }
 }
 
+/// Whether waiting does not help a reader.
+pub(crate) fn is_lasting(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode as C;
+    matches!(
+        code(error),
+        Some(
+            C::TopicAuthorizationFailed
+                | C::GroupAuthorizationFailed
+                | C::UnknownTopicOrPartition
+                | C::UnknownTopic
+                | C::UnknownPartition
+        )
+    )
+}
+
 /// The text of an error, without the values of settings, of which one is a password.
 pub(crate) fn text(error: &KafkaError) -> String {
     match error {

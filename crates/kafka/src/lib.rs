@@ -1,4 +1,4 @@
-//! Rows into Kafka, exactly once. The only crate that names `rdkafka`.
+//! Rows into Kafka, exactly once; topics as tables of a query. The only crate that names `rdkafka`.
 //!
 //! One transactional producer writes the records of a group and, in the same transaction, one record per slice to a compacted
 //! topic, the ledger. A reader with `isolation.level=read_committed` sees each row once.
@@ -42,12 +42,16 @@
 //! | `encode.rs` | rows as records |
 //! | `topics.rs` | topics: made, checked, measured |
 //! | `ledger.rs` | the form of its records, and reading it |
+//! | `remote.rs`, `remote/` | [`KafkaTables`]: topics as tables of a query |
+//! | `source.rs` | [`SourceReader`]: topics as a source |
 
 mod encode;
 mod failure;
 mod ledger;
 mod place;
+mod remote;
 mod settings;
+mod source;
 mod spec;
 mod topics;
 mod watch;
@@ -59,6 +63,8 @@ use std::time::Duration;
 use aap_sinks::{Failure, Group, GroupLimits, Guarantee, Positions, Sink, Target};
 use futures::future::BoxFuture;
 
+pub use remote::{KafkaTables, KafkaTablesSpec};
+pub use source::{Begin, Chunk, KafkaSourceSpec, Partition, RecordFormat, SourceReader};
 pub use spec::{Compression, Format, KafkaSpec, Mechanism, Sasl, SpecError, Tls};
 
 use place::Place;

@@ -113,19 +113,31 @@ impl Settings {
         made(AdminClient::from_config_and_context(&self.common, watch.clone()))
     }
 
+    /// One that reads topics to where they end now, in order of time or from an offset; it says where a partition ends.
+    pub(crate) fn reader(&self, watch: &Watch) -> Result<BaseConsumer<Watch>, Failure> {
+        let mut config = self.reading();
+        config.set("enable.partition.eof", "true").set("auto.offset.reset", "earliest");
+        made(BaseConsumer::from_config_and_context(&config, watch.clone()))
+    }
+
     /// The one that reads the ledger.
     pub(crate) fn consumer(&self, watch: &Watch) -> Result<BaseConsumer<Watch>, Failure> {
+        let mut config = self.reading();
+        config.set("auto.offset.reset", "earliest");
+        made(BaseConsumer::from_config_and_context(&config, watch.clone()))
+    }
+
+    fn reading(&self) -> ClientConfig {
         let mut config = self.common.clone();
         config
             // librdkafka wants one; nothing is committed to it, and no other member joins it.
             .set("group.id", &self.id)
             .set("enable.auto.commit", "false")
             .set("enable.auto.offset.store", "false")
-            .set("auto.offset.reset", "earliest")
             .set("isolation.level", "read_committed")
             .set("check.crcs", "true")
             .set("fetch.wait.max.ms", "100");
-        made(BaseConsumer::from_config_and_context(&config, watch.clone()))
+        config
     }
 }
 

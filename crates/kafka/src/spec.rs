@@ -218,6 +218,31 @@ pub enum SpecError {
 }
 
 impl KafkaSpec {
+    /// How a cluster is reached, with every default.
+    pub(crate) fn access(
+        brokers: Vec<String>,
+        topic: Template,
+        tls: Option<Tls>,
+        sasl: Option<Sasl>,
+    ) -> Self {
+        Self {
+            brokers,
+            topic,
+            format: Format::default(),
+            key: None,
+            partition_by: None,
+            headers: true,
+            create: false,
+            partitions: partitions(),
+            replication: None,
+            compression: Compression::default(),
+            allow_unreplicated: true,
+            tls,
+            sasl,
+            ledger_topic: ledger_topic(),
+        }
+    }
+
     /// Whether it makes sense, as far as that can be told without the cluster.
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! PostgreSQL: the sink that delivers rows to its tables, and the connection under it.
+//! PostgreSQL: the sink that delivers rows to its tables, its tables as tables of a query, and the connection under both.
 //!
 //! Nothing else in the workspace names `tokio-postgres`.
 //!
@@ -21,11 +21,20 @@
 //! |---|---|
 //! | `connection.rs`, `connection/` | URL, TLS, secrets, deadlines, errors: everything that is not about sinks |
 //! | `copy.rs`, `copy/` | Arrow as binary COPY: types, values, what cannot be held |
-//! | `sink.rs`, `sink/` | [`PostgresSink`], its [`PostgresSpec`], ledger and tables |
+//! | `table.rs`, `names.rs` | a table as it is now; names in the server |
+//! | `sink.rs`, `sink/` | [`PostgresSink`], its [`PostgresSpec`], its ledger |
+//! | `remote.rs`, `remote/` | [`PostgresTables`]: tables as tables of a query |
+//! | `store.rs`, `store/` | [`PostgresStore`]: the coordinators' metadata |
 
 mod connection;
 mod copy;
+mod names;
+mod remote;
 mod sink;
+mod store;
+mod table;
 
 pub use connection::{ServerUrl, UrlError};
+pub use remote::{PostgresTables, PostgresTablesSpec};
 pub use sink::{Mode, Partition, PostgresSink, PostgresSpec};
+pub use store::{PostgresStore, PostgresStoreSpec};

@@ -8,20 +8,16 @@
 //! | `shape.rs` | tables that are made, follow their stream, or do not fit |
 //! | `partition.rs` | partitions, made ahead of their rows |
 //! | `rows.rs` | slices as fields, and the rows that no table takes |
-//! | `table.rs` | a table as it is now |
-//! | `names.rs` | names in the server |
 //! | `probe.rs` | a look that changes nothing |
 //! | `fail.rs` | what the runner is told of trouble |
 
 mod fail;
 mod ledger;
-mod names;
 mod partition;
 mod probe;
 mod rows;
 mod shape;
 mod spec;
-mod table;
 mod write;
 
 use std::time::Duration;
@@ -32,9 +28,9 @@ use futures::future::BoxFuture;
 pub use spec::{Mode, Partition, PostgresSpec};
 
 use crate::connection::{Access, Session};
+use crate::names::TableName;
 use fail::{Carries, failure};
 use ledger::Ledger;
-use names::TableName;
 use write::Writer;
 
 /// Rows at a time: enough that the ten or so round trips of a group do not count, few enough that its transaction is over

@@ -2,6 +2,7 @@
 
 use std::any::Any;
 
+use aap_proto::v1;
 use aap_types::Problem;
 
 use crate::{Manifest, TableNeed};
@@ -16,6 +17,11 @@ pub trait Catalog: Send + Sync + 'static {
 
     /// All names it knows.
     fn table_names(&self) -> Vec<String>;
+
+    /// What was read of each table that was resolved, for whoever asks how a query was answered.
+    fn scans(&self) -> Vec<v1::Scan> {
+        vec![]
+    }
 }
 
 /// What a catalogue found.

@@ -1,6 +1,7 @@
 //! The messages daemon and engine exchange.
 
 use aap_buffer::SegmentRef;
+use aap_federation::Scan;
 use aap_types::{Sequence, StreamKey, StreamName};
 use camino::Utf8PathBuf;
 use serde::{Deserialize, Serialize};
@@ -67,20 +68,23 @@ pub struct EngineQuery {
 }
 
 /// A table that a statement names, with the range of `ts` that it can need.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct TableNeed {
-    /// Stream name, lower case.
+    /// Stream name, lower case; or the parts of `path` joined by dots, lower case.
     pub name: String,
+    /// The parts of a name with dots, as they are written: a catalogue, perhaps a schema, a table. Empty for a plain name.
+    pub path: Vec<String>,
+    /// What to fetch, where the first part of `path` is another system.
+    pub scan: Option<Scan>,
     /// Rows with an earlier `ts` cannot matter, microseconds since 1970 UTC.
-    #[serde(default)]
     pub ts_min_us: Option<i64>,
     /// Rows with a later `ts` cannot matter.
-    #[serde(default)]
     pub ts_max_us: Option<i64>,
 }
 
 /// All tables that a statement names.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Needs {
     /// Each once.
     pub tables: Vec<TableNeed>,
@@ -100,8 +104,10 @@ pub struct TableManifest {
     pub only: Option<StreamName>,
     /// Parquet files, which hold the system columns.
     pub parquet: Vec<Utf8PathBuf>,
-    /// Arrow IPC stream files: answers of nodes.
+    /// Arrow IPC stream files: answers of nodes, or what was fetched from another system.
     pub ipc: Vec<Utf8PathBuf>,
+    /// Whether `ipc` holds the aggregation of [`Scan::aggregate`] instead of rows.
+    pub aggregated: bool,
     /// Declared names and DuckDB types of columns: they exist even where no data does.
     pub columns: Option<Vec<(String, String)>>,
 }

@@ -224,8 +224,9 @@ impl Serving {
         done: v1::QueryDone,
     ) -> Result<(), Problem> {
         let deadline_ms = query.limits.deadline_ms;
-        let stream = self.inner.engine.run(query, catalog, ticket.cancel.clone()).await?;
-        self.forward(stream, deadline_ms, ticket, answer, done).await
+        let stream = self.inner.engine.run(query, catalog.clone(), ticket.cancel.clone()).await?;
+        let scans = done.scans.iter().cloned().chain(catalog.scans()).collect();
+        self.forward(stream, deadline_ms, ticket, answer, v1::QueryDone { scans, ..done }).await
     }
 
     /// What the engine is asked, within the limits of the configuration.
@@ -281,6 +282,7 @@ impl Serving {
                         elapsed_ms: u64::try_from(elapsed_us / 1000).unwrap_or(0),
                         as_of_us: done.as_of_us,
                         coverage: done.coverage,
+                        scans: done.scans,
                     };
                     return send(answer, query_event::Kind::Done(done)).await;
                 }

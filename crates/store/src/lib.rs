@@ -13,8 +13,11 @@
 //! | `sqlite.rs`, `schema.rs` | [`SqliteStore`]: one file, WAL, `synchronous=FULL` |
 //! | `memory.rs` | [`MemoryStore`] for tests |
 //! | `resources.rs` | what the SQLite store knows of declared objects and of sinks |
-//! | `tests.rs` | one conformance suite that both run |
+//! | `conformance.rs` | the suite that every store passes (feature `conformance`) |
 
+#[cfg(any(test, feature = "conformance"))]
+#[expect(clippy::unwrap_used, reason = "a promise that is not kept panics")]
+pub mod conformance;
 mod memory;
 mod model;
 mod resources;
@@ -45,6 +48,21 @@ pub enum Error {
         /// What SQLite said.
         #[source]
         source: rusqlite::Error,
+    },
+    /// A database server says no, or nothing.
+    #[error("{doing}")]
+    Server {
+        /// What was being attempted.
+        doing: &'static str,
+        /// What it said.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The metadata is another coordinator's.
+    #[error("the metadata belongs to the landing buffer `{found}`")]
+    Foreign {
+        /// Whose it is.
+        found: String,
     },
     /// The file was written by a later version.
     #[error("`{path}` has schema version {found}; this build knows versions up to {known}")]
@@ -122,7 +140,7 @@ impl Error {
     }
 }
 
-/// Where metadata lives. Implementations: [`SqliteStore`] and, for tests, [`MemoryStore`].
+/// Where metadata lives. Implementations: [`SqliteStore`], `aap_postgres::PostgresStore` and, for tests, [`MemoryStore`].
 ///
 /// Every method is one transaction and durable when it returns.
 pub trait MetadataStore: std::fmt::Debug + Send + Sync + 'static {

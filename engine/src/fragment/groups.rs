@@ -13,9 +13,10 @@ use serde_json::Value;
 
 use super::aggregates::{self, Call, Split};
 use super::moment::Now;
-use super::outline::Outline;
 use super::shape::{Place, Shape};
-use super::{ANSWERS, Halves, tree};
+use super::{ANSWERS, Halves};
+use crate::outline::Outline;
+use crate::tree;
 use crate::types::quoted;
 
 /// Splits a statement with aggregates, GROUP BY or DISTINCT. None: not this way.
@@ -110,7 +111,7 @@ fn outer(collected: &mut Collected<'_>, outline: &Outline) -> Option<String> {
         };
         orders.push(tree::order_text(order, &term));
     }
-    let tail = super::tail(&orders, shape.limit()?);
+    let tail = tree::tail(&orders, shape.limit()?);
     Some(format!("SELECT {distinct}{} FROM ({INNER}) AS {ANSWERS}{having}{tail}", items.join(", ")))
 }
 

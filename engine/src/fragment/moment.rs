@@ -3,7 +3,7 @@
 use duckdb::Connection;
 use serde_json::Value;
 
-use super::tree;
+use crate::tree;
 
 /// Moments that are written like columns.
 pub(super) const COLUMN_LIKE: &[&str] = &[

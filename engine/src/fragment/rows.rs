@@ -7,10 +7,11 @@ use duckdb::Connection;
 use serde_json::Value;
 
 use super::moment::Now;
-use super::outline::Outline;
 use super::shape::{Filter, Place, Shape};
 use super::stream::Stream;
-use super::{ANSWERS, Halves, tree};
+use super::{ANSWERS, Halves};
+use crate::outline::Outline;
+use crate::tree;
 use crate::types::{literal, quoted};
 
 /// Nodes answer the statement's own list (their first n in order); the whole is sorted and cut again. None where
@@ -62,7 +63,7 @@ pub(super) fn split_list(
     let merge = format!(
         "SELECT {} FROM {ANSWERS}{}",
         names.collect::<Vec<_>>().join(", "),
-        super::tail(&there, limit)
+        tree::tail(&there, limit)
     );
     let node = format!("SELECT {} {}{}", list.join(", "), filter.from(shape, columns), first(&here, limit));
     Some(Halves { node, merge, partial: false, columns_only: false })
@@ -104,7 +105,7 @@ fn top(connection: &Connection, shape: &Shape<'_>, now: &Now, filter: &Filter) -
 /// The first rows, so many that an offset can pass over some: ` ORDER BY … LIMIT …`, or nothing.
 fn first(orders: &[String], limit: (Option<u64>, u64)) -> String {
     match limit {
-        (Some(limit), offset) => super::tail(orders, (Some(limit.saturating_add(offset)), 0)),
+        (Some(limit), offset) => tree::tail(orders, (Some(limit.saturating_add(offset)), 0)),
         (None, _) => String::new(),
     }
 }

@@ -9,8 +9,7 @@ use duckdb::Connection;
 use serde_json::Value;
 
 use super::stream::Stream;
-use super::tree;
-use crate::time_range;
+use crate::{time_range, tree};
 
 /// An alias may stand for an expression with aliases in it.
 const ALIAS_DEPTH_MAX: usize = 8;
@@ -124,12 +123,7 @@ impl<'a> Shape<'a> {
             && self.distinct().is_none()
             && self.node["having"].is_null()
             && self.node["qualify"].is_null()
-            && !tree::any(&self.node, &|object| {
-                object.get("class").is_some_and(|class| class == "WINDOW")
-                    || function_name(object).is_some_and(|name| {
-                        matches!(name, "unnest" | "unlist") || self.aggregates.contains(name)
-                    })
-            })
+            && !tree::has_more_than_rows(&self.node, self.aggregates)
     }
 
     pub(super) fn has_star(&self) -> bool {

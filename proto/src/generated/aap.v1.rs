@@ -835,7 +835,7 @@ pub struct QueryStarted {
     #[prost(message, repeated, tag = "2")]
     pub columns: ::prost::alloc::vec::Vec<Column>,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct QueryDone {
     #[prost(uint64, tag = "1")]
     pub rows: u64,
@@ -850,6 +850,33 @@ pub struct QueryDone {
     /// "rows" or "bytes"
     #[prost(string, tag = "6")]
     pub truncated_by: ::prost::alloc::string::String,
+    /// how each table was read
+    #[prost(message, repeated, tag = "7")]
+    pub scans: ::prost::alloc::vec::Vec<Scan>,
+}
+/// What was read of one table.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Scan {
+    #[prost(string, tag = "1")]
+    pub table: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub place: ::prost::alloc::string::String,
+    /// what the place was asked, in its own words
+    #[prost(string, tag = "3")]
+    pub statement: ::prost::alloc::string::String,
+    /// what the place did itself
+    #[prost(string, repeated, tag = "4")]
+    pub pushed: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// what was left to the engine, each with the reason
+    #[prost(string, repeated, tag = "5")]
+    pub kept: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(uint64, tag = "6")]
+    pub rows: u64,
+    #[prost(uint64, tag = "7")]
+    pub bytes: u64,
+    /// groups came instead of rows
+    #[prost(bool, tag = "8")]
+    pub aggregated: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Coverage {

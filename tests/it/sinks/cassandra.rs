@@ -9,15 +9,42 @@ use scylla::client::session_builder::SessionBuilder;
 
 use super::{Place, each_once_through_kills};
 
-struct Cassandra {
+pub(crate) struct Cassandra {
     service: Service,
     keyspace: String,
 }
 
 impl Cassandra {
-    fn find(test: &str) -> Option<Self> {
+    pub(crate) fn find(test: &str) -> Option<Self> {
         let service = Service::find("cassandra", "cassandra", "AAP_TEST_CASSANDRA", test)?;
         Some(Self { service, keyspace: format!("it_{}_{}", test.replace(' ', "_"), std::process::id()) })
+    }
+
+    /// The cluster as the catalog `cassandra`.
+    pub(crate) fn catalog(&self) -> String {
+        let node = &self.service.address;
+        format!(
+            "apiVersion: aap/v1\nkind: Catalog\nmetadata: {{ name: cassandra }}\nspec:\n  cassandra: {{ nodes: ['{node}'] }}\n"
+        )
+    }
+
+    /// The table of the sink as a table of it.
+    pub(crate) fn table(&self) -> String {
+        format!("cassandra.{}.events", self.keyspace)
+    }
+
+    /// What its partitions are found by.
+    pub(crate) fn partition_key(&self) -> Vec<String> {
+        let names = async {
+            let session = SessionBuilder::new().known_node(&self.service.address).build().await.unwrap();
+            let cql = "SELECT column_name, kind FROM system_schema.columns WHERE keyspace_name = ? AND table_name = 'events'";
+            let rows = session.query_iter(cql, (&self.keyspace,)).await.unwrap();
+            let rows = rows.rows_stream::<(String, String)>().unwrap();
+            rows.try_collect::<Vec<_>>().await.unwrap()
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let columns = runtime.block_on(names);
+        columns.into_iter().filter(|(_, kind)| kind == "partition_key").map(|(name, _)| name).collect()
     }
 
     async fn ids(&self) -> Vec<i64> {

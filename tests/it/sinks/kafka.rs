@@ -5,17 +5,47 @@ use serde_json::Value;
 
 use super::{Place, apply, assert_each_once, each_once_through_kills, ingest, settles, sink};
 
-struct Kafka {
+pub(crate) struct Kafka {
     service: Service,
     topic: String,
 }
 
 impl Kafka {
-    fn find(test: &str) -> Option<Self> {
+    pub(crate) fn find(test: &str) -> Option<Self> {
         let service = Service::find("kafka", "kafka-1", "AAP_TEST_KAFKA", test)?;
         // A topic of its own, also beside an earlier run against the same server.
         let topic = format!("it-{}-{}", test.replace(' ', "-"), std::process::id());
         Some(Self { service, topic })
+    }
+
+    /// Records by Kafka's own console producer, one for each line; it makes the topic with its first record.
+    pub(crate) fn produce(&self, lines: impl Iterator<Item = String>) {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let text: String = lines.map(|line| line + "\n").collect();
+        std::fs::write(file.path(), text).unwrap();
+        self.service.feed(&["cli", "produce", "--topic", &self.topic], file.path());
+    }
+
+    /// The topic as a source of the stream `taken`.
+    pub(crate) fn source(&self) -> String {
+        let (brokers, topic) = (&self.service.address, &self.topic);
+        format!(
+            "apiVersion: aap/v1\nkind: Source\nmetadata: {{ name: orders }}\nspec:\n  \
+             kafka: {{ brokers: ['{brokers}'], topics: [{topic}], stream: taken }}\n"
+        )
+    }
+
+    /// The cluster as the catalog `kafka`.
+    pub(crate) fn catalog(&self) -> String {
+        let brokers = &self.service.address;
+        format!(
+            "apiVersion: aap/v1\nkind: Catalog\nmetadata: {{ name: kafka }}\nspec:\n  kafka: {{ brokers: ['{brokers}'] }}\n"
+        )
+    }
+
+    /// The topic as a table of it.
+    pub(crate) fn table(&self) -> String {
+        format!("kafka.\"{}\"", self.topic)
     }
 
     /// What a reader sees who sees only what was committed.

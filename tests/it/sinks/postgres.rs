@@ -6,13 +6,13 @@ use aap_tests::{Platform, Service};
 
 use super::{Place, apply, assert_each_once, each_once_through_kills, ingest, settles, sink};
 
-struct Postgres {
+pub(crate) struct Postgres {
     service: Service,
     schema: &'static str,
 }
 
 impl Postgres {
-    fn find(test: &str, schema: &'static str) -> Option<Self> {
+    pub(crate) fn find(test: &str, schema: &'static str) -> Option<Self> {
         let service = Service::find("postgres", "postgres", "AAP_TEST_POSTGRES", test)?;
         let place = Self { service, schema };
         place.psql(&format!("drop schema if exists {schema} cascade; create schema {schema}"));
@@ -20,7 +20,7 @@ impl Postgres {
     }
 
     /// Asks again while another test has the server killed.
-    fn psql(&self, sql: &str) -> String {
+    pub(crate) fn psql(&self, sql: &str) -> String {
         let (mut out, mut err) = (String::new(), String::new());
         settles("psql reaches the server", || {
             let output = Command::new("psql")
@@ -42,6 +42,21 @@ impl Postgres {
         let (user, host) = rest.split_once('@').unwrap();
         let user = user.split(':').next().unwrap();
         format!("{scheme}://{user}@{host}")
+    }
+
+    /// The server as the catalog `pg`.
+    pub(crate) fn catalog(&self) -> String {
+        format!(
+            "apiVersion: aap/v1\nkind: Catalog\nmetadata: {{ name: pg }}\nspec:\n  postgres: {{ url: '{}', password: env:AAP_TEST_SECRET }}\n",
+            self.url()
+        )
+    }
+
+    /// Where metadata may lie, as YAML: in a schema beside that of the test, which is empty now.
+    pub(crate) fn metadata(&self) -> String {
+        let schema = format!("{}_store", self.schema);
+        self.psql(&format!("drop schema if exists {schema} cascade"));
+        format!("{{ url: '{}', password: env:AAP_TEST_SECRET, schema: {schema} }}", self.url())
     }
 
     fn with(&self, more: &str) -> String {

@@ -76,7 +76,8 @@ pub(super) const OPERATIONS: &[Operation] = &[
         verb: "run",
         is_default: true,
         summary: "Answer one SELECT over everything that landed, or from nodes' own buffers",
-        details: "Streams are tables; quote names with `.` or `-`. Rows stream as they are found; Ctrl-C cancels on the \
+        details: "Streams are tables; quote names with `-`. Tables of other systems stand behind the name of their catalog \
+(`aap apply` of kind Catalog): pg.public.orders, kafka.orders, cassandra.shop.orders. Rows stream as they are found; Ctrl-C cancels on the \
 server, too. --wait-for-ingest first waits for everything that was acknowledged before. Nodes that did not answer are \
 named on stderr and in JSON, and the exit code is 9.",
         arguments: &[
@@ -85,6 +86,10 @@ named on stderr and in JSON, and the exit code is 9.",
             Argument::option("node", Value::Node, "Ask this node, from its own buffer").many(),
             Argument::option("nodes", Value::Choice(&["all"]), "Ask every node, each from its own buffer"),
             Argument::flag("wait-for-ingest", "Include everything acknowledged before this began"),
+            Argument::flag(
+                "explain",
+                "Answer, and show how instead of the rows: what ran where, and what moved",
+            ),
             Argument::flag("wide", "Do not cut cells to fit the terminal"),
         ],
         effect: Effect::Read,
@@ -115,6 +120,52 @@ named on stderr and in JSON, and the exit code is 9.",
             },
         ],
         hints: &["aap stream ls", "aap query ls"],
+    },
+    Operation {
+        id: Id::QueryExplain,
+        noun: "query",
+        verb: "explain",
+        is_default: false,
+        summary: "Answer a SELECT and show how: what ran where, rows and bytes that moved, what was not pushed and why",
+        details: "The statement runs as `aap query` runs it, with its limit of rows; the rows are not shown. Of streams the \
+numbers are those of files of the lake, without what has not reached it.",
+        arguments: &[
+            Argument::optional("sql", Value::Sql, "The statement; `-` reads it from stdin"),
+            Argument::option("file", Value::File, "Read the statement from a file").short('f'),
+            Argument::option("node", Value::Node, "Ask this node, from its own buffer").many(),
+            Argument::option("nodes", Value::Choice(&["all"]), "Ask every node, each from its own buffer"),
+            Argument::flag("wait-for-ingest", "Include everything acknowledged before this began"),
+        ],
+        effect: Effect::Read,
+        permission: "query:run",
+        output: Output::List {
+            kind: "query.explained",
+            fields: &[
+                Field::shown("table", "table", FieldType::Text),
+                Field::shown("place", "read from", FieldType::Text),
+                Field::shown("rows", "rows", FieldType::Count),
+                Field::shown("bytes", "bytes", FieldType::Bytes),
+                Field::shown("aggregated", "grouped there", FieldType::Boolean),
+                Field::json("statement", FieldType::Text),
+                Field::json("pushed", FieldType::Texts),
+                Field::json("kept", FieldType::Texts),
+            ],
+        },
+        formats: LISTING,
+        exits: &[
+            ExitCode::Ok,
+            ExitCode::Failed,
+            ExitCode::NotFound,
+            ExitCode::LoginNeeded,
+            ExitCode::Denied,
+            ExitCode::Unavailable,
+            ExitCode::Partial,
+        ],
+        examples: &[Example {
+            command: "aap query explain \"select region, count(*) from pg.public.orders group by 1\"",
+            purpose: "see what PostgreSQL did and what moved",
+        }],
+        hints: &["aap query \"SQL\"", "aap get catalog"],
     },
     Operation {
         id: Id::QueryLs,

@@ -20,6 +20,7 @@ pub enum Id {
     Get,
     Delete,
     QueryRun,
+    QueryExplain,
     QueryLs,
     QueryCancel,
     Ingest,
@@ -52,7 +53,7 @@ pub enum Id {
 
 impl Id {
     /// Every id.
-    pub const ALL: [Self; 40] = [
+    pub const ALL: [Self; 41] = [
         Self::Up,
         Self::Down,
         Self::Logs,
@@ -65,6 +66,7 @@ impl Id {
         Self::Get,
         Self::Delete,
         Self::QueryRun,
+        Self::QueryExplain,
         Self::QueryLs,
         Self::QueryCancel,
         Self::Ingest,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use aap_runtime::SecretRef;
 use bytes::Bytes;
-use futures::SinkExt;
+use futures::{SinkExt, Stream, TryStreamExt};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinHandle;
 use tokio_postgres::types::{ToSql, Type};
@@ -138,6 +138,36 @@ impl Session {
     pub(crate) async fn begin_read_only(&self) -> Result<(), Error> {
         let begin = format!("BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY; {}", settings());
         self.batch("begin a transaction", &begin).await
+    }
+
+    /// Begins a transaction that reads for as long as somebody listens: the server looks for that every second where it can.
+    /// Times are in UTC.
+    pub(crate) async fn begin_long_read(&self) -> Result<(), Error> {
+        let begin = format!(
+            "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {} SET LOCAL statement_timeout = 0; \
+             SET LOCAL TimeZone = 'UTC'; \
+             SELECT set_config(name, '1000', true) FROM pg_catalog.pg_settings \
+             WHERE name = 'client_connection_check_interval'",
+            settings()
+        );
+        self.batch("begin a transaction", &begin).await
+    }
+
+    /// Begins a transaction that reads one moment.
+    pub(crate) async fn begin_snapshot(&self) -> Result<(), Error> {
+        let begin = format!("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {}", settings());
+        self.batch("begin a transaction", &begin).await
+    }
+
+    /// Begins a `COPY … TO STDOUT (FORMAT binary)` of a SELECT. Waits as long as the caller does.
+    pub(crate) async fn copy_out(
+        &self,
+        select: &str,
+    ) -> Result<impl Stream<Item = Result<Bytes, Error>> + use<>, Error> {
+        let doing = "read rows";
+        let sql = format!("COPY ({select}) TO STDOUT (FORMAT binary)");
+        let rows = self.client.copy_out(&sql).await.map_err(|error| Error::server(doing, error))?;
+        Ok(rows.map_err(move |error| Error::server(doing, error)))
     }
 
     /// Commits. After an error nobody knows whether it did, except where the server says what it minds.

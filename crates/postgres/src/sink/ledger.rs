@@ -17,8 +17,8 @@ use aap_types::{Epoch, Sequence, StreamKey};
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
-use super::names::TableName;
 use crate::connection::{Error, Session};
+use crate::names::TableName;
 
 /// The ledger of a sink.
 #[derive(Debug, Clone)]

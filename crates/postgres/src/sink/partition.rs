@@ -8,11 +8,11 @@ use arrow_array::types::TimestampMicrosecondType;
 use arrow_schema::{DataType, TimeUnit};
 use tokio_postgres::types::Type;
 
-use super::names::{TableName, literal, quoted};
 use super::spec::{Partition, TIME_COLUMN};
-use super::table::Table;
 use crate::connection::{Error, Session};
 use crate::copy::Held;
+use crate::names::{TableName, literal, quoted};
+use crate::table::Table;
 
 /// Most partitions that one group may make: a year of days, and some. A source whose clock runs wild must not make thousands;
 /// the rest of its rows goes to the default partition.

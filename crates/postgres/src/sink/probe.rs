@@ -3,10 +3,10 @@
 use tokio_postgres::types::Type;
 
 use super::ledger::Ledger;
-use super::names::TableName;
 use super::spec::PostgresSpec;
-use super::table::Table;
 use crate::connection::{Error, Session};
+use crate::names::TableName;
+use crate::table::Table;
 
 /// A line for each thing that was found.
 pub(crate) async fn look(

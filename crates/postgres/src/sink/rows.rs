@@ -6,10 +6,10 @@ use aap_sinks::{BadRow, Failure, Slice};
 use arrow_array::{Array, ArrayRef};
 use arrow_schema::DataType;
 
-use super::names::column_names;
 use super::shape::{is_system, misfit, wrong_type};
-use super::table::{Column, Table};
 use crate::copy::Field;
+use crate::names::column_names;
+use crate::table::{Column, Table};
 
 /// A slice, ready to be written.
 pub(crate) struct Planned<'a> {

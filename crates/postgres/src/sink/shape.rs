@@ -6,11 +6,11 @@ use aap_sinks::{Failure, FailureKind, Slice};
 use aap_types::{ExitCode, Problem, SYSTEM_COLUMNS};
 use arrow_schema::{DataType, TimeUnit};
 
-use super::names::{TableName, column_names, literal, quoted};
 use super::spec::{Mode, Partition, PostgresSpec, TIME_COLUMN};
-use super::table::{Column, Table, list};
 use crate::connection::{Error, Session};
 use crate::copy::{sql_type, widened};
+use crate::names::{TableName, column_names, literal, quoted};
+use crate::table::{Column, Table, list};
 
 /// A column that the rows of a group have.
 #[derive(Debug, Clone, PartialEq, Eq)]

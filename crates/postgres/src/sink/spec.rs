@@ -5,8 +5,8 @@ use aap_sinks::Template;
 use aap_types::{ExitCode, Problem};
 use serde::{Deserialize, Serialize};
 
-use super::names::TableName;
 use crate::connection::ServerUrl;
+use crate::names::TableName;
 
 /// Where rows go, and how.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -6,14 +6,14 @@ use aap_sinks::{Failure, Group, Slice};
 
 use super::fail::{Carries, failure};
 use super::ledger::Ledger;
-use super::names::TableName;
 use super::partition;
 use super::rows::{Planned, plan};
 use super::shape::{misfit, settle, wanted};
 use super::spec::{Mode, PostgresSpec};
-use super::table::{Table, list};
 use crate::connection::{Access, Copying, Error, Session};
 use crate::copy::{CHUNK_ROOM, Field, HEADER, TRAILER, write_row};
+use crate::names::TableName;
+use crate::table::{Table, list};
 
 /// The place of a row in its group, in the table that an upsert goes through. No column of ours begins so.
 const ORDER: &str = "_aap_order";

@@ -9,13 +9,13 @@ use crate::statement;
 use crate::types::quoted;
 
 /// The first statement's SELECT node.
-pub(super) fn select_of(connection: &Connection, sql: &str) -> Option<Value> {
+pub(crate) fn select_of(connection: &Connection, sql: &str) -> Option<Value> {
     let mut statement = statement::parse_tree(connection, sql).ok()?;
     Some(statement["node"].take())
 }
 
 /// Without places in the text: equal trees mean the same.
-pub(super) fn normal(value: Value) -> Value {
+pub(crate) fn normal(value: Value) -> Value {
     match value {
         Value::Object(fields) => Value::Object(
             fields
@@ -30,7 +30,7 @@ pub(super) fn normal(value: Value) -> Value {
 }
 
 /// The expression without its name in the answer.
-pub(super) fn without_alias(mut expression: Value) -> Value {
+pub(crate) fn without_alias(mut expression: Value) -> Value {
     if let Some(fields) = expression.as_object_mut() {
         fields.remove("alias");
     }
@@ -38,7 +38,7 @@ pub(super) fn without_alias(mut expression: Value) -> Value {
 }
 
 /// The SQL text of an expression. None where DuckDB's text would not be read as the same tree again.
-pub(super) fn text(connection: &Connection, expression: &Value) -> Option<String> {
+pub(crate) fn text(connection: &Connection, expression: &Value) -> Option<String> {
     let expression = normal(without_alias(typed_doubles(expression.clone())));
     let node = json!({
         "type": "SELECT_NODE",
@@ -54,7 +54,7 @@ pub(super) fn text(connection: &Connection, expression: &Value) -> Option<String
 }
 
 /// The SQL text of a SELECT node.
-pub(super) fn select_text(connection: &Connection, node: &Value) -> Option<String> {
+pub(crate) fn select_text(connection: &Connection, node: &Value) -> Option<String> {
     let statements = json!({"error": false, "statements": [{"node": node}]}).to_string();
     let sql = "SELECT json_deserialize_sql(CAST(? AS JSON))";
     let text: String = connection.query_row(sql, [statements], |row| row.get(0)).ok()?;
@@ -62,7 +62,7 @@ pub(super) fn select_text(connection: &Connection, node: &Value) -> Option<Strin
 }
 
 /// The SQL text of a SELECT node. None where DuckDB's text would not be read as the same tree again.
-pub(super) fn exact_select_text(connection: &Connection, node: &Value) -> Option<String> {
+pub(crate) fn exact_select_text(connection: &Connection, node: &Value) -> Option<String> {
     let node = normal(typed_doubles(node.clone()));
     let text = select_text(connection, &node)?;
     (normal(select_of(connection, &text)?) == node).then_some(text)
@@ -84,7 +84,7 @@ fn typed_doubles(value: Value) -> Value {
 }
 
 /// `CAST('text' AS type_name)`.
-pub(super) fn cast(text: &str, type_name: &str, alias: Option<&str>) -> Value {
+pub(crate) fn cast(text: &str, type_name: &str, alias: Option<&str>) -> Value {
     let constant = json!({
         "class": "CONSTANT",
         "type": "VALUE_CONSTANT",
@@ -103,12 +103,12 @@ pub(super) fn cast(text: &str, type_name: &str, alias: Option<&str>) -> Value {
 }
 
 /// A reference to a column.
-pub(super) fn column(names: &[&str]) -> Value {
+pub(crate) fn column(names: &[&str]) -> Value {
     json!({"class": "COLUMN_REF", "type": "COLUMN_REF", "column_names": names})
 }
 
 /// The names of a column reference.
-pub(super) fn names(expression: &Value) -> Option<Vec<&str>> {
+pub(crate) fn names(expression: &Value) -> Option<Vec<&str>> {
     if expression["class"] != "COLUMN_REF" {
         return None;
     }
@@ -116,12 +116,12 @@ pub(super) fn names(expression: &Value) -> Option<Vec<&str>> {
 }
 
 /// The integer that an expression plainly is.
-pub(super) fn integer(expression: &Value) -> Option<u64> {
+pub(crate) fn integer(expression: &Value) -> Option<u64> {
     (expression["class"] == "CONSTANT").then(|| expression["value"]["value"].as_u64()).flatten()
 }
 
 /// The parts of a condition that must all hold.
-pub(super) fn conjuncts(clause: &Value) -> Vec<&Value> {
+pub(crate) fn conjuncts(clause: &Value) -> Vec<&Value> {
     if clause["type"] == "CONJUNCTION_AND" {
         clause["children"].as_array().into_iter().flatten().flat_map(conjuncts).collect()
     } else if clause.is_object() {
@@ -132,7 +132,7 @@ pub(super) fn conjuncts(clause: &Value) -> Vec<&Value> {
 }
 
 /// The condition that all of `parts` hold; null if there is none.
-pub(super) fn all_of(mut parts: Vec<Value>) -> Value {
+pub(crate) fn all_of(mut parts: Vec<Value>) -> Value {
     match parts.len() {
         0 => Value::Null,
         1 => parts.remove(0),
@@ -141,7 +141,7 @@ pub(super) fn all_of(mut parts: Vec<Value>) -> Value {
 }
 
 /// Whether `found` holds for an object anywhere in `value`.
-pub(super) fn any(value: &Value, found: &dyn Fn(&Map<String, Value>) -> bool) -> bool {
+pub(crate) fn any(value: &Value, found: &dyn Fn(&Map<String, Value>) -> bool) -> bool {
     match value {
         Value::Object(fields) => found(fields) || fields.values().any(|field| any(field, found)),
         Value::Array(items) => items.iter().any(|item| any(item, found)),
@@ -150,7 +150,7 @@ pub(super) fn any(value: &Value, found: &dyn Fn(&Map<String, Value>) -> bool) ->
 }
 
 /// Every text in `value` that can be the name of a column, lower case.
-pub(super) fn words(value: &Value, words: &mut BTreeSet<String>) {
+pub(crate) fn words(value: &Value, words: &mut BTreeSet<String>) {
     match value {
         Value::Object(fields) => {
             for name in ["column_names", "using_columns"] {
@@ -165,7 +165,7 @@ pub(super) fn words(value: &Value, words: &mut BTreeSet<String>) {
 }
 
 /// Applies `change` to every expression below, from the top; where it answers, nothing below is visited.
-pub(super) fn map(value: &Value, change: &mut dyn FnMut(&Value) -> Option<Option<Value>>) -> Option<Value> {
+pub(crate) fn map(value: &Value, change: &mut dyn FnMut(&Value) -> Option<Option<Value>>) -> Option<Value> {
     if value["class"].is_string()
         && let Some(changed) = change(value)
     {
@@ -184,7 +184,7 @@ pub(super) fn map(value: &Value, change: &mut dyn FnMut(&Value) -> Option<Option
 }
 
 /// The text of one term of ORDER BY, with its direction as it was written.
-pub(super) fn order_text(order: &Value, expression: &str) -> String {
+pub(crate) fn order_text(order: &Value, expression: &str) -> String {
     let direction = match order["type"].as_str() {
         Some("ASCENDING") => " ASC",
         Some("DESCENDING") => " DESC",
@@ -199,6 +199,40 @@ pub(super) fn order_text(order: &Value, expression: &str) -> String {
 }
 
 /// A list of identifiers.
-pub(super) fn identifiers<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
+pub(crate) fn identifiers<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
     names.into_iter().map(quoted).collect::<Vec<_>>().join(", ")
+}
+
+/// The names of all aggregate functions.
+pub(crate) fn aggregate_names(connection: &Connection) -> Option<BTreeSet<String>> {
+    let sql = "SELECT DISTINCT function_name FROM duckdb_functions() WHERE function_type = 'aggregate'";
+    let mut statement = connection.prepare(sql).ok()?;
+    statement.query_map([], |row| row.get(0)).ok()?.collect::<duckdb::Result<_>>().ok()
+}
+
+/// Whether something in `value` depends on more than one row, or makes more than one of a row.
+pub(crate) fn has_more_than_rows(value: &Value, aggregates: &BTreeSet<String>) -> bool {
+    any(value, &|object| {
+        let function = || {
+            object.get("class").filter(|class| *class == "FUNCTION")?;
+            object.get("function_name")?.as_str()
+        };
+        object.get("class").is_some_and(|class| class == "WINDOW")
+            || function().is_some_and(|name| matches!(name, "unnest" | "unlist") || aggregates.contains(name))
+    })
+}
+
+/// ` ORDER BY … LIMIT … OFFSET …`.
+pub(crate) fn tail(orders: &[String], (limit, offset): (Option<u64>, u64)) -> String {
+    let mut tail = String::new();
+    if !orders.is_empty() {
+        tail += &format!(" ORDER BY {}", orders.join(", "));
+    }
+    if let Some(limit) = limit {
+        tail += &format!(" LIMIT {limit}");
+    }
+    if offset > 0 {
+        tail += &format!(" OFFSET {offset}");
+    }
+    tail
 }

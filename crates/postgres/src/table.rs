@@ -2,9 +2,9 @@
 
 use tokio_postgres::types::Type;
 
-use super::names::{TableName, quoted};
 use crate::connection::{Error, Session};
 use crate::copy::Held;
+use crate::names::{TableName, quoted};
 
 /// A table.
 #[derive(Debug, Clone)]

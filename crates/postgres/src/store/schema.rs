@@ -1,0 +1,85 @@
+//! The tables, and how those of an earlier version become those of this one.
+
+use tokio_postgres::types::Type;
+
+use super::Failure;
+use crate::connection::Session;
+
+/// Held by whoever writes, until its transaction ends. The number is "aap meta" as bytes.
+pub(super) const LOCK: &str = "SELECT pg_advisory_xact_lock(7017209110204937313)";
+
+/// One step per version, never changed once released. Names are compared by their bytes, as SQLite does.
+const MIGRATIONS: [&str; 1] = ["
+    CREATE TABLE nodes (
+        node text COLLATE \"C\" PRIMARY KEY, first_seen_us bigint NOT NULL, last_seen_us bigint NOT NULL,
+        store_id bytea NOT NULL, generation bigint NOT NULL, epoch bigint NOT NULL, agent_version text NOT NULL
+    );
+    CREATE TABLE streams (
+        stream text COLLATE \"C\" PRIMARY KEY, rows bigint NOT NULL DEFAULT 0, batches bigint NOT NULL DEFAULT 0,
+        bytes bigint NOT NULL DEFAULT 0, raw_bytes bigint NOT NULL DEFAULT 0, rows_skipped bigint NOT NULL DEFAULT 0,
+        newest_us bigint NOT NULL DEFAULT 0, landed_us bigint NOT NULL DEFAULT 0
+    );
+    CREATE TABLE columns (
+        stream text COLLATE \"C\" NOT NULL, place bigint NOT NULL, name text COLLATE \"C\" NOT NULL, type text NOT NULL,
+        PRIMARY KEY (stream, name)
+    );
+    CREATE TABLE files (
+        id bigserial PRIMARY KEY, stream text COLLATE \"C\" NOT NULL, path text COLLATE \"C\" NOT NULL UNIQUE,
+        rows bigint NOT NULL, bytes bigint NOT NULL, memory_bytes bigint NOT NULL,
+        ts_min_us bigint NOT NULL, ts_max_us bigint NOT NULL, ranges text NOT NULL, created_us bigint NOT NULL
+    );
+    CREATE INDEX files_by_stream ON files (stream);
+    CREATE TABLE cursors (
+        node text COLLATE \"C\" NOT NULL, epoch bigint NOT NULL, stream text COLLATE \"C\" NOT NULL, through bigint NOT NULL,
+        PRIMARY KEY (node, epoch, stream)
+    );
+    CREATE TABLE retention (stream text COLLATE \"C\" PRIMARY KEY, hours bigint NOT NULL, bytes bigint NOT NULL);
+    CREATE TABLE deletions (stream text NOT NULL, at_us bigint NOT NULL, files bigint NOT NULL);
+    CREATE TABLE deleted (
+        node text COLLATE \"C\" NOT NULL, epoch bigint NOT NULL, stream text COLLATE \"C\" NOT NULL, through bigint NOT NULL,
+        PRIMARY KEY (node, epoch, stream)
+    );
+    CREATE TABLE lake (only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row), version bigint NOT NULL, owner text);
+    INSERT INTO lake (version) VALUES (0);
+    CREATE TABLE resources (
+        kind text COLLATE \"C\" NOT NULL, name text COLLATE \"C\" NOT NULL, uid text NOT NULL UNIQUE, revision bigint NOT NULL,
+        document text NOT NULL, author text NOT NULL, created_us bigint NOT NULL, updated_us bigint NOT NULL,
+        PRIMARY KEY (kind, name)
+    );
+    CREATE TABLE resource_revisions (
+        uid text NOT NULL, revision bigint NOT NULL, kind text NOT NULL, name text NOT NULL,
+        document text NOT NULL, author text NOT NULL, at_us bigint NOT NULL, PRIMARY KEY (uid, revision)
+    );
+    CREATE TABLE sink_states (uid text PRIMARY KEY, state text NOT NULL);
+    CREATE TABLE sink_dead_letters (
+        sink text NOT NULL, node text COLLATE \"C\" NOT NULL, epoch bigint NOT NULL, stream text COLLATE \"C\" NOT NULL,
+        sequence bigint NOT NULL, row bigint NOT NULL, reason text NOT NULL, at_us bigint NOT NULL,
+        arrow bytea NOT NULL, replay bigint NOT NULL DEFAULT 0,
+        PRIMARY KEY (sink, node, epoch, stream, sequence, row)
+    );
+"];
+
+/// Brings the schema to the newest version, or refuses one that is newer than this build.
+pub(super) async fn migrate(session: &Session, schema: &str) -> Result<(), Failure> {
+    let doing = "bring metadata to the newest version";
+    let tables = format!(
+        "CREATE SCHEMA IF NOT EXISTS {schema}; CREATE TABLE IF NOT EXISTS version (version bigint NOT NULL)"
+    );
+    session.batch(doing, &tables).await?;
+    let rows = session.query(doing, "SELECT coalesce(max(version), 0) FROM version", &[]).await?;
+    let found: i64 = rows.first().map_or(0, |row| row.get(0));
+    let known = i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX);
+    if found > known {
+        let path = format!("schema {schema}").into();
+        return Err(Failure::Refused(aap_store::Error::Newer { path, found, known }));
+    }
+    let done = usize::try_from(found).unwrap_or_default();
+    for step in MIGRATIONS.iter().skip(done) {
+        session.batch(doing, step).await?;
+    }
+    if found < known {
+        session.execute(doing, "DELETE FROM version", &[]).await?;
+        session.execute(doing, "INSERT INTO version VALUES ($1)", &[(&known, Type::INT8)]).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,251 @@
+//! A statement over groups that another system makes, instead of over its rows.
+//!
+//! ```text
+//!  select region, count(*) as n, avg(total) from pg.public.orders where total > 5 group by region order by n desc
+//!  there:  keys [region], calls [count(*), sum(total), count(total)], where total > 5         one row a group: k0, a0, a1, a2
+//!  here:   select k0 as region, a0 as n, a1 / a2 as "avg(total)" from … order by n desc
+//! ```
+//! Only columns are grouped by and aggregated, so that the other system needs to understand nothing of the statement. Names and
+//! types of the answer are those of the statement over the table's own columns, found by binding it.
+
+use std::collections::BTreeSet;
+
+use aap_federation::{Aggregate, Call, Function};
+use duckdb::Connection;
+use serde_json::Value;
+
+use crate::outline::Outline;
+use crate::tree;
+use crate::types::quoted;
+
+/// What a SELECT node may hold here.
+const PARTS: &[&str] = &[
+    "type",
+    "query_location",
+    "modifiers",
+    "cte_map",
+    "select_list",
+    "from_table",
+    "where_clause",
+    "group_expressions",
+    "group_sets",
+    "aggregate_handling",
+    "having",
+];
+/// What the table in its FROM may hold.
+const TABLE_PARTS: &[&str] =
+    &["type", "alias", "query_location", "table_name", "schema_name", "catalog_name"];
+
+/// Whether it is one SELECT over one table and nothing else.
+pub(crate) fn is_plain_select(select: &Value) -> bool {
+    let only = |value: &Value, known: &[&str]| {
+        value.as_object().is_some_and(|fields| fields.keys().all(|name| known.contains(&name.as_str())))
+    };
+    let no_cte = select["cte_map"]["map"].as_array().is_none_or(Vec::is_empty);
+    let nested = tree::any(select, &|object| {
+        object.get("class").is_some_and(|class| class == "SUBQUERY" || class == "POSITIONAL_REFERENCE")
+    });
+    select["type"] == "SELECT_NODE"
+        && only(select, PARTS)
+        && select["from_table"]["type"] == "BASE_TABLE"
+        && only(&select["from_table"], TABLE_PARTS)
+        && no_cte
+        && !nested
+}
+
+fn list<'a>(value: &'a Value, name: &str) -> &'a [Value] {
+    value[name].as_array().map_or(&[], Vec::as_slice)
+}
+
+fn modifier<'a>(select: &'a Value, kind: &str) -> Option<&'a Value> {
+    list(select, "modifiers").iter().find(|modifier| modifier["type"] == kind)
+}
+
+fn groups(select: &Value) -> bool {
+    !list(select, "group_expressions").is_empty()
+        || !list(select, "group_sets").is_empty()
+        || select["aggregate_handling"] == "FORCE_AGGREGATES"
+}
+
+/// LIMIT and OFFSET. None where they are more than numbers.
+fn limit(select: &Value) -> Option<(Option<u64>, u64)> {
+    if modifier(select, "LIMIT_PERCENT_MODIFIER").is_some() {
+        return None;
+    }
+    let Some(modifier) = modifier(select, "LIMIT_MODIFIER") else { return Some((None, 0)) };
+    let number = |name: &str| match &modifier[name] {
+        Value::Null => Some(None),
+        number => tree::integer(number).map(Some),
+    };
+    Some((number("limit")?, number("offset")?.unwrap_or(0)))
+}
+
+/// LIMIT and OFFSET of a plain SELECT whose rows stand by themselves, so that any of its first rows will do.
+pub(crate) fn first_rows(select: &Value, aggregates: &BTreeSet<String>) -> Option<(Option<u64>, u64)> {
+    let sorted_or_distinct =
+        list(select, "modifiers").iter().any(|modifier| modifier["type"] != "LIMIT_MODIFIER");
+    let alone = !groups(select)
+        && !sorted_or_distinct
+        && select["having"].is_null()
+        && !tree::has_more_than_rows(select, aggregates);
+    if alone { limit(select) } else { None }
+}
+
+/// A statement over groups.
+#[derive(Debug)]
+pub(crate) struct Aggregation {
+    items: Vec<String>,
+    having: Option<String>,
+    orders: Vec<String>,
+    limit: (Option<u64>, u64),
+}
+
+impl Aggregation {
+    /// What to ask for, and the statement over it. None where the statement aggregates nothing, or more than columns.
+    pub(crate) fn of(
+        connection: &Connection,
+        select: &Value,
+        aggregates: &BTreeSet<String>,
+    ) -> Option<(Aggregate, Self)> {
+        let several_sets = list(select, "group_sets").len() > 1;
+        let unknown = list(select, "modifiers")
+            .iter()
+            .any(|found| found["type"] != "LIMIT_MODIFIER" && found["type"] != "ORDER_MODIFIER");
+        if several_sets || unknown || select["aggregate_handling"] == "FORCE_AGGREGATES" {
+            return None;
+        }
+        let items = list(select, "select_list");
+        let keys = list(select, "group_expressions").iter().map(|group| key_of(group, items));
+        let mut plan =
+            Plan { connection, aggregates, items, keys: keys.collect::<Option<Vec<_>>>()?, calls: vec![] };
+        let texts = items.iter().map(|item| plan.text(item, false)).collect::<Option<Vec<_>>>()?;
+        let having = match &select["having"] {
+            Value::Null => None,
+            having => Some(plan.text(having, true)?),
+        };
+        let orders = modifier(select, "ORDER_MODIFIER").map_or(&[][..], |modifier| list(modifier, "orders"));
+        let orders =
+            orders.iter().map(|order| Some(tree::order_text(order, &plan.text(&order["expression"], true)?)));
+        let orders = orders.collect::<Option<Vec<_>>>()?;
+        if plan.keys.is_empty() && plan.calls.is_empty() {
+            return None;
+        }
+        let wanted = Aggregate { keys: plan.keys, calls: plan.calls };
+        Some((wanted, Self { items: texts, having, orders, limit: limit(select)? }))
+    }
+
+    /// The statement over the table `from`, which has the columns of the [`Aggregate`]; it answers as `outline` says.
+    pub(crate) fn sql(&self, from: &str, outline: &Outline) -> Option<String> {
+        if outline.columns.len() != self.items.len() {
+            return None;
+        }
+        let items = self.items.iter().zip(&outline.columns);
+        let items =
+            items.map(|(item, (name, data_type))| format!("CAST({item} AS {data_type}) AS {}", quoted(name)));
+        let having = self.having.as_ref().map(|having| format!(" WHERE {having}")).unwrap_or_default();
+        let tail = tree::tail(&self.orders, self.limit);
+        Some(format!("SELECT {} FROM {from}{having}{tail}", items.collect::<Vec<_>>().join(", ")))
+    }
+}
+
+/// The column that a term of GROUP BY is: itself, or the item that it names by position or alias.
+fn key_of(group: &Value, items: &[Value]) -> Option<String> {
+    let column = |expression: &Value| Some((*tree::names(expression)?.last()?).to_owned());
+    if let Some(position) = tree::integer(group) {
+        return column(items.get(usize::try_from(position).ok()?.checked_sub(1)?)?);
+    }
+    let name = column(group)?;
+    // A column comes before an alias; whether there is such a column is not known here, so an alias must mean the same.
+    let aliased = items
+        .iter()
+        .find(|item| item["alias"].as_str().is_some_and(|alias| alias.eq_ignore_ascii_case(&name)));
+    match aliased {
+        Some(item) if !column(item)?.eq_ignore_ascii_case(&name) => None,
+        _ => Some(name),
+    }
+}
+
+struct Plan<'a> {
+    connection: &'a Connection,
+    aggregates: &'a BTreeSet<String>,
+    items: &'a [Value],
+    keys: Vec<String>,
+    calls: Vec<Call>,
+}
+
+impl Plan<'_> {
+    /// The expression over groups, as SQL. `aliases`: whether an item's alias may stand for it.
+    fn text(&mut self, expression: &Value, aliases: bool) -> Option<String> {
+        let connection = self.connection;
+        let rewritten = tree::map(expression, &mut |part| {
+            if part["class"] == "STAR" || part["class"] == "LAMBDA" {
+                return Some(None);
+            }
+            let function = part["function_name"].as_str().filter(|_| part["class"] == "FUNCTION");
+            if function.is_some_and(|name| self.aggregates.contains(name)) {
+                return Some(self.whole_of(part));
+            }
+            tree::names(part).map(|names| self.key(&names, aliases))
+        })?;
+        tree::text(connection, &rewritten)
+    }
+
+    fn key(&self, names: &[&str], aliases: bool) -> Option<Value> {
+        let name = names.last()?;
+        if let Some(at) = self.keys.iter().position(|key| key.eq_ignore_ascii_case(name)) {
+            return Some(tree::column(&[&format!("k{at}")]));
+        }
+        let alias = self
+            .items
+            .iter()
+            .find(|item| item["alias"].as_str().is_some_and(|alias| alias.eq_ignore_ascii_case(name)));
+        match (aliases && names.len() == 1, alias) {
+            (true, Some(_)) => Some(tree::column(&[name])),
+            _ => None,
+        }
+    }
+
+    fn whole_of(&mut self, call: &Value) -> Option<Value> {
+        let plain =
+            call["order_bys"]["orders"].as_array().is_none_or(Vec::is_empty) && call["filter"].is_null();
+        let arguments = list(call, "children");
+        let distinct = call["distinct"] == true;
+        if !plain {
+            return None;
+        }
+        let column = match arguments {
+            [] => None,
+            [argument] => Some((*tree::names(argument)?.last()?).to_owned()),
+            _ => return None,
+        };
+        let function = match call["function_name"].as_str()? {
+            "count_star" => Function::Count,
+            "count" => Function::Count,
+            "sum" => Function::Sum,
+            "min" => Function::Min,
+            "max" => Function::Max,
+            "avg" | "mean" if !distinct => {
+                let sum = self.place(Function::Sum, column.clone(), false);
+                let count = self.place(Function::Count, column, false);
+                let text = format!("SELECT CAST({sum} AS DOUBLE) / {count}");
+                return Some(tree::select_of(self.connection, &text)?["select_list"][0].clone());
+            }
+            _ => return None,
+        };
+        if (function != Function::Count && column.is_none()) || (distinct && function == Function::Sum) {
+            return None;
+        }
+        let distinct = distinct && function == Function::Count;
+        Some(tree::column(&[&self.place(function, column, distinct)]))
+    }
+
+    /// The column of the call, which is added if it is new.
+    fn place(&mut self, function: Function, column: Option<String>, distinct: bool) -> String {
+        let call = Call { function, column, distinct };
+        let at = self.calls.iter().position(|known| *known == call).unwrap_or_else(|| {
+            self.calls.push(call);
+            self.calls.len() - 1
+        });
+        format!("a{at}")
+    }
+}
