@@ -26,13 +26,14 @@
 //! |---|---|
 //! | `config/agent.rs` | [`AgentSpec`]: node, coordinator, buffer, queries |
 //! | `config/source.rs` | [`SourceSpec`] and the sections of most types of source |
-//! | `config/otlp.rs`, `config/exec.rs`, `config/prometheus.rs`, `config/mqtt.rs` | the sections of OTLP, commands, Prometheus, MQTT |
+//! | `config/otlp.rs`, `config/exec.rs`, `config/prometheus.rs`, `config/mqtt.rs`, `config/journald.rs` | the sections of OTLP, commands, Prometheus, MQTT, the journal |
 //! | `config/listen.rs` | what listeners share: TLS, who may connect |
 //! | `config/types.rs` | [`SOURCE_TYPES`]: every type, and what it promises |
 //! | `config/load.rs` | reading files, documents, and errors with their place |
 
 mod agent;
 mod exec;
+mod journald;
 mod listen;
 mod load;
 mod mqtt;
@@ -43,6 +44,7 @@ mod types;
 
 pub use agent::{AgentSpec, BufferSpec, CarrierChoice, CoordinatorSpec, QuerySpec};
 pub use exec::ExecSpec;
+pub use journald::JournaldSpec;
 pub use listen::TlsSpec;
 pub use load::{ConfigError, check_file, config_files, load, load_text};
 pub use mqtt::{MqttSpec, MqttVersion, PayloadSpec, TopicSpec};

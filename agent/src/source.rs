@@ -3,6 +3,7 @@
 //! | file | source | promise |
 //! |---|---|---|
 //! | `source/file.rs` | followed files | exactly once |
+//! | `source/journald.rs` | the journal of systemd | exactly once |
 //! | `source/http.rs` | HTTP requests | exactly once with `Idempotency-Key` |
 //! | `source/otlp.rs` | OpenTelemetry's logs, metrics, traces | once from the answer on |
 //! | `source/remote_write.rs` | what Prometheus writes | once from the answer on |
@@ -19,6 +20,7 @@ mod exec;
 mod file;
 mod host_metrics;
 mod http;
+mod journald;
 mod lines;
 mod mqtt;
 mod otlp;
@@ -90,6 +92,7 @@ pub async fn run(config: SourceConfig, deps: SourceDeps, shutdown: Shutdown) -> 
     match spec {
         SourceSpec::File(spec) => Box::pin(file::run(name, spec, deps, shutdown)).await,
         SourceSpec::Http(spec) => Box::pin(http::run(name, spec, deps, shutdown)).await,
+        SourceSpec::Journald(spec) => Box::pin(journald::run(name, spec, deps, shutdown)).await,
         SourceSpec::Otlp(spec) => Box::pin(otlp::run(name, spec, deps, shutdown)).await,
         SourceSpec::RemoteWrite(spec) => Box::pin(remote_write::run(name, spec, deps, shutdown)).await,
         SourceSpec::Scrape(spec) => Box::pin(scrape::run(name, spec, deps, shutdown)).await,

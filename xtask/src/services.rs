@@ -19,13 +19,14 @@ struct Server {
 }
 
 /// Every server that tests are written for.
-const SERVERS: [Server; 7] = [
+const SERVERS: [Server; 8] = [
     Server { name: "postgres", needs: &["apt-get"], is_slow: false },
     Server { name: "kafka", needs: &["java", "mvn", "openssl"], is_slow: false },
     Server { name: "cassandra", needs: &["java", "mvn", "openssl"], is_slow: false },
     Server { name: "minio", needs: &["go"], is_slow: true },
     Server { name: "mosquitto", needs: &["apt-get"], is_slow: false },
-    // These two are clients that tests run themselves: a start installs them and says where they are.
+    // These are programs that tests run themselves: a start installs them and says where they are.
+    Server { name: "journald", needs: &["apt-get"], is_slow: false },
     Server { name: "prometheus", needs: &["apt-get"], is_slow: false },
     Server { name: "opentelemetry", needs: &["python3"], is_slow: false },
 ];

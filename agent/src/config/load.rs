@@ -139,6 +139,7 @@ impl Loader {
         let spec = match r#type.as_str() {
             "file" => SourceSpec::File(document.spec()?),
             "http" => SourceSpec::Http(document.spec()?),
+            "journald" => SourceSpec::Journald(document.spec()?),
             "otlp" => SourceSpec::Otlp(document.spec()?),
             "exec" => SourceSpec::Exec(document.spec()?),
             "prometheus_remote_write" => SourceSpec::RemoteWrite(document.spec()?),
@@ -207,6 +208,7 @@ fn check_source(spec: &SourceSpec) -> Result<(), Complaint> {
             check_format(&Recipe::new(stdin.format, stdin.pattern.clone(), stdin.timestamp.clone(), false))
         }
         SourceSpec::Http(http) => check_http_source(http),
+        SourceSpec::Journald(journald) => journald.check(),
         SourceSpec::Otlp(otlp) => otlp.check(),
         SourceSpec::Exec(exec) => exec.check(),
         SourceSpec::Mqtt(mqtt) => mqtt.check(),

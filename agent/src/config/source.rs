@@ -8,13 +8,15 @@ use aap_types::{ByteCount, StreamName};
 use camino::Utf8PathBuf;
 use serde::{Deserialize, Serialize};
 
-use super::{ExecSpec, MqttSpec, OtlpSpec, Period, RemoteWriteSpec, SOURCE_TYPES, ScrapeSpec};
+use super::{ExecSpec, JournaldSpec, MqttSpec, OtlpSpec, Period, RemoteWriteSpec, SOURCE_TYPES, ScrapeSpec};
 
 /// `spec` of kind `Source`, by its `type`.
 #[derive(Debug, Clone, PartialEq)]
 pub enum SourceSpec {
     /// Files, followed. Replayable: exactly once.
     File(FileSpec),
+    /// The journal of systemd. Replayable: exactly once.
+    Journald(JournaldSpec),
     /// HTTP requests. With `Idempotency-Key`: exactly once; without: once from the answer on.
     Http(HttpSpec),
     /// OTLP requests. Once from the answer on.
@@ -41,6 +43,7 @@ impl SourceSpec {
         match self {
             Self::File(_) => "file",
             Self::Http(_) => "http",
+            Self::Journald(_) => "journald",
             Self::Otlp(_) => "otlp",
             Self::Exec(_) => "exec",
             Self::Mqtt(_) => "mqtt",
@@ -57,6 +60,7 @@ impl SourceSpec {
         match self {
             Self::File(spec) => vec![&spec.stream],
             Self::Http(_) => vec![],
+            Self::Journald(spec) => vec![&spec.stream],
             Self::Otlp(spec) => vec![&spec.logs, &spec.metrics, &spec.traces],
             Self::Exec(spec) => vec![&spec.stream],
             Self::Mqtt(spec) => spec.topics.iter().map(|topic| &topic.stream).collect(),

@@ -32,6 +32,13 @@ pub const SOURCE_TYPES: &[SourceType] = &[
         example: "{ type: file, stream: logs, include: ['/var/log/*.log'] }",
     },
     SourceType {
+        name: "journald",
+        summary: "the journal of systemd, from its files",
+        class: REPLAYABLE,
+        guarantee: "exactly-once",
+        example: "{ type: journald }",
+    },
+    SourceType {
         name: "http",
         summary: "requests with rows",
         class: KEYED,

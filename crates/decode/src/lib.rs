@@ -42,6 +42,7 @@
 //! | `time.rs`, `time/` | timestamps in all their spellings |
 //! | `wire.rs` | the protobuf wire format, field by field |
 //! | `builders.rs`, `put.rs` | columns whose types are known beforehand; JSON text |
+//! | `journal.rs`, `journal/` | journal files of systemd |
 //! | `otlp.rs`, `otlp/` | requests of the OpenTelemetry protocol |
 //! | `prometheus.rs`, `prometheus/` | samples of Prometheus: remote write, and what is scraped |
 //! | `scan.rs` | the only `unsafe` code: vector scanning and unchecked UTF-8 |
@@ -54,6 +55,7 @@ mod cri;
 mod csv;
 mod decoded;
 mod decoder;
+pub mod journal;
 mod json;
 mod lines;
 mod logfmt;
