@@ -6,6 +6,7 @@ use aap_runtime::documents::{Document, DocumentError, documents, nearest_of};
 use aap_types::{ExitCode, Problem};
 use camino::{Utf8Path, Utf8PathBuf};
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 use super::{Config, FormatSpec, SOURCE_TYPES, SourceConfig, SourceSpec};
 use crate::formats::Recipe;
@@ -93,7 +94,10 @@ struct Loader {
 
 #[derive(Deserialize)]
 struct Typed {
-    r#type: String,
+    r#type: Option<String>,
+    /// What the coordinator reads has a section of its own instead of a type.
+    kafka: Option<IgnoredAny>,
+    postgres: Option<IgnoredAny>,
 }
 
 impl Loader {
@@ -135,7 +139,14 @@ impl Loader {
             let message = format!("a second source `{name}`; the first is at {other}:{line}");
             return Err(document.error("name", message, Some("give it another name".into())));
         }
-        let Typed { r#type } = document.spec()?;
+        let Typed { r#type, kafka, postgres } = document.spec()?;
+        let Some(r#type) = r#type else {
+            let (message, hint) = match kafka.or(postgres) {
+                Some(_) => ("a source that the coordinator reads, not an agent", "aap apply -f FILE"),
+                None => ("a source needs a `type`", "`aap source types` lists them"),
+            };
+            return Err(document.error("spec", message.to_owned(), Some(hint.to_owned())));
+        };
         let spec = match r#type.as_str() {
             "file" => SourceSpec::File(document.spec()?),
             "http" => SourceSpec::Http(document.spec()?),

@@ -167,6 +167,8 @@ fn sources_that_anyone_could_reach_need_tls_and_somebody_to_trust() {
         assert!(of(&mutual).is_ok(), "{kind}");
     }
     for (spec, word) in [
+        ("kafka: {topics: [t]}", "coordinator"),
+        ("stream: s", "`type`"),
         ("type: exec, stream: s, command: []", "program"),
         ("type: exec, stream: s, command: [ls]", "absolute path"),
         ("type: exec, stream: s, command: ['/bin/ls'], every: 10ms", "once a second"),

@@ -13,7 +13,8 @@ pub(super) const OPERATIONS: &[Operation] = &[
         verb: "types",
         is_default: false,
         summary: "List the types of sources, what each promises, and an example of its section",
-        details: "Classes: replayable (read again from where its rows stand), retried with a key (a client repeats a request under \
+        details: "Of agents; topics of Kafka and tables of PostgreSQL are read by the coordinator and applied with `aap apply`. \
+Classes: replayable (read again from where its rows stand), retried with a key (a client repeats a request under \
 the same key), unacknowledged (it cannot be asked again, or only for what may then stand there twice).",
         arguments: &[],
         effect: Effect::Read,

@@ -122,7 +122,7 @@ impl<F: ReadAt> Journal<F> {
 
     /// The object at an offset: the first bytes of it, and its size.
     fn object<const BYTES: usize>(&self, offset: u64, kind: u8) -> Result<([u8; BYTES], u64), JournalError> {
-        if offset < HEADER_BYTES as u64 || offset % 8 != 0 {
+        if offset < HEADER_BYTES as u64 || !offset.is_multiple_of(8) {
             return Err(JournalError::Damaged("an offset that no object can have"));
         }
         let mut bytes = [0; BYTES];
