@@ -11,6 +11,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use crate::config;
 use crate::daemon::{self, Options};
 use crate::offline::{self, BufferCommand};
+use crate::trial;
 
 /// Collects data on this node, keeps it durably, and delivers it exactly once.
 #[derive(Debug, Parser)]
@@ -47,6 +48,14 @@ enum Command {
         #[arg(long, value_enum, default_value_t = Output::Text)]
         output: Output,
     },
+    /// Says which types of sources there are, and tries sources out.
+    Source {
+        #[command(subcommand)]
+        command: SourceCommand,
+        /// Form of the answer.
+        #[arg(long, global = true, value_enum, default_value_t = Output::Text)]
+        output: Output,
+    },
     /// Looks into a buffer directory, with no agent running or beside one.
     Buffer {
         #[command(subcommand)]
@@ -54,6 +63,20 @@ enum Command {
         /// Form of the answer.
         #[arg(long, global = true, value_enum, default_value_t = Output::Text)]
         output: Output,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum SourceCommand {
+    /// Lists the types of sources, what each promises, and an example.
+    Types,
+    /// Checks the sources of a file and runs each until its first rows, storing nothing.
+    Test {
+        /// The file.
+        file: Utf8PathBuf,
+        /// How long to wait for a row of each source.
+        #[arg(long, value_name = "SECONDS", default_value_t = trial::WITHIN.as_secs_f64())]
+        seconds: f64,
     },
 }
 
@@ -72,6 +95,15 @@ pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let (result, output) = match arguments.command {
         Some(Command::Validate { file, output }) => (validate(&file, output), output),
+        Some(Command::Source { command: SourceCommand::Types, output }) => {
+            trial::types(output);
+            (Ok(0), output)
+        }
+        Some(Command::Source { command: SourceCommand::Test { file, seconds }, output }) => {
+            let within = std::time::Duration::try_from_secs_f64(seconds).unwrap_or(trial::WITHIN);
+            let home = Home::find(arguments.home.as_deref());
+            (trial::test(home, &file, within, output).map(|()| 0), output)
+        }
         Some(Command::Buffer { command, output }) => (offline::run(command, output), output),
         None => {
             init_logging(match arguments.log_format {
@@ -138,18 +170,15 @@ fn validate(file: &camino::Utf8Path, output: Output) -> Result<u8, Problem> {
             "sources": config.sources.iter().map(|source| serde_json::json!({
                 "name": source.name,
                 "type": source.spec.type_name(),
-                "stream": source.spec.stream(),
+                "stream": Some(source.spec.streams_text()).filter(|streams| !streams.is_empty()),
                 "guarantee": source.spec.guarantee(),
             })).collect::<Vec<_>>(),
         })
         .to_string(),
         Output::Text => {
             let sources = config.sources.iter().map(|source| {
-                let stream = source
-                    .spec
-                    .stream()
-                    .map(ToString::to_string)
-                    .unwrap_or_else(|| "(named by each request)".to_owned());
+                let streams = source.spec.streams_text();
+                let stream = if streams.is_empty() { "(named by each request)" } else { &streams };
                 format!(
                     "  {} ({}) -> {}: {}",
                     source.name,

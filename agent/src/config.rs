@@ -25,18 +25,35 @@
 //! | file | owns |
 //! |---|---|
 //! | `config/agent.rs` | [`AgentSpec`]: node, coordinator, buffer, queries |
-//! | `config/source.rs` | [`SourceSpec`] and the section of every type of source |
+//! | `config/source.rs` | [`SourceSpec`] and the sections of most types of source |
+//! | `config/otlp.rs`, `config/exec.rs`, `config/prometheus.rs`, `config/mqtt.rs`, `config/journald.rs` | the sections of OTLP, commands, Prometheus, MQTT, the journal |
+//! | `config/listen.rs` | what listeners share: TLS, who may connect |
+//! | `config/types.rs` | [`SOURCE_TYPES`]: every type, and what it promises |
 //! | `config/load.rs` | reading files, documents, and errors with their place |
 
 mod agent;
+mod exec;
+mod journald;
+mod listen;
 mod load;
+mod mqtt;
+mod otlp;
+mod prometheus;
 mod source;
+mod types;
 
 pub use agent::{AgentSpec, BufferSpec, CarrierChoice, CoordinatorSpec, QuerySpec};
+pub use exec::ExecSpec;
+pub use journald::JournaldSpec;
+pub use listen::TlsSpec;
 pub use load::{ConfigError, check_file, config_files, load, load_text};
+pub use mqtt::{MqttSpec, MqttVersion, PayloadSpec, TopicSpec};
+pub use otlp::OtlpSpec;
+pub use prometheus::{RemoteWriteSpec, ScrapeSpec};
 pub use source::{
     FileSpec, FormatSpec, HostMetricsSpec, HttpSpec, MultilineSpec, SourceSpec, Start, StdinSpec, SyslogSpec,
 };
+pub use types::{SOURCE_TYPES, SourceType};
 
 use std::time::Duration;
 
@@ -61,6 +78,18 @@ pub struct SourceConfig {
     pub name: String,
     /// What it does.
     pub spec: SourceSpec,
+}
+
+impl SourceConfig {
+    /// The same for a trial, which takes nothing from anybody.
+    #[must_use]
+    pub fn trial(&self) -> Self {
+        let mut own = self.clone();
+        if let SourceSpec::Mqtt(spec) = &mut own.spec {
+            spec.is_trial = true;
+        }
+        own
+    }
 }
 
 /// A span of time as people write it: `500ms`, `10s`, `1h 30m`, `7d`.

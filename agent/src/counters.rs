@@ -16,6 +16,8 @@ pub enum DropReason {
     Overload,
     /// They could be neither stored nor asked for again.
     NotStored,
+    /// Refused by themselves, with the reason in the answer to their sender.
+    Rejected,
 }
 
 impl DropReason {
@@ -26,6 +28,7 @@ impl DropReason {
             Self::KernelQueue => "kernel_queue",
             Self::Overload => "overload",
             Self::NotStored => "not_stored",
+            Self::Rejected => "rejected",
         }
     }
 }

@@ -81,6 +81,8 @@ pub struct Tally {
     pub rows: u64,
     /// Records that could not be read.
     pub bad: u64,
+    /// Records that were refused by themselves while the others were taken.
+    pub rejected: u64,
     /// Rows of the dead-letter stream that hold them.
     pub letters: u64,
     /// Bytes of input.
@@ -94,7 +96,16 @@ pub struct Tally {
 impl Tally {
     /// Nothing yet.
     pub fn new(stream: &StreamName) -> Self {
-        Self { stream: stream.clone(), rows: 0, bad: 0, letters: 0, bytes: 0, cut: 0, replaced: 0 }
+        Self {
+            stream: stream.clone(),
+            rows: 0,
+            bad: 0,
+            rejected: 0,
+            letters: 0,
+            bytes: 0,
+            cut: 0,
+            replaced: 0,
+        }
     }
 }
 
@@ -115,6 +126,23 @@ impl Parcel {
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
+    /// Adds rows of a stream, sealed as one batch or as many as they fill.
+    pub fn add(
+        &mut self,
+        stream: &StreamName,
+        sealer: &mut Sealer,
+        batch: &RecordBatch,
+        raw_bytes: u64,
+    ) -> Result<(), IngressError> {
+        let sealed = sealer.seal_parts(batch, raw_bytes);
+        for batch in sealed.map_err(|source| IngressError::Seal { stream: stream.clone(), source })? {
+            let (rows, bytes) = (u64::from(batch.rows), batch.raw_bytes);
+            self.entries.push(Entry::Own { stream: stream.clone(), batch, positions: vec![] });
+            self.tallies.push(Tally { rows, bytes, ..Tally::new(stream) });
+        }
+        Ok(())
+    }
+
     /// Adds what `other` has.
     pub fn join(&mut self, other: Parcel) {
         self.entries.extend(other.entries);
@@ -160,6 +188,10 @@ impl Ingress {
             return Ok(self.answer_first(parcel));
         }
         let Parcel { entries, tallies } = parcel;
+        if entries.is_empty() {
+            self.book(&tallies);
+            return Ok(vec![]);
+        }
         self.failpoints.reach("agent.before_append");
         let ticket = self.buffer.try_append(entries).map_err(IngressError::Append)?;
         let ids = ticket.durable().await.map_err(IngressError::Append)?;
@@ -183,7 +215,7 @@ impl Ingress {
     fn book(&self, tallies: &[Tally]) {
         for tally in tallies {
             self.counters.count(&tally.stream, |count| {
-                count.rows_read += tally.rows + tally.bad;
+                count.rows_read += tally.rows + tally.bad + tally.rejected;
                 count.bytes_read += tally.bytes;
                 count.bytes_cut += tally.cut;
                 count.replaced += tally.replaced;
@@ -193,6 +225,11 @@ impl Ingress {
                     *count.rows_dropped.entry(DropReason::DeadLetter).or_default() += tally.bad;
                 }
             });
+            if tally.rejected > 0 {
+                self.counters.count(&tally.stream, |count| {
+                    *count.rows_dropped.entry(DropReason::Rejected).or_default() += tally.rejected;
+                });
+            }
             if tally.letters > 0 {
                 self.counters.count(&tally.stream.dead_letters(), |count| {
                     count.rows_read += tally.letters;

@@ -21,6 +21,7 @@
 //! | `offline.rs`, `replay.rs` | `aap-agent buffer …` |
 //! | `board.rs`, `counters.rs` | health and books |
 //! | `failpoint.rs` | numbered crash points |
+//! | `trial.rs` | `aap-agent source …`: the types there are, and sources tried out |
 //! | `cli.rs` | the command line |
 
 pub mod board;
@@ -42,6 +43,7 @@ pub mod records;
 mod replay;
 pub mod source;
 mod sources;
+mod trial;
 pub mod uplink;
 pub mod welcome;
 

@@ -354,7 +354,7 @@ impl<W: Write> RowWriter<W> {
 }
 
 /// The same batch with `+00:00` for `UTC`: Arrow's writers know zones by their offset only.
-fn zones_by_offset(batch: &RecordBatch) -> Result<RecordBatch, ExportError> {
+pub(crate) fn zones_by_offset(batch: &RecordBatch) -> Result<RecordBatch, arrow_schema::ArrowError> {
     let mut fields = Vec::with_capacity(batch.num_columns());
     let mut columns = Vec::with_capacity(batch.num_columns());
     for (field, column) in batch.schema_ref().fields().iter().zip(batch.columns()) {
@@ -368,7 +368,7 @@ fn zones_by_offset(batch: &RecordBatch) -> Result<RecordBatch, ExportError> {
         fields.push(Field::new(field.name(), column.data_type().clone(), true));
         columns.push(column);
     }
-    Ok(RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?)
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)
 }
 
 /// The rows of a frame with the columns that identify them.

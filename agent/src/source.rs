@@ -3,16 +3,30 @@
 //! | file | source | promise |
 //! |---|---|---|
 //! | `source/file.rs` | followed files | exactly once |
+//! | `source/journald.rs` | the journal of systemd | exactly once |
 //! | `source/http.rs` | HTTP requests | exactly once with `Idempotency-Key` |
+//! | `source/otlp.rs` | OpenTelemetry's logs, metrics, traces | once from the answer on |
+//! | `source/remote_write.rs` | what Prometheus writes | once from the answer on |
+//! | `source/scrape.rs` | targets of Prometheus | once from the moment it is durable |
+//! | `source/mqtt.rs` | messages of an MQTT broker | sent again until they are acknowledged, when they are durable |
+//! | `source/exec.rs` | output of commands | once from the moment it is durable |
 //! | `source/syslog.rs` | syslog | once from the moment it is durable; drops counted |
 //! | `source/stdin.rs` | standard input | once from the moment it is durable |
 //! | `source/host_metrics.rs` | figures of the machine | once from the moment it is durable |
 //! | `source/lines.rs` | what the unacknowledged ones share | |
+//! | `source/requests.rs` | what those share that answer requests | |
 
+mod exec;
 mod file;
 mod host_metrics;
 mod http;
+mod journald;
 mod lines;
+mod mqtt;
+mod otlp;
+mod remote_write;
+mod requests;
+mod scrape;
 mod stdin;
 mod syslog;
 
@@ -78,6 +92,12 @@ pub async fn run(config: SourceConfig, deps: SourceDeps, shutdown: Shutdown) -> 
     match spec {
         SourceSpec::File(spec) => Box::pin(file::run(name, spec, deps, shutdown)).await,
         SourceSpec::Http(spec) => Box::pin(http::run(name, spec, deps, shutdown)).await,
+        SourceSpec::Journald(spec) => Box::pin(journald::run(name, spec, deps, shutdown)).await,
+        SourceSpec::Otlp(spec) => Box::pin(otlp::run(name, spec, deps, shutdown)).await,
+        SourceSpec::RemoteWrite(spec) => Box::pin(remote_write::run(name, spec, deps, shutdown)).await,
+        SourceSpec::Scrape(spec) => Box::pin(scrape::run(name, spec, deps, shutdown)).await,
+        SourceSpec::Mqtt(spec) => Box::pin(mqtt::run(name, spec, deps, shutdown)).await,
+        SourceSpec::Exec(spec) => Box::pin(exec::run(name, spec, deps, shutdown)).await,
         SourceSpec::Stdin(spec) => Box::pin(stdin::run(name, spec, deps, shutdown)).await,
         SourceSpec::Syslog(spec) => Box::pin(syslog::run(name, spec, deps, shutdown)).await,
         SourceSpec::HostMetrics(spec) => Box::pin(host_metrics::run(name, spec, deps, shutdown)).await,

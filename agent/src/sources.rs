@@ -54,8 +54,8 @@ impl Sources {
 
     /// Lets those that remember how far they read look again: positions came back from the coordinator.
     pub(crate) fn restart_replayable(&mut self) {
-        let files =
-            self.running.values().filter(|running| matches!(running.config.spec, SourceSpec::File(_)));
+        let is_replayable = |spec: &SourceSpec| matches!(spec, SourceSpec::File(_) | SourceSpec::Journald(_));
+        let files = self.running.values().filter(|running| is_replayable(&running.config.spec));
         let configs: Vec<SourceConfig> = files.map(|running| running.config.clone()).collect();
         for config in configs {
             self.stop(&config.name);
@@ -77,7 +77,7 @@ impl Sources {
         let shutdown = Shutdown::default();
         let entry = SourceEntry {
             kind: config.spec.type_name(),
-            stream: config.spec.stream().map(ToString::to_string).unwrap_or_default(),
+            stream: config.spec.streams_text(),
             guarantee: config.spec.guarantee(),
             state: SourceState::Running,
             detail: String::new(),

@@ -7,6 +7,7 @@ use aap_buffer::{Buffer, BufferConfig, FrameKind, RealFileSystem, decode};
 use aap_runtime::{Clock, Home, SystemClock};
 use aap_types::{Sequence, StreamName};
 use arrow_array::RecordBatch;
+use arrow_schema::DataType;
 use camino::Utf8PathBuf;
 use tokio::sync::Semaphore;
 
@@ -60,7 +61,14 @@ impl Rig {
         for batch in self.batches(stream) {
             let Some(values) = batch.column_by_name(column) else { continue };
             let options = arrow_cast::display::FormatOptions::default();
-            let formatter = arrow_cast::display::ArrayFormatter::try_new(values, &options).unwrap();
+            // Times as they are printed without a database of zones.
+            let values = match values.data_type() {
+                DataType::Timestamp(unit, Some(_)) => {
+                    arrow_cast::cast(values, &DataType::Timestamp(*unit, None)).unwrap()
+                }
+                _ => values.clone(),
+            };
+            let formatter = arrow_cast::display::ArrayFormatter::try_new(&values, &options).unwrap();
             texts.extend((0..batch.num_rows()).map(|row| formatter.value(row).to_string()));
         }
         texts
@@ -148,5 +156,17 @@ fn open(directory: &tempfile::TempDir, settings: &str) -> SourceDeps {
         deletions: Arc::new(Deletions::default()),
         home: Home::at(root),
         listening: Arc::new(Listening::default()),
+    }
+}
+
+/// A source as it stands on the board before it runs.
+pub(crate) fn entry() -> crate::board::SourceEntry {
+    crate::board::SourceEntry {
+        kind: "test",
+        stream: String::new(),
+        guarantee: "",
+        state: crate::board::SourceState::Running,
+        detail: String::new(),
+        problems: std::collections::BTreeMap::new(),
     }
 }

@@ -8,6 +8,7 @@ mod node;
 mod query;
 mod resource;
 mod sink;
+mod source;
 mod status;
 mod stream;
 pub(crate) mod views;
@@ -65,6 +66,7 @@ pub(crate) async fn dispatch(
         Id::SinkDlqShow => dead_letters::show(context, arguments).await,
         Id::SinkDlqReplay => dead_letters::replay(context, arguments).await,
         Id::SinkDlqPurge => dead_letters::purge(context, arguments).await,
+        Id::SourceTypes | Id::SourceTest => source::run(context, operation, arguments),
         Id::BufferLs
         | Id::BufferShow
         | Id::BufferVerify

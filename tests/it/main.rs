@@ -29,3 +29,4 @@ mod sinks;
 mod sources;
 mod statements;
 mod syscalls;
+mod telemetry;

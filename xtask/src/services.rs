@@ -19,20 +19,25 @@ struct Server {
 }
 
 /// Every server that tests are written for.
-const SERVERS: [Server; 6] = [
+const SERVERS: [Server; 10] = [
     Server { name: "postgres", needs: &["apt-get"], is_slow: false },
     Server { name: "kafka", needs: &["java", "mvn", "openssl"], is_slow: false },
     Server { name: "cassandra", needs: &["java", "mvn", "openssl"], is_slow: false },
     Server { name: "redis", needs: &["apt-get", "openssl"], is_slow: false },
     Server { name: "minio", needs: &["go"], is_slow: true },
     Server { name: "opensearch", needs: &["java", "mvn", "unzip"], is_slow: true },
+    Server { name: "mosquitto", needs: &["apt-get"], is_slow: false },
+    // These are programs that tests run themselves: a start installs them and says where they are.
+    Server { name: "journald", needs: &["apt-get"], is_slow: false },
+    Server { name: "prometheus", needs: &["apt-get"], is_slow: false },
+    Server { name: "opentelemetry", needs: &["python3"], is_slow: false },
 ];
 
 /// Ports from here on, up to the range that Linux gives to outgoing connections.
 const PORTS_FROM: u16 = 21_000;
 const PORTS_TO: u16 = 31_000;
 /// Offsets from a base that the scripts use, as they are told below.
-const PORT_OFFSETS: [u16; 18] = [0, 1, 2, 10, 11, 12, 20, 21, 22, 40, 41, 50, 60, 61, 70, 71, 80, 81];
+const PORT_OFFSETS: [u16; 20] = [0, 1, 2, 10, 11, 12, 20, 21, 22, 40, 41, 50, 60, 61, 70, 71, 80, 81, 90, 91];
 
 /// Running servers. Dropping it stops them and deletes their data.
 #[derive(Debug)]
@@ -64,6 +69,8 @@ impl Servers {
             ("AAP_OPENSEARCH_TRANSPORT_PORT", port(71)),
             ("AAP_REDIS_PORT", port(80)),
             ("AAP_REDIS_TLS_PORT", port(81)),
+            ("AAP_MOSQUITTO_PORT", port(90)),
+            ("AAP_MOSQUITTO_TLS_PORT", port(91)),
         ];
         let mut servers = Self { started: vec![], settings, told: vec![] };
         let mut left_out = vec![];

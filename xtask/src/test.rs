@@ -6,7 +6,7 @@ use crate::services::Servers;
 use crate::{build, tools};
 
 /// What the names of tests against real servers contain.
-const SERVICE_TESTS: [&str; 5] = ["sinks::", "kafka", "postgres", "cassandra", "object"];
+const SERVICE_TESTS: [&str; 6] = ["sinks::", "telemetry::", "kafka", "postgres", "cassandra", "object"];
 
 /// Builds the release programs, and both daemons with deliberate faults, then runs unit, property, model and end-to-end
 /// tests.

@@ -6,8 +6,9 @@ use aap_runtime::documents::{Document, DocumentError, documents, nearest_of};
 use aap_types::{ExitCode, Problem};
 use camino::{Utf8Path, Utf8PathBuf};
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
-use super::{Config, FormatSpec, SourceConfig, SourceSpec};
+use super::{Config, FormatSpec, SOURCE_TYPES, SourceConfig, SourceSpec};
 use crate::formats::Recipe;
 
 /// What is wrong with a configuration, and where.
@@ -93,10 +94,11 @@ struct Loader {
 
 #[derive(Deserialize)]
 struct Typed {
-    r#type: String,
+    r#type: Option<String>,
+    /// What the coordinator reads has a section of its own instead of a type.
+    kafka: Option<IgnoredAny>,
+    postgres: Option<IgnoredAny>,
 }
-
-const SOURCE_TYPES: [&str; 5] = ["file", "http", "stdin", "syslog", "host_metrics"];
 
 impl Loader {
     fn file(&mut self, path: &Utf8Path, text: &str) -> Result<(), ConfigError> {
@@ -137,16 +139,31 @@ impl Loader {
             let message = format!("a second source `{name}`; the first is at {other}:{line}");
             return Err(document.error("name", message, Some("give it another name".into())));
         }
-        let Typed { r#type } = document.spec()?;
+        let Typed { r#type, kafka, postgres } = document.spec()?;
+        let Some(r#type) = r#type else {
+            let (message, hint) = match kafka.or(postgres) {
+                Some(_) => ("a source that the coordinator reads, not an agent", "aap apply -f FILE"),
+                None => ("a source needs a `type`", "`aap source types` lists them"),
+            };
+            return Err(document.error("spec", message.to_owned(), Some(hint.to_owned())));
+        };
         let spec = match r#type.as_str() {
             "file" => SourceSpec::File(document.spec()?),
             "http" => SourceSpec::Http(document.spec()?),
+            "journald" => SourceSpec::Journald(document.spec()?),
+            "otlp" => SourceSpec::Otlp(document.spec()?),
+            "exec" => SourceSpec::Exec(document.spec()?),
+            "prometheus_remote_write" => SourceSpec::RemoteWrite(document.spec()?),
+            "prometheus_scrape" => SourceSpec::Scrape(document.spec()?),
+            "mqtt" => SourceSpec::Mqtt(document.spec()?),
             "stdin" => SourceSpec::Stdin(document.spec()?),
             "syslog" => SourceSpec::Syslog(document.spec()?),
             "host_metrics" | "host-metrics" => SourceSpec::HostMetrics(document.spec()?),
             other => {
-                let hint = nearest_of(other, SOURCE_TYPES).map(|name| format!("did you mean `{name}`?"));
-                let message = format!("source type `{other}` is not one of {}", SOURCE_TYPES.join(", "));
+                let names: Vec<&str> = SOURCE_TYPES.iter().map(|known| known.name).collect();
+                let hint =
+                    nearest_of(other, names.iter().copied()).map(|name| format!("did you mean `{name}`?"));
+                let message = format!("source type `{other}` is not one of {}", names.join(", "));
                 return Err(document.error("type", message, hint));
             }
         };
@@ -171,7 +188,7 @@ impl Loader {
 /// What a limit of lines or messages may be.
 const LINE_LIMITS: std::ops::RangeInclusive<u64> = 1024..=8 << 20;
 
-type Complaint = (&'static str, String);
+pub(super) type Complaint = (&'static str, String);
 
 fn check_agent(spec: &super::AgentSpec) -> Result<(), Complaint> {
     let one_of = |key, value: &Option<String>, allowed: &[&str]| match value {
@@ -202,6 +219,12 @@ fn check_source(spec: &SourceSpec) -> Result<(), Complaint> {
             check_format(&Recipe::new(stdin.format, stdin.pattern.clone(), stdin.timestamp.clone(), false))
         }
         SourceSpec::Http(http) => check_http_source(http),
+        SourceSpec::Journald(journald) => journald.check(),
+        SourceSpec::Otlp(otlp) => otlp.check(),
+        SourceSpec::Exec(exec) => exec.check(),
+        SourceSpec::Mqtt(mqtt) => mqtt.check(),
+        SourceSpec::RemoteWrite(write) => write.check(),
+        SourceSpec::Scrape(scrape) => scrape.check(),
         SourceSpec::Syslog(syslog) => {
             if !LINE_LIMITS.contains(&syslog.message_bytes_max.0) {
                 return Err(("message_bytes_max", "the message limit is from 1KiB to 8MiB".to_owned()));
@@ -273,7 +296,7 @@ fn check_file_source(file: &super::FileSpec) -> Result<(), Complaint> {
     Ok(())
 }
 
-fn check_format(recipe: &Recipe) -> Result<(), Complaint> {
+pub(super) fn check_format(recipe: &Recipe) -> Result<(), Complaint> {
     use aap_decode::ConfigError::{Pattern, PatternMissing, TimeFormat, TimePattern, Zone};
     recipe.build(b"").map(drop).map_err(|error| {
         let key = match &error {

@@ -8,15 +8,27 @@ use aap_types::{ByteCount, StreamName};
 use camino::Utf8PathBuf;
 use serde::{Deserialize, Serialize};
 
-use super::Period;
+use super::{ExecSpec, JournaldSpec, MqttSpec, OtlpSpec, Period, RemoteWriteSpec, SOURCE_TYPES, ScrapeSpec};
 
 /// `spec` of kind `Source`, by its `type`.
 #[derive(Debug, Clone, PartialEq)]
 pub enum SourceSpec {
     /// Files, followed. Replayable: exactly once.
     File(FileSpec),
+    /// The journal of systemd. Replayable: exactly once.
+    Journald(JournaldSpec),
     /// HTTP requests. With `Idempotency-Key`: exactly once; without: once from the answer on.
     Http(HttpSpec),
+    /// OTLP requests. Once from the answer on.
+    Otlp(OtlpSpec),
+    /// Output of commands. Unacknowledged.
+    Exec(ExecSpec),
+    /// What Prometheus writes. Once from the answer on.
+    RemoteWrite(RemoteWriteSpec),
+    /// Targets of Prometheus.
+    Scrape(ScrapeSpec),
+    /// Messages of an MQTT broker. Sent again until they are acknowledged.
+    Mqtt(MqttSpec),
     /// Standard input of the agent. Unacknowledged.
     Stdin(StdinSpec),
     /// Syslog over UDP and TCP. Unacknowledged; drops by the kernel are counted.
@@ -31,31 +43,44 @@ impl SourceSpec {
         match self {
             Self::File(_) => "file",
             Self::Http(_) => "http",
+            Self::Journald(_) => "journald",
+            Self::Otlp(_) => "otlp",
+            Self::Exec(_) => "exec",
+            Self::Mqtt(_) => "mqtt",
+            Self::RemoteWrite(_) => "prometheus_remote_write",
+            Self::Scrape(_) => "prometheus_scrape",
             Self::Stdin(_) => "stdin",
             Self::Syslog(_) => "syslog",
             Self::HostMetrics(_) => "host_metrics",
         }
     }
 
-    /// The stream it feeds, where it is one.
-    pub fn stream(&self) -> Option<&StreamName> {
+    /// The streams it feeds; none where its requests name them.
+    pub fn streams(&self) -> Vec<&StreamName> {
         match self {
-            Self::File(spec) => Some(&spec.stream),
-            Self::Http(_) => None,
-            Self::Stdin(spec) => Some(&spec.stream),
-            Self::Syslog(spec) => Some(&spec.stream),
-            Self::HostMetrics(spec) => Some(&spec.stream),
+            Self::File(spec) => vec![&spec.stream],
+            Self::Http(_) => vec![],
+            Self::Journald(spec) => vec![&spec.stream],
+            Self::Otlp(spec) => vec![&spec.logs, &spec.metrics, &spec.traces],
+            Self::Exec(spec) => vec![&spec.stream],
+            Self::Mqtt(spec) => spec.topics.iter().map(|topic| &topic.stream).collect(),
+            Self::RemoteWrite(spec) => vec![&spec.stream],
+            Self::Scrape(spec) => vec![&spec.stream],
+            Self::Stdin(spec) => vec![&spec.stream],
+            Self::Syslog(spec) => vec![&spec.stream],
+            Self::HostMetrics(spec) => vec![&spec.stream],
         }
+    }
+
+    /// The same in a line.
+    pub fn streams_text(&self) -> String {
+        self.streams().into_iter().map(StreamName::as_str).collect::<Vec<_>>().join(", ")
     }
 
     /// What it promises, in the words of `aap status`.
     pub fn guarantee(&self) -> &'static str {
-        match self {
-            Self::File(_) => "exactly-once",
-            Self::Http(_) => "exactly-once with Idempotency-Key, else once from the answer on",
-            Self::Stdin(_) | Self::Syslog(_) => "unacknowledged: once from the moment it is durable",
-            Self::HostMetrics(_) => "once from the moment it is durable",
-        }
+        let of_this = SOURCE_TYPES.iter().find(|known| known.name == self.type_name());
+        of_this.map_or("", |known| known.guarantee)
     }
 }
 

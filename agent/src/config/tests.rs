@@ -149,3 +149,53 @@ fn what_an_agent_has_once_is_configured_once() {
         assert_eq!((line, hint.is_some()), (9, true));
     }
 }
+
+#[test]
+fn sources_that_anyone_could_reach_need_tls_and_somebody_to_trust() {
+    let of = |spec: &str| {
+        let text = format!("apiVersion: aap/v1\nkind: Source\nmetadata: {{name: s}}\nspec: {{{spec}}}\n");
+        check(&text).map_err(|(_, message, _)| message)
+    };
+    let tls = "tls: {certificate: c.pem, key: k.pem}";
+    for kind in ["type: otlp, grpc: '0.0.0.0:4317'", "type: prometheus_remote_write, listen: '0.0.0.0:7411'"]
+    {
+        assert!(of(kind).unwrap_err().contains("`tls:`"), "{kind}");
+        assert!(of(&format!("{kind}, token_file: t")).unwrap_err().contains("`tls:`"), "{kind}");
+        assert!(of(&format!("{kind}, {tls}")).unwrap_err().contains("token_file"), "{kind}");
+        assert!(of(&format!("{kind}, {tls}, token_file: t")).is_ok(), "{kind}");
+        let mutual = format!("{kind}, {}", tls.replace("k.pem", "k.pem, client_ca: ca.pem"));
+        assert!(of(&mutual).is_ok(), "{kind}");
+    }
+    for (spec, word) in [
+        ("kafka: {topics: [t]}", "coordinator"),
+        ("stream: s", "`type`"),
+        ("type: exec, stream: s, command: []", "program"),
+        ("type: exec, stream: s, command: [ls]", "absolute path"),
+        ("type: exec, stream: s, command: ['/bin/ls'], every: 10ms", "once a second"),
+        ("type: exec, stream: s, command: ['/bin/ls'], timeout: 1s", "without `every`"),
+        ("type: exec, stream: s, command: ['/bin/ls'], format: csv", "CSV"),
+        ("type: prometheus_scrape, targets: []", "targets"),
+        ("type: prometheus_scrape, targets: ['localhost:9100']", "URL"),
+        ("type: prometheus_scrape, targets: ['http://example.org/m'], token_file: t", "https"),
+        ("type: prometheus_scrape, targets: ['http://h/m'], every: 5s, timeout: 6s", "`every`"),
+        ("type: mqtt, server: 'http://h', topics: [{filter: a, stream: s}]", "mqtt://"),
+        ("type: mqtt, server: 'mqtt://h', topics: []", "topics"),
+        ("type: mqtt, server: 'mqtt://h', topics: [{filter: 'a/#/b', stream: s}]", "filter"),
+        ("type: mqtt, server: 'mqtt://h', topics: [{filter: a, stream: s, qos: 3}]", "quality"),
+        ("type: mqtt, server: 'mqtt://h', version: 4, topics: [{filter: a, stream: s}]", "3.1.1 or 5"),
+        (
+            "type: mqtt, server: 'mqtt://h', user: u, password_file: p, topics: [{filter: a, stream: s}]",
+            "mqtts",
+        ),
+        ("type: otlp, body_bytes_max: 64MiB", "32MiB"),
+    ] {
+        let message = of(spec).unwrap_err();
+        assert!(message.contains(word), "{spec}: {message}");
+    }
+    for known in super::SOURCE_TYPES {
+        let spec = known.example.trim_start_matches('{').trim_end_matches('}');
+        let config = of(spec).unwrap_or_else(|message| panic!("{}: {message}", known.name));
+        assert_eq!(config.sources[0].spec.type_name(), known.name);
+        assert!(!config.sources[0].spec.guarantee().is_empty());
+    }
+}

@@ -26,13 +26,11 @@
 //!
 //! | file | owns |
 //! |---|---|
-//! | `http/body.rs` | reading, decompressing, limits: of size, of memory, of patience |
 //! | `http/take.rs` | rows of one request |
 //! | `http/keys.rs` | who has a key, and what was answered |
 //! | `http/ledger.rs` | answers by key, for a day |
 //! | `http/metrics.rs` | `/metrics` |
 
-mod body;
 mod keys;
 mod ledger;
 mod metrics;
@@ -50,7 +48,6 @@ use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use camino::{Utf8Path, Utf8PathBuf};
 use serde::Deserialize;
 use tokio::net::TcpListener;
 use tokio::sync::{OnceCell, Semaphore, watch};
@@ -58,20 +55,10 @@ use tokio::sync::{OnceCell, Semaphore, watch};
 use self::keys::{Begun, Keys};
 use self::ledger::Ledger;
 use self::take::{Kind, OnError};
+use super::requests::{ANSWER_WITHIN, Bearer, DRAIN, REQUESTS_MAX, Refused, TURN_WITHIN, body};
 use super::{SourceDeps, SourceError};
 use crate::config::HttpSpec;
 
-/// Requests that are taken at once: the content and the rows of each may have several times 16 MiB in memory.
-const REQUESTS_MAX: usize = 8;
-/// Memory of bodies that are on their way or wait for their turn, in largest bodies. However many clients are slow, they share this.
-const BODIES_MAX: usize = 8;
-/// How long a body waits for its turn.
-const TURN_WITHIN: Duration = Duration::from_secs(5);
-/// How long requests under way may take at the end.
-const DRAIN: Duration = Duration::from_secs(5);
-/// How long a request waits for its rows to be durable. Appending takes milliseconds; a request that came just before the
-/// buffer was full waits until the coordinator takes data.
-const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 /// Longest `Idempotency-Key`.
 const KEY_BYTES_MAX: usize = 255;
 
@@ -149,7 +136,7 @@ struct Api {
     name: Arc<str>,
     deps: SourceDeps,
     keys: Keys,
-    token_file: Utf8PathBuf,
+    bearer: Bearer,
     body_bytes_max: usize,
     /// Of bodies.
     room: body::Room,
@@ -164,8 +151,7 @@ pub(super) async fn run(
     deps: SourceDeps,
     shutdown: Shutdown,
 ) -> Result<(), SourceError> {
-    let token_file = deps.home.root().join(&spec.token_file);
-    check_token_file(&token_file).await?;
+    let bearer = Bearer::open(deps.home.root().join(&spec.token_file)).await?;
     let ledger = deps.listening.ledger(&deps).await?;
     let keys = Keys::new(deps.ingress.clone(), spec.keep_keys.0, deps.listening.open.clone(), ledger);
     let adoptions = deps.first_welcome.adoptions();
@@ -179,11 +165,11 @@ pub(super) async fn run(
     let body_bytes_max = usize::try_from(spec.body_bytes_max.0).unwrap_or(usize::MAX);
     let api = Api {
         name: name.into(),
-        token_file,
+        bearer,
         deps,
         keys: keys.clone(),
         body_bytes_max,
-        room: body::Room::of(BODIES_MAX.saturating_mul(body_bytes_max)),
+        room: body::Room::of_bodies(body_bytes_max),
         turns: Arc::new(Semaphore::new(REQUESTS_MAX)),
     };
     let stop = shutdown.clone();
@@ -263,47 +249,6 @@ struct Wishes {
     on_error: Option<String>,
 }
 
-/// Why a request was not taken.
-#[derive(Debug)]
-struct Refused {
-    status: StatusCode,
-    code: &'static str,
-    message: String,
-    /// In seconds.
-    retry_after: Option<u64>,
-    row: Option<u64>,
-}
-
-impl Refused {
-    fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into(), retry_after: None, row: None }
-    }
-
-    fn later(self) -> Self {
-        self.after(1)
-    }
-
-    fn after(mut self, seconds: u64) -> Self {
-        self.retry_after = Some(seconds);
-        self
-    }
-}
-
-impl IntoResponse for Refused {
-    fn into_response(self) -> Response {
-        let mut error = serde_json::json!({ "code": self.code, "message": self.message });
-        if let Some(row) = self.row {
-            error["row"] = row.into();
-        }
-        let body = format!("{}\n", serde_json::json!({ "error": error }));
-        let mut response = (self.status, [(header::CONTENT_TYPE, "application/json")], body).into_response();
-        if let Some(seconds) = self.retry_after {
-            response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
-        }
-        response
-    }
-}
-
 async fn ingest(
     State(api): State<Api>,
     Path(name): Path<String>,
@@ -324,7 +269,7 @@ async fn take_request(
     headers: &HeaderMap,
     body: Body,
 ) -> Result<String, Refused> {
-    authorise(api, headers).await?;
+    api.bearer.authorise(headers).await?;
     let stream: StreamName = name.parse().map_err(|error: aap_types::NameError| {
         Refused::new(StatusCode::BAD_REQUEST, "http.bad_stream", error.to_string())
     })?;
@@ -394,39 +339,6 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Refused> {
             Err(Refused::new(StatusCode::BAD_REQUEST, "http.bad_key", message))
         }
     }
-}
-
-/// Compares the bearer token with the file's, read anew so that it can be changed.
-async fn authorise(api: &Api, headers: &HeaderMap) -> Result<(), Refused> {
-    let denied = || {
-        let message = format!("send `Authorization: Bearer` with the token in `{}`", api.token_file);
-        Refused::new(StatusCode::UNAUTHORIZED, "auth.token_refused", message)
-    };
-    let path = api.token_file.clone();
-    let reading = tokio::task::spawn_blocking(move || std::fs::read_to_string(path).unwrap_or_default());
-    let expected = reading.await.unwrap_or_default();
-    let expected = expected.trim();
-    let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let given = given.and_then(|value| value.strip_prefix("Bearer ")).map(str::trim).unwrap_or_default();
-    // Comparing digests takes the same time wherever the texts differ.
-    let same = blake3::hash(expected.as_bytes()) == blake3::hash(given.as_bytes());
-    if same && !expected.is_empty() { Ok(()) } else { Err(denied()) }
-}
-
-/// A token that others on this machine can read protects nothing.
-async fn check_token_file(path: &Utf8Path) -> Result<(), SourceError> {
-    use std::os::unix::fs::PermissionsExt;
-    let own = path.to_owned();
-    let metadata = tokio::task::spawn_blocking(move || std::fs::metadata(own)).await;
-    // A file that is missing refuses every request until it is there.
-    let Ok(Ok(metadata)) = metadata else { return Ok(()) };
-    let mode = metadata.permissions().mode() & 0o777;
-    if mode & 0o077 == 0 {
-        return Ok(());
-    }
-    let message =
-        format!("the token in `{path}` can be read by others (mode {mode:o}); run `chmod 600 {path}`");
-    Err(SourceError::Config(message))
 }
 
 /// Ready: the buffer takes data and every source runs.

@@ -34,8 +34,8 @@ pub(super) async fn run(
     stored.and(read)
 }
 
-/// Sends whole lines; what is left at the end is a line too.
-async fn read(
+/// Sends whole lines of any input; what is left at the end is a line too.
+pub(super) async fn read(
     mut input: impl AsyncRead + Unpin,
     pieces: lines::Pieces,
     deps: SourceDeps,
@@ -73,7 +73,7 @@ async fn read(
             deps.ingress.counters.count(&stream, |count| count.bytes_cut += cut);
         }
         match failure {
-            Some(failure) => return Err(SourceError::io("read standard input")(failure)),
+            Some(failure) => return Err(SourceError::io("read lines")(failure)),
             None if is_end => return Ok(()),
             None => {}
         }

@@ -11,6 +11,7 @@
 //! | `data.rs` | query, ingest, stream, node |
 //! | `resources.rs` | apply, diff, get, delete: declared objects |
 //! | `sinks.rs` | sink, sink dlq |
+//! | `sources.rs` | source: types, and files of sources tried out; with no daemon running |
 //! | `buffer.rs` | buffer: works on a directory, with no daemon running |
 //! | `globals.rs` | [`GLOBALS`]: arguments that every command takes |
 
@@ -20,6 +21,7 @@ mod globals;
 mod platform;
 mod resources;
 mod sinks;
+mod sources;
 mod vocabulary;
 
 pub use globals::{GLOBALS, exit_meaning};
@@ -37,6 +39,7 @@ pub const NOUNS: &[Noun] = &[
         summary: "Sinks: where landed rows are delivered to, how far they are, what they refuse",
     },
     Noun { name: "sink dlq", summary: "Dead letters of a sink: rows that its server will not take" },
+    Noun { name: "source", summary: "Sources: which types there are, and whether a file of them works" },
     Noun { name: "buffer", summary: "A buffer directory on this machine, with or without a daemon" },
 ];
 
@@ -47,6 +50,7 @@ pub fn all() -> impl Iterator<Item = &'static Operation> {
         resources::OPERATIONS,
         data::OPERATIONS,
         sinks::OPERATIONS,
+        sources::OPERATIONS,
         buffer::OPERATIONS,
     ];
     parts.into_iter().flatten()

@@ -40,8 +40,14 @@
 //! | `logs.rs` | lines for the parsers in `logfmt.rs`, `pattern.rs` (regex), `combined.rs`, `syslog.rs` |
 //! | `cri.rs` | container logs, pieces joined |
 //! | `time.rs`, `time/` | timestamps in all their spellings |
+//! | `wire.rs` | the protobuf wire format, field by field |
+//! | `builders.rs`, `put.rs` | columns whose types are known beforehand; JSON text |
+//! | `journal.rs`, `journal/` | journal files of systemd |
+//! | `otlp.rs`, `otlp/` | requests of the OpenTelemetry protocol |
+//! | `prometheus.rs`, `prometheus/` | samples of Prometheus: remote write, and what is scraped |
 //! | `scan.rs` | the only `unsafe` code: vector scanning and unchecked UTF-8 |
 
+mod builders;
 mod column;
 mod combined;
 mod config;
@@ -49,11 +55,15 @@ mod cri;
 mod csv;
 mod decoded;
 mod decoder;
+pub mod journal;
 mod json;
 mod lines;
 mod logfmt;
 mod logs;
+pub mod otlp;
 mod pattern;
+pub mod prometheus;
+mod put;
 mod record;
 mod scan;
 mod severity;
@@ -62,11 +72,13 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod time;
+mod wire;
 mod words;
 
 pub use config::{ConfigError, DecoderConfig, Format, TimestampRule};
 pub use decoded::{BadRow, Context, DecodeError, Decoded, RowError, dead_letters, refuse_lines};
 pub use decoder::Decoder;
+pub use wire::WireError;
 
 /// Most columns a decoder learns: beyond it a record is refused. A source of more is almost surely using data as keys.
 pub const COLUMNS_MAX: usize = 4096;

@@ -21,7 +21,7 @@
 //! |---|---|
 //! | `ca.rs` | [`Authority`]: the embedded certificate authority in a directory |
 //! | `identity.rs` | the node's name in its certificate |
-//! | `tls.rs` | [`TlsFiles`] and the TLS configurations of both sides |
+//! | `tls.rs` | [`TlsFiles`] and the TLS configurations of both sides; those of sources: [`ListenerTls`], [`OutwardTls`] |
 //! | `session.rs` | [`AgentSession`] and the sender and receiver halves of both sides |
 //! | `client.rs` | [`Dialer`]: choice of carrier, fallback and return |
 //! | `server.rs` | [`Server`]: the listener and its limits |
@@ -56,4 +56,4 @@ pub use session::{
     AgentReceiver, AgentSender, AgentSession, BetterCarrier, Carrier, CoordinatorReceiver, CoordinatorSender,
     Peer, SessionHandler,
 };
-pub use tls::TlsFiles;
+pub use tls::{ListenerTls, OutwardTls, TlsFiles};

@@ -91,6 +91,94 @@ impl TlsFiles {
     }
 }
 
+/// Where the identity of a listener for programs that are not ours lies: senders of telemetry, say. Certificates of any authority.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListenerTls {
+    /// Certificate and what leads to its authority, PEM.
+    pub certificate: Utf8PathBuf,
+    /// Private key, PEM, mode 0600.
+    pub key: Utf8PathBuf,
+    /// Authority of the certificates that clients must show, PEM. `None`: they show none.
+    pub client_ca: Option<Utf8PathBuf>,
+}
+
+impl ListenerTls {
+    /// What the listener accepts with: TLS 1.2 or 1.3, and the application protocols `protocols`, the preferred one first.
+    pub fn server(&self, protocols: &[&[u8]]) -> Result<Arc<ServerConfig>, Error> {
+        refuse_exposed(&self.key)?;
+        let key = PrivateKeyDer::from_pem_slice(&read(&self.key)?)
+            .map_err(|error| unreadable(&self.key, &error))?;
+        let builder = ServerConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .map_err(Error::tls)?;
+        let builder = match &self.client_ca {
+            None => builder.with_no_client_auth(),
+            Some(authority) => {
+                let verifier = WebPkiClientVerifier::builder_with_provider(roots(authority)?, provider());
+                builder.with_client_cert_verifier(verifier.build().map_err(Error::tls)?)
+            }
+        };
+        let mut config =
+            builder.with_single_cert(certificates(&self.certificate)?, key).map_err(Error::tls)?;
+        config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+        Ok(Arc::new(config))
+    }
+}
+
+/// How to reach servers that are not ours.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct OutwardTls {
+    /// Authority of the server's certificate, PEM. `None`: those of the machine.
+    pub ca: Option<Utf8PathBuf>,
+    /// Own certificate and key, PEM, where the server wants one.
+    pub identity: Option<(Utf8PathBuf, Utf8PathBuf)>,
+}
+
+/// Where the machines keep the authorities that they trust.
+const MACHINE_AUTHORITIES: [&str; 3] =
+    ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
+
+impl OutwardTls {
+    /// What to connect with.
+    pub fn client(&self, protocols: &[&[u8]]) -> Result<Arc<ClientConfig>, Error> {
+        let authority = match &self.ca {
+            Some(authority) => authority.clone(),
+            None => {
+                let found = MACHINE_AUTHORITIES.iter().find(|path| Utf8Path::new(path).exists());
+                Utf8PathBuf::from(*found.unwrap_or(&MACHINE_AUTHORITIES[0]))
+            }
+        };
+        let builder = ClientConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .map_err(Error::tls)?
+            .with_root_certificates(roots(&authority)?);
+        let mut config = match &self.identity {
+            None => builder.with_no_client_auth(),
+            Some((certificate, key)) => {
+                refuse_exposed(key)?;
+                let own =
+                    PrivateKeyDer::from_pem_slice(&read(key)?).map_err(|error| unreadable(key, &error))?;
+                builder.with_client_auth_cert(certificates(certificate)?, own).map_err(Error::tls)?
+            }
+        };
+        config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+        Ok(Arc::new(config))
+    }
+}
+
+/// The authorities in a PEM file. Those that cannot be used are left out, as bundles of machines have such.
+fn roots(path: &Utf8Path) -> Result<Arc<RootCertStore>, Error> {
+    let mut roots = RootCertStore::empty();
+    let (usable, _) = roots.add_parsable_certificates(certificates(path)?);
+    match usable {
+        0 => Err(Error::Unreadable {
+            path: path.to_owned(),
+            reason: "no authority in it can be used".to_owned(),
+        }),
+        _ => Ok(Arc::new(roots)),
+    }
+}
+
 /// The one cryptography, named here so that no process default decides.
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())

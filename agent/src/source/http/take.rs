@@ -7,8 +7,6 @@ use arrow_ipc::reader::StreamReader;
 use axum::http::{HeaderMap, StatusCode, header};
 use bytes::Bytes;
 
-use super::Refused;
-use super::body::{Codec, Raw, too_large};
 use super::keys::Claim;
 use super::ledger::Answer;
 use crate::config::FormatSpec;
@@ -17,6 +15,8 @@ use crate::ingest::columnar::normalise;
 use crate::ingest::{Allowance, ClaimError, check_stream};
 use crate::ingress::{IngressError, Packer, Parcel, Sealer, Tally, positions_only};
 use crate::source::SourceDeps;
+use crate::source::requests::body::{Codec, Raw, too_large};
+use crate::source::requests::{Refused, not_stored};
 
 /// The form of the rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,24 +98,6 @@ pub(super) async fn take(request: Request, deps: &SourceDeps, claim: Claim) -> R
     deps.ingress.try_append(parcel).await.map_err(|error| not_stored(&error))?;
     claim.answered(observed_us, &answer);
     Ok(answer)
-}
-
-fn not_stored(error: &IngressError) -> Refused {
-    let chain = match std::error::Error::source(error) {
-        Some(cause) => format!("{error}: {cause}"),
-        None => error.to_string(),
-    };
-    match error {
-        IngressError::Append(aap_buffer::Error::Full) => {
-            let message =
-                "the buffer is full until the coordinator takes data; nothing of this request was taken";
-            Refused::new(StatusCode::TOO_MANY_REQUESTS, "http.buffer_full", message).later()
-        }
-        IngressError::Append(aap_buffer::Error::Oversize { .. }) => {
-            Refused::new(StatusCode::PAYLOAD_TOO_LARGE, "http.too_large", chain)
-        }
-        _ => Refused::new(StatusCode::SERVICE_UNAVAILABLE, "http.not_stored", chain).later(),
-    }
 }
 
 /// Decompresses and seals. Blocks: it belongs on the blocking pool.

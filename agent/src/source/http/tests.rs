@@ -15,7 +15,7 @@ fn api(rig: &Rig) -> Api {
     Api {
         name: "http".into(),
         keys: keys(rig),
-        token_file: rig.deps.home.root().join("token"),
+        bearer: Bearer::of(rig.deps.home.root().join("token")),
         deps: rig.deps.clone(),
         body_bytes_max: 1 << 20,
         room: body::Room::of(4 << 20),
@@ -450,11 +450,11 @@ async fn a_token_that_others_can_read_is_refused() {
     use std::os::unix::fs::PermissionsExt;
     let rig = Rig::new();
     let path = rig.deps.home.root().join("token");
-    assert!(check_token_file(&path).await.is_ok(), "it may come later");
+    assert!(Bearer::open(path.clone()).await.is_ok(), "it may come later");
     std::fs::write(&path, "secret").unwrap();
     for (mode, good) in [(0o644, false), (0o640, false), (0o600, true), (0o400, true)] {
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
-        assert_eq!(check_token_file(&path).await.is_ok(), good, "{mode:o}");
+        assert_eq!(Bearer::open(path.clone()).await.is_ok(), good, "{mode:o}");
     }
 }
 

@@ -41,6 +41,8 @@ pub enum Id {
     SinkDlqShow,
     SinkDlqReplay,
     SinkDlqPurge,
+    SourceTypes,
+    SourceTest,
     BufferLs,
     BufferShow,
     BufferVerify,
@@ -51,7 +53,7 @@ pub enum Id {
 
 impl Id {
     /// Every id.
-    pub const ALL: [Self; 39] = [
+    pub const ALL: [Self; 41] = [
         Self::Up,
         Self::Down,
         Self::Logs,
@@ -85,6 +87,8 @@ impl Id {
         Self::SinkDlqShow,
         Self::SinkDlqReplay,
         Self::SinkDlqPurge,
+        Self::SourceTypes,
+        Self::SourceTest,
         Self::BufferLs,
         Self::BufferShow,
         Self::BufferVerify,

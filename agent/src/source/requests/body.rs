@@ -16,8 +16,10 @@ use http_body_util::BodyExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-use super::Refused;
+use super::refused::Refused;
 
+/// Memory of bodies that are on their way or wait for their turn, in largest bodies. However many clients are slow, they share this.
+const BODIES_MAX: usize = 8;
 /// zstd frames that ask for a larger window are refused: 8 MiB (reliability-security 4.6).
 const ZSTD_WINDOW_LOG_MAX: u32 = 23;
 /// A body must come at this rate, measured over [`WINDOW`]. A phone on a bad line is faster.
@@ -36,7 +38,7 @@ const PASS_OVER: Duration = Duration::from_secs(5);
 
 /// How the body is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Codec {
+pub(in crate::source) enum Codec {
     Plain,
     Gzip,
     Zstd,
@@ -44,8 +46,13 @@ pub(super) enum Codec {
 
 impl Codec {
     /// What `Content-Encoding` says.
-    pub(super) fn of(headers: &HeaderMap) -> Result<Self, Refused> {
-        match headers.get(header::CONTENT_ENCODING).map(|value| value.as_bytes()) {
+    pub(in crate::source) fn of(headers: &HeaderMap) -> Result<Self, Refused> {
+        Self::named(headers.get(header::CONTENT_ENCODING).map(|value| value.as_bytes()))
+    }
+
+    /// The codec of a name.
+    pub(in crate::source) fn named(name: Option<&[u8]>) -> Result<Self, Refused> {
+        match name {
             None | Some(b"" | b"identity") => Ok(Self::Plain),
             Some(b"gzip" | b"x-gzip") => Ok(Self::Gzip),
             Some(b"zstd") => Ok(Self::Zstd),
@@ -60,7 +67,7 @@ impl Codec {
     }
 
     /// The content of a body, at most `limit` bytes of it. Blocks: it belongs on the blocking pool.
-    pub(super) fn decode(self, raw: Bytes, limit: usize) -> Result<Bytes, Refused> {
+    pub(in crate::source) fn decode(self, raw: Bytes, limit: usize) -> Result<Bytes, Refused> {
         let reader: Box<dyn Read> = match self {
             Self::Plain => return Ok(raw),
             Self::Gzip => Box::new(MultiGzDecoder::new(&raw[..])),
@@ -84,22 +91,27 @@ fn broken(error: &std::io::Error) -> Refused {
     )
 }
 
-pub(super) fn too_large(limit: usize) -> Refused {
+pub(in crate::source) fn too_large(limit: usize) -> Refused {
     let message = format!("the body has more than {limit} bytes after decompression; send it in parts");
     Refused::new(StatusCode::PAYLOAD_TOO_LARGE, "http.too_large", message)
 }
 
 /// The memory that bodies may have, all together. Cheap to clone.
 #[derive(Debug, Clone)]
-pub(super) struct Room {
+pub(in crate::source) struct Room {
     units: Arc<Semaphore>,
     /// The right to go on where no room is left.
     beyond: Arc<Semaphore>,
 }
 
 impl Room {
+    /// Room for [`BODIES_MAX`] bodies of the largest size.
+    pub(in crate::source) fn of_bodies(body_bytes_max: usize) -> Self {
+        Self::of(BODIES_MAX.saturating_mul(body_bytes_max))
+    }
+
     /// Room for `bytes`.
-    pub(super) fn of(bytes: usize) -> Self {
+    pub(in crate::source) fn of(bytes: usize) -> Self {
         Self { units: Arc::new(Semaphore::new(bytes / ROOM_UNIT)), beyond: Arc::new(Semaphore::new(1)) }
     }
 
@@ -149,22 +161,22 @@ impl Held {
 }
 
 /// There is no place for this request now.
-pub(super) fn busy() -> Refused {
+pub(in crate::source) fn busy() -> Refused {
     Refused::new(StatusCode::TOO_MANY_REQUESTS, "http.busy", "too many requests are under way").later()
 }
 
 /// A whole body, and the room it has for as long as it is there.
 #[derive(Debug)]
-pub(super) struct Raw {
-    pub(super) bytes: Bytes,
+pub(in crate::source) struct Raw {
+    pub(in crate::source) bytes: Bytes,
     _held: Held,
 }
 
 /// How slow a body may be: in every window so many bytes of it must come.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Patience {
-    pub(super) window: Duration,
-    pub(super) bytes_min: u64,
+pub(in crate::source) struct Patience {
+    pub(in crate::source) window: Duration,
+    pub(in crate::source) bytes_min: u64,
 }
 
 impl Default for Patience {
@@ -215,7 +227,7 @@ impl Pace {
 }
 
 /// Reads a body of at most `limit` bytes.
-pub(super) async fn read(
+pub(in crate::source) async fn read(
     mut body: Body,
     limit: usize,
     room: &Room,
