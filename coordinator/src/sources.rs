@@ -59,8 +59,8 @@ pub(crate) struct SourceSpec {
 /// What is read.
 #[derive(Debug, Clone)]
 enum Place {
-    Kafka(KafkaSourceSpec),
-    Postgres(PostgresSourceSpec),
+    Kafka(Box<KafkaSourceSpec>),
+    Postgres(Box<PostgresSourceSpec>),
 }
 
 impl SourceSpec {
@@ -89,7 +89,8 @@ impl SourceSpec {
     }
 
     fn place(self) -> Option<Place> {
-        self.kafka.map(Place::Kafka).or(self.postgres.map(Place::Postgres))
+        let postgres = self.postgres.map(|spec| Place::Postgres(Box::new(spec)));
+        self.kafka.map(|spec| Place::Kafka(Box::new(spec))).or(postgres)
     }
 }
 
@@ -115,7 +116,7 @@ struct Inner {
     problems: Arc<Mutex<BTreeMap<String, String>>>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Running {
     stop: Shutdown,
     ended: watch::Receiver<bool>,
@@ -157,10 +158,15 @@ impl Sources {
             stop: stop.clone(),
         };
         let record_name = record.name.clone();
+        // What an earlier task of this source has queued lands before this one looks where to begin, however long that takes.
+        let before = lock(&self.inner.running).get(&record.name).map(|running| running.ended.clone());
         tasks.spawn(TaskKind::optional("source"), async move {
+            if let Some(mut before) = before {
+                drop(before.wait_for(|ended| *ended).await);
+            }
             match place {
-                Place::Kafka(spec) => runner.run(Topics::new(record_name, spec)).await,
-                Place::Postgres(spec) => runner.run(Table::new(spec)).await,
+                Place::Kafka(spec) => runner.run(Topics::new(record_name, *spec)).await,
+                Place::Postgres(spec) => runner.run(Table::new(*spec)).await,
             }
             ending.send_replace(true);
             Ok::<(), Problem>(())
@@ -172,16 +178,18 @@ impl Sources {
     /// Stops a source and waits until nothing of it is under way.
     pub(crate) async fn stop(&self, name: &str) {
         lock(&self.inner.problems).remove(name);
-        let Some(mut running) = lock(&self.inner.running).remove(name) else { return };
+        let Some(mut running) = lock(&self.inner.running).get(name).cloned() else { return };
         running.stop.request();
-        if tokio::time::timeout(STOP_DEADLINE, running.ended.wait_for(|ended| *ended)).await.is_err() {
-            warn!(source = name, "a source is still landing what it read");
+        match tokio::time::timeout(STOP_DEADLINE, running.ended.wait_for(|ended| *ended)).await {
+            Ok(_) => drop(lock(&self.inner.running).remove(name)),
+            // It stays known, so that its successor waits for it.
+            Err(_late) => warn!(source = name, "a source is still landing what it read"),
         }
     }
 
     /// Whether it has a task.
     pub(crate) fn is_running(&self, name: &str) -> bool {
-        lock(&self.inner.running).contains_key(name)
+        lock(&self.inner.running).get(name).is_some_and(|running| !running.stop.is_requested())
     }
 
     /// What is wrong with those that cannot read, a line each.

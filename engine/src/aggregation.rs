@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!  select region, count(*) as n, avg(total) from pg.public.orders where total > 5 group by region order by n desc
-//!  there:  keys [region], calls [count(*), sum(total), count(total)], where total > 5         one row a group: k0, a0, a1, a2
-//!  here:   select k0 as region, a0 as n, a1 / a2 as "avg(total)" from … order by n desc
+//!  there:  keys [region], calls [count(*), sum(total), count(total)], where total > 5         one row a group: __k0, __a0, __a1, __a2
+//!  here:   select __k0 as region, __a0 as n, __a1 / __a2 as "avg(total)" from … order by n desc
 //! ```
 //! Only columns are grouped by and aggregated, so that the other system needs to understand nothing of the statement. Names and
 //! types of the answer are those of the statement over the table's own columns, found by binding it.
@@ -124,8 +124,15 @@ impl Aggregation {
             having => Some(plan.text(having, true)?),
         };
         let orders = modifier(select, "ORDER_MODIFIER").map_or(&[][..], |modifier| list(modifier, "orders"));
-        let orders =
-            orders.iter().map(|order| Some(tree::order_text(order, &plan.text(&order["expression"], true)?)));
+        let orders = orders.iter().map(|order| {
+            let expression = &order["expression"];
+            // A term that is an alias as a whole means that item, whatever columns there are.
+            let text = match plan.alias(expression) {
+                Some(alias) => quoted(&alias),
+                None => plan.text(expression, true)?,
+            };
+            Some(tree::order_text(order, &text))
+        });
         let orders = orders.collect::<Option<Vec<_>>>()?;
         if plan.keys.is_empty() && plan.calls.is_empty() {
             return None;
@@ -190,10 +197,18 @@ impl Plan<'_> {
         tree::text(connection, &rewritten)
     }
 
+    /// The alias that an expression plainly is.
+    fn alias(&self, expression: &Value) -> Option<String> {
+        let names = tree::names(expression)?;
+        let [name] = names.as_slice() else { return None };
+        let mut aliases = self.items.iter().filter_map(|item| item["alias"].as_str());
+        aliases.find(|alias| alias.eq_ignore_ascii_case(name)).map(str::to_owned)
+    }
+
     fn key(&self, names: &[&str], aliases: bool) -> Option<Value> {
         let name = names.last()?;
         if let Some(at) = self.keys.iter().position(|key| key.eq_ignore_ascii_case(name)) {
-            return Some(tree::column(&[&format!("k{at}")]));
+            return Some(tree::column(&[&format!("__k{at}")]));
         }
         let alias = self
             .items
@@ -246,6 +261,6 @@ impl Plan<'_> {
             self.calls.push(call);
             self.calls.len() - 1
         });
-        format!("a{at}")
+        format!("__a{at}")
     }
 }

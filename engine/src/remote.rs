@@ -49,6 +49,8 @@ pub(crate) struct Conditions(BTreeMap<String, Given>);
 pub(crate) struct Given {
     filters: Vec<Predicate>,
     kept: Vec<(String, String)>,
+    /// Whether a bound moves on until the statement runs: rows that pass it there may not pass it here.
+    moves: bool,
 }
 
 impl Conditions {
@@ -56,6 +58,7 @@ impl Conditions {
     pub(crate) fn of_select(connection: &Connection, select: &Value) -> Self {
         let mut from = From::default();
         let readable = from.read(&select["from_table"]);
+        from.forget_doubles();
         if !from.elsewhere {
             return Self::default();
         }
@@ -68,8 +71,11 @@ impl Conditions {
             };
             match read {
                 Ok(read) => {
+                    let moves = moves(conjunct);
                     for (alias, predicate) in read {
-                        conditions.0.entry(alias).or_default().filters.push(predicate);
+                        let given = conditions.0.entry(alias).or_default();
+                        given.filters.push(predicate);
+                        given.moves |= moves;
                     }
                 }
                 Err(why) => {
@@ -99,7 +105,12 @@ impl Given {
             own.iter().chain(other.filters.iter().filter(|filter| !common.contains(filter))).map(twice);
         let mut kept: Vec<_> = self.kept.into_iter().chain(other.kept.iter().cloned()).chain(lost).collect();
         kept.dedup();
-        Self { filters: common, kept }
+        Self { filters: common, kept, moves: self.moves || other.moves }
+    }
+
+    /// Whether rows that pass the conditions there pass them here, too.
+    pub(crate) fn is_steady(&self) -> bool {
+        !self.moves
     }
 
     /// The scan of the table of that path.
@@ -148,6 +159,15 @@ impl<'a> From<'a> {
                 true
             }
             _ => false,
+        }
+    }
+
+    /// Tables that are called alike are told apart by what stands before their names: nothing is known of them here.
+    fn forget_doubles(&mut self) {
+        let twice = |alias: &String| self.aliases.iter().filter(|other| *other == alias).count() > 1;
+        let doubles: BTreeSet<String> = self.aliases.iter().filter(|alias| twice(alias)).cloned().collect();
+        for alias in self.aliases.iter_mut().filter(|alias| doubles.contains(*alias)) {
+            alias.clear();
         }
     }
 
@@ -309,8 +329,9 @@ fn constant(connection: &Connection, expression: &Value, may_move: bool) -> Opti
         "BOOLEAN" => Literal::Bool(ask("__x")?? == "true"),
         "TINYINT" | "SMALLINT" | "INTEGER" | "BIGINT" | "UTINYINT" | "USMALLINT" | "UINTEGER" | "UBIGINT"
         | "HUGEINT" => Literal::Int(number("__x")?),
+        // A FLOAT by its own digits: its shortest text is another DOUBLE.
         "FLOAT" | "DOUBLE" => {
-            Literal::Float(ask("__x")??.parse().ok().filter(|value: &f64| value.is_finite())?)
+            Literal::Float(ask("CAST(__x AS DOUBLE)")??.parse().ok().filter(|value: &f64| value.is_finite())?)
         }
         "VARCHAR" => Literal::Text(ask("__x")??),
         "DATE" => Literal::Date(i32::try_from(number("__x - DATE '1970-01-01'")?).ok()?),
@@ -318,6 +339,16 @@ fn constant(connection: &Connection, expression: &Value, may_move: bool) -> Opti
         "TIMESTAMP WITH TIME ZONE" => Literal::Moment(number("epoch_us(__x)")?),
         decimal if decimal.starts_with("DECIMAL(") => Literal::Decimal(ask("__x")??),
         _ => return None,
+    })
+}
+
+/// Whether a moment in it is later when the statement runs.
+fn moves(expression: &Value) -> bool {
+    let is_moving = |name: &str| MOVING.contains(&name.to_lowercase().as_str());
+    tree::any(expression, &|object| {
+        let function = object.get("function_name").and_then(Value::as_str).is_some_and(is_moving);
+        let named = column_names(object).is_some_and(|names| names.iter().any(|name| is_moving(name)));
+        function || named
     })
 }
 
@@ -349,7 +380,7 @@ pub(crate) fn words(statement: &Value, aliases: &BTreeSet<String>) -> Option<BTr
         let row_as_value = is("class", "COLUMN_REF")
             && matches!(
                 column_names(object).as_deref(),
-                Some([name]) if aliases.contains(&name.to_lowercase())
+                Some([.., name]) if aliases.contains(&name.to_lowercase())
             );
         is("class", "STAR")
             || is("class", "POSITIONAL_REFERENCE")

@@ -94,13 +94,15 @@ impl Statement {
         judge.visit(&tree, &Scope::default())?;
         let aliases: BTreeSet<String> = judge.tables.values().flat_map(|used| used.aliases.clone()).collect();
         let words = if aliases.is_empty() { None } else { remote::words(&tree, &aliases) };
+        let mut steady = true;
         let tables = judge.tables.into_iter().map(|(name, used)| {
+            steady &= used.given.is_steady();
             let scan = (!used.path.is_empty()).then(|| used.given.scan(&used.path, words.clone()));
             let Range { min, max } = used.range;
             TableNeed { name, path: used.path, scan, ts_min_us: min, ts_max_us: max }
         });
         let mut statement = Self { tables: tables.collect(), aggregation: None, row_by_row: false };
-        statement.look_for_less_than_rows(connection, &tree["node"]);
+        statement.look_for_less_than_rows(connection, &tree["node"], steady);
         Ok(statement)
     }
 
@@ -113,13 +115,16 @@ impl Statement {
     }
 
     /// Groups or first rows of a single table elsewhere may be all that is needed of it.
-    fn look_for_less_than_rows(&mut self, connection: &Connection, select: &Value) {
+    fn look_for_less_than_rows(&mut self, connection: &Connection, select: &Value, steady: bool) {
         let [TableNeed { scan: Some(scan), .. }] = self.tables.as_mut_slice() else { return };
         if !scan.kept.is_empty() || !aggregation::is_plain_select(select) {
             return;
         }
-        let Some(aggregates) = tree::aggregate_names(connection) else { return };
+        let Some(aggregates) = tree::names_beyond_rows(connection) else { return };
         if let Some((limit, offset)) = aggregation::first_rows(select, &aggregates) {
+            if !steady {
+                return;
+            }
             self.row_by_row = true;
             scan.limit = limit.map(|limit| limit.saturating_add(offset));
         } else if let Some((wanted, aggregation)) = Aggregation::of(connection, select, &aggregates) {
@@ -358,18 +363,29 @@ impl Judge<'_> {
         if parts.len() > 1 || !scope.hidden.contains(&name) {
             let alias = remote::alias_of(table);
             let range = scope.ranges.get(&alias).copied().unwrap_or_default();
-            self.uses(name, parts, alias, range, scope);
+            self.uses(name, parts, alias, range, scope)?;
         }
         self.visit_fields(table, &scope.below())
     }
 
-    fn uses(&mut self, name: String, parts: Vec<String>, alias: String, range: Range, scope: &Scope) {
+    fn uses(
+        &mut self,
+        name: String,
+        parts: Vec<String>,
+        alias: String,
+        range: Range,
+        scope: &Scope,
+    ) -> Result<(), Problem> {
         let elsewhere = parts.len() > 1;
         let path = if elsewhere { parts } else { vec![] };
         let given = if elsewhere { scope.conditions.of(&alias) } else { Given::default() };
         let aliases = if elsewhere { BTreeSet::from([alias]) } else { BTreeSet::new() };
         match self.tables.remove(&name) {
             None => drop(self.tables.insert(name, Used { path, aliases, range, given })),
+            Some(known) if known.path != path => {
+                return Err(denied(&format!("two tables whose names differ by case alone: `{name}`"))
+                    .hint("ask for them one after the other"));
+            }
             Some(mut known) => {
                 known.aliases.extend(aliases);
                 known.range = known.range.or(range);
@@ -377,6 +393,7 @@ impl Judge<'_> {
                 self.tables.insert(name, known);
             }
         }
+        Ok(())
     }
 
     fn visit_table_function(&mut self, table: &Value, scope: &Scope) -> Result<(), Problem> {

@@ -210,6 +210,14 @@ pub(crate) fn aggregate_names(connection: &Connection) -> Option<BTreeSet<String
     statement.query_map([], |row| row.get(0)).ok()?.collect::<duckdb::Result<_>>().ok()
 }
 
+/// The names of functions that may hide an aggregate or several rows: aggregates, and macros, whose bodies are not looked at.
+pub(crate) fn names_beyond_rows(connection: &Connection) -> Option<BTreeSet<String>> {
+    let sql = "SELECT DISTINCT function_name FROM duckdb_functions() \
+               WHERE function_type IN ('aggregate', 'macro', 'table_macro')";
+    let mut statement = connection.prepare(sql).ok()?;
+    statement.query_map([], |row| row.get(0)).ok()?.collect::<duckdb::Result<_>>().ok()
+}
+
 /// Whether something in `value` depends on more than one row, or makes more than one of a row.
 pub(crate) fn has_more_than_rows(value: &Value, aggregates: &BTreeSet<String>) -> bool {
     any(value, &|object| {

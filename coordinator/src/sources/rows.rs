@@ -39,7 +39,9 @@ impl Rows {
     }
 
     fn make(&mut self, chunk: &Chunk, now_us: i64) -> Result<Vec<Made>, Problem> {
-        let Some(spec) = &self.spec else { return Ok(vec![]) };
+        let Some(spec) = &self.spec else {
+            return Err(failed(&std::io::Error::other("nobody said what the records are")));
+        };
         let stream = spec.stream_of(&chunk.topic).map_err(|why| failed(&std::io::Error::other(why)))?;
         let (format, metadata) = (spec.format, spec.metadata);
         let mut batches = vec![];

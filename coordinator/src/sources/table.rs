@@ -24,7 +24,10 @@ impl Read for Table {
     async fn read(&mut self, runner: &Runner, pause: &mut Duration) -> Result<(), Problem> {
         let stream =
             self.spec.stream().map_err(|why| cannot("name its stream", &std::io::Error::other(why)))?;
-        let landed = runner.landed(SourceKind::Table).pop().map(|(_, position)| position.detail);
+        // Another table, or another column, is another place: it begins with its first row.
+        let place = format!("{}/{}", self.spec.table, self.spec.cursor);
+        let landed = runner.landed(SourceKind::Table).into_iter().find(|(key, _)| *key == place);
+        let landed = landed.map(|(_, position)| position.detail);
         info!(source = runner.name, after = landed, "source begins");
         let mut reader = TableReader::new(self.spec.clone(), landed);
         loop {
@@ -41,7 +44,7 @@ impl Read for Table {
             };
             let position = SourcePosition {
                 kind: SourceKind::Table,
-                key: runner.uid.clone(),
+                key: format!("{}/{place}", runner.uid),
                 offset: 0,
                 detail: page.last.clone(),
             };

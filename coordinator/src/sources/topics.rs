@@ -53,7 +53,11 @@ impl Read for Topics {
             let positions = positions(&runner.uid, &chunk.topic, &chunk.next);
             let (rows, now_us) = (std::mem::take(&mut self.rows), runner.clock.unix_us());
             let made = tokio::task::spawn_blocking(move || rows.batches(&chunk, now_us)).await;
-            let (rows, batches) = made.map_err(|panic| cannot("make rows of records", &panic))?;
+            let (rows, batches) = made.map_err(|panic| {
+                // What was known of the columns went with it.
+                self.rows = Rows::new(runner.name.clone(), self.spec.clone());
+                cannot("make rows of records", &panic)
+            })?;
             self.rows = rows;
             runner.land(batches?, positions, pause).await?;
         }

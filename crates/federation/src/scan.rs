@@ -36,7 +36,7 @@ impl Scan {
     }
 }
 
-/// Groups and what is counted of each. The answer has the columns `k0…` for the keys and `a0…` for the calls.
+/// Groups and what is counted of each. The answer has the columns `__k0…` for the keys and `__a0…` for the calls.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Aggregate {
     /// Columns that make a group. None: there is one group, of all rows.

@@ -88,6 +88,12 @@ pub(crate) fn is_lasting(error: &KafkaError) -> bool {
     )
 }
 
+/// Whether an offset is not in the log any more, or not yet.
+pub(crate) fn is_out_of_range(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode as C;
+    matches!(code(error), Some(C::OffsetOutOfRange | C::AutoOffsetReset))
+}
+
 /// The text of an error, without the values of settings, of which one is a password.
 pub(crate) fn text(error: &KafkaError) -> String {
     match error {

@@ -120,6 +120,13 @@ impl Settings {
         made(BaseConsumer::from_config_and_context(&config, watch.clone()))
     }
 
+    /// One that reads topics for ever, and says so where an offset is none any more.
+    pub(crate) fn follower(&self, watch: &Watch) -> Result<BaseConsumer<Watch>, Failure> {
+        let mut config = self.reading();
+        config.set("auto.offset.reset", "error");
+        made(BaseConsumer::from_config_and_context(&config, watch.clone()))
+    }
+
     /// The one that reads the ledger.
     pub(crate) fn consumer(&self, watch: &Watch) -> Result<BaseConsumer<Watch>, Failure> {
         let mut config = self.reading();

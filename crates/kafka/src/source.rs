@@ -260,7 +260,7 @@ fn read(
     let access = spec.access(spec.topics.first().map_or("", String::as_str)).map_err(setting)?;
     let settings = Settings::new(&Target { name: name.to_owned(), uid: "source".to_owned() }, &access)?;
     let watch = Watch::default();
-    let consumer = settings.consumer(&watch)?;
+    let consumer = settings.follower(&watch)?;
     let clock = SystemClock::default();
     let (looked, lost) = (clock.monotonic(), Cell::new(0));
     let mut reading = Reading { consumer, watch, spec, begin, clock, looked, lost };
@@ -319,6 +319,8 @@ impl Reading<'_> {
             None => Ok(None),
             Some(Ok(record)) => Ok(Some(record)),
             Some(Err(error)) if failure::is_lasting(&error) => Err(self.failed(&error)),
+            // Retention was faster, or the log is another: begin anew, and count what is missing.
+            Some(Err(error)) if failure::is_out_of_range(&error) => Err(self.failed(&error)),
             Some(Err(error)) => {
                 tracing::debug!(%error, "a topic cannot be read now");
                 Ok(None)
@@ -340,7 +342,7 @@ impl Reading<'_> {
             };
             for partition in known.partitions().iter().map(|partition| partition.id()) {
                 if assigned.find_partition(topic, partition).is_none() {
-                    let offset = self.first(topic, partition).map_err(|error| self.failed(&error))?;
+                    let offset = self.first(topic, partition)?;
                     let added = new.add_partition_offset(topic, partition, Offset::Offset(offset));
                     added.map_err(|error| self.failed(&error))?;
                 }
@@ -353,16 +355,21 @@ impl Reading<'_> {
     }
 
     /// The first offset to read of a partition. What was removed before it could be read is counted.
-    fn first(&self, topic: &str, partition: i32) -> Result<i64, KafkaError> {
-        let (low, high) = self.consumer.fetch_watermarks(topic, partition, ASK)?;
+    fn first(&self, topic: &str, partition: i32) -> Result<i64, Failure> {
+        let marks = self.consumer.fetch_watermarks(topic, partition, ASK);
+        let (low, high) = marks.map_err(|error| self.failed(&error))?;
         if let Some(next) = self.begin.next.get(&(topic.to_owned(), partition)) {
+            if *next > high {
+                return Err(behind(topic, partition, *next, high));
+            }
             self.lost.set(self.lost.get() + u64::try_from(low - next).unwrap_or(0));
             return Ok((*next).max(low));
         }
         let Some(start_ms) = self.begin.start_ms else { return Ok(low) };
         let mut times = TopicPartitionList::new();
-        times.add_partition_offset(topic, partition, Offset::Offset(start_ms))?;
-        let found = self.consumer.offsets_for_times(times, ASK)?;
+        let added = times.add_partition_offset(topic, partition, Offset::Offset(start_ms));
+        let found = added.and_then(|()| self.consumer.offsets_for_times(times, ASK));
+        let found = found.map_err(|error| self.failed(&error))?;
         Ok(match found.elements().first().map(|found| found.offset()) {
             Some(Offset::Offset(offset)) => offset,
             _ => high,
@@ -378,6 +385,17 @@ impl Reading<'_> {
         self.begin.start_ms = None;
         self.assign()
     }
+}
+
+/// The topic ends before where it was read: it was made again, or its brokers lost records.
+fn behind(topic: &str, partition: i32, next: i64, end: i64) -> Failure {
+    let message = format!("partition {partition} of `{topic}` ends at {end}, and was read up to {next}");
+    let problem = aap_types::Problem::new("source.topic_changed", aap_types::ExitCode::Conflict, message);
+    failure::refused(
+        problem
+            .hint("if the topic was made again, delete the source and declare it anew: it begins with the first record")
+            .hint("if its brokers lost records, that reads what is left a second time"),
+    )
 }
 
 fn missing(topic: &str) -> Failure {

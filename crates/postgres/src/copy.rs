@@ -26,7 +26,7 @@ mod tests;
 mod texts;
 
 pub(crate) use field::Field;
-pub(crate) use held::{Held, sql_type, widened};
+pub(crate) use held::{Digits, Held, sql_type, widened};
 
 /// What every copy begins with.
 pub(crate) const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";

@@ -33,6 +33,10 @@ const SETTLE: Duration = Duration::from_secs(2);
 const PAGE_ROWS: usize = 8192;
 /// How often a table is looked at where nothing is said, in seconds.
 const EVERY_DEFAULT_S: u64 = 5;
+/// Places of a second that a cursor must have.
+const MICROSECONDS: u32 = 6;
+/// Bytes of a page in memory: what the buffer takes as one group, with room. A page of more is read again with half its rows.
+const PAGE_BYTES: usize = 24 << 20;
 /// Marks that wait to be settled: more say that a transaction has been open for long, and the oldest ones do.
 const MARKS_MAX: usize = 1_000;
 
@@ -110,8 +114,10 @@ impl fmt::Debug for Page {
 #[derive(Debug, Clone)]
 struct Mark {
     greatest: String,
-    /// The first transaction that had not begun.
+    /// The first transaction number that was not given out.
     xmax: i64,
+    /// Transactions of this database that were open: those that have not written have no number.
+    open: Vec<String>,
     at: Duration,
 }
 
@@ -126,6 +132,8 @@ pub struct TableReader {
     settled: Option<String>,
     last: Option<String>,
     session: Option<Session>,
+    /// Rows of the next page.
+    rows: usize,
 }
 
 impl TableReader {
@@ -133,7 +141,7 @@ impl TableReader {
     pub fn new(spec: PostgresSourceSpec, last: Option<String>) -> Self {
         let access = Access { url: spec.url.clone(), password: spec.password.clone() };
         let (clock, marks, settled, session) = Default::default();
-        Self { spec, access, clock, marks, settled, last, session }
+        Self { spec, access, clock, marks, settled, last, session, rows: PAGE_ROWS }
     }
 
     /// The next rows, or none where nothing new is certain. Dropping the future loses nothing: `last` moves by [`Self::taken`].
@@ -159,15 +167,17 @@ impl TableReader {
         session.begin_long_read().await.map_err(|error| self.problem(&error))?;
         let table = self.table(session).await?;
         let cursor = self.column(&table, "cursor", &self.spec.cursor)?.clone();
-        if !matches!(cursor.held, Held::Int(_) | Held::Timestamp(_) | Held::Date) {
+        // Days and rounded times are shared by rows that come later.
+        if !matches!(cursor.held, Held::Int(_) | Held::Timestamp(MICROSECONDS)) {
             let message =
                 format!("`cursor: {}` is {}, which does not only grow", cursor.name, cursor.declared);
-            return Err(shape(message, "take a column of integers or times"));
+            return Err(shape(message, "take a column of integers, or of times with microseconds"));
         }
         self.look(session, &table, &cursor).await.map_err(|error| self.problem(&error))?;
         let page = match &self.settled {
             Some(settled) if self.last.as_ref() != Some(settled) => {
-                self.page(session, &table, &cursor, settled, now_us).await?
+                let settled = settled.clone();
+                self.fitting_page(session, &table, &cursor, &settled, now_us).await?
             }
             _ => None,
         };
@@ -198,16 +208,21 @@ impl TableReader {
     async fn look(&mut self, session: &Session, table: &Table, cursor: &Column) -> Result<(), Error> {
         let sql = format!(
             "SELECT pg_snapshot_xmin(s)::text::bigint, pg_snapshot_xmax(s)::text::bigint, \
-             (SELECT max({})::text FROM {}) FROM pg_current_snapshot() s",
+             (SELECT max({})::text FROM {}), \
+             ARRAY(SELECT l.virtualxid FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid \
+                   WHERE l.locktype = 'virtualxid' AND a.datname = current_database() AND l.pid <> pg_backend_pid())::text[] \
+             FROM pg_current_snapshot() s",
             quoted(&cursor.name),
             table.name
         );
         let rows = session.query("look at the table", &sql, &[]).await?;
         let Some(row) = rows.first() else { return Ok(()) };
         let (xmin, xmax, greatest): (i64, i64, Option<String>) = (row.get(0), row.get(1), row.get(2));
+        let open: Vec<String> = row.get(3);
         let now = self.clock.monotonic();
         while let Some(mark) = self.marks.front() {
-            if mark.xmax > xmin || now < mark.at + SETTLE {
+            let goes_on = mark.open.iter().any(|transaction| open.contains(transaction));
+            if mark.xmax > xmin || goes_on || now < mark.at + SETTLE {
                 break;
             }
             self.settled = self.marks.pop_front().map(|mark| mark.greatest);
@@ -217,9 +232,48 @@ impl TableReader {
             && self.marks.len() < MARKS_MAX
             && self.settled.as_ref() != Some(&greatest)
         {
-            self.marks.push_back(Mark { greatest, xmax, at: now });
+            self.marks.push_back(Mark { greatest, xmax, open, at: now });
         }
         Ok(())
+    }
+
+    /// A page that can land in one piece.
+    async fn fitting_page(
+        &mut self,
+        session: &Session,
+        table: &Table,
+        cursor: &Column,
+        settled: &str,
+        now_us: i64,
+    ) -> Result<Option<Page>, Problem> {
+        loop {
+            let page = self.page(session, table, cursor, settled, now_us).await?;
+            let bytes = page
+                .iter()
+                .flat_map(|page| &page.batches)
+                .map(RecordBatch::get_array_memory_size)
+                .sum::<usize>();
+            match bytes {
+                0..=PAGE_BYTES => {
+                    // Rows may become small again.
+                    self.rows = (self.rows * 2).min(PAGE_ROWS);
+                    return Ok(page);
+                }
+                _ if self.rows > 1 => self.rows /= 2,
+                bytes => {
+                    let message = format!(
+                        "rows of {} with one value of `{}` are {} MiB",
+                        table.name,
+                        cursor.name,
+                        bytes >> 20
+                    );
+                    return Err(shape(
+                        message,
+                        "they are more than can land in one piece: take a cursor with fewer rows for each value",
+                    ));
+                }
+            }
+        }
     }
 
     async fn page(
@@ -238,9 +292,10 @@ impl TableReader {
             None => String::new(),
         };
         let within = format!(
-            "FROM {} WHERE {after}{order} <= {}::{kind} ORDER BY {order} FETCH FIRST {PAGE_ROWS} ROWS WITH TIES",
+            "FROM {} WHERE {after}{order} <= {}::{kind} ORDER BY {order} FETCH FIRST {} ROWS WITH TIES",
             table.name,
-            literal(settled)
+            literal(settled),
+            self.rows
         );
         let sql = format!("SELECT max({order})::text FROM (SELECT {order} {within}) p");
         let rows =
@@ -277,11 +332,20 @@ impl TableReader {
             ));
         }
         let ts = match time {
-            Some(column) => Fetched::time(&format!("{}::timestamptz", quoted(&column.name))),
+            Some(column) => {
+                let name = quoted(&column.name);
+                Fetched::time(&format!("CASE WHEN isfinite({name}) THEN {name}::timestamptz END"))
+            }
             None => Fetched::time(&format!("to_timestamp({now_us}::float8 / 1000000)")),
         };
-        let others = table.columns.iter().filter(|column| !column.name.eq_ignore_ascii_case("ts"));
-        Ok(std::iter::once(ts).chain(others.map(|column| Fetched::of(column, &column.name))).collect())
+        let is_ts = |column: &Column| column.name.eq_ignore_ascii_case("ts");
+        let others = table.columns.iter().filter(|column| !(is_ts(column) && time.is_some_and(is_ts)));
+        let others = others.map(|column| match is_ts(column) {
+            // It is not the row's time.
+            true => Fetched::kept(column, "ts_1"),
+            false => Fetched::kept(column, &column.name),
+        });
+        Ok(std::iter::once(ts).chain(others).collect())
     }
 
     fn problem(&self, error: &Error) -> Problem {

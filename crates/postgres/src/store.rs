@@ -77,6 +77,8 @@ struct Line {
     /// Taken only by drop.
     runtime: Option<Runtime>,
     session: Option<Session>,
+    /// A commit was not answered: it may still become visible.
+    in_doubt: bool,
 }
 
 /// Either the server failed, or the change was refused for a reason of ours.
@@ -124,11 +126,10 @@ impl PostgresStore {
         let store = Self {
             access: Access { url: spec.url.clone(), password: spec.password.clone() },
             schema: spec.schema.clone(),
-            line: Mutex::new(Line { runtime: Some(runtime), session: None }),
+            line: Mutex::new(Line { runtime: Some(runtime), session: None, in_doubt: false }),
         };
-        let schema = quoted(&store.schema);
         store.transact(Kind::Write, "bring metadata to the newest version", async |session: &Session| {
-            schema::migrate(session, &schema).await
+            schema::migrate(session, &spec.schema).await
         })?;
         Ok(store)
     }
@@ -167,19 +168,29 @@ impl PostgresStore {
     ) -> Result<T, Error> {
         // A panic while the lock was held dropped its future, and the server rolls back.
         let mut line = self.line.lock().unwrap_or_else(PoisonError::into_inner);
-        let Line { runtime, session } = &mut *line;
+        let Line { runtime, session, in_doubt } = &mut *line;
         let Some(runtime) = runtime.as_ref() else {
             return Err(Error::Unreadable("a store that was closed".to_owned()));
         };
         runtime.block_on(async {
             let mut is_first = session.is_some();
             loop {
-                match self.attempt(session, kind, &work).await {
+                let attempt = match *in_doubt {
+                    true => self.settle(session).await.map_err(|error| (Failure::Server(error), false)),
+                    false => Ok(()),
+                };
+                *in_doubt &= attempt.is_err();
+                let attempt = match attempt {
+                    Ok(()) => self.attempt(session, kind, &work).await,
+                    Err(failure) => Err(failure),
+                };
+                match attempt {
                     Err((failure, false)) if is_first && failure.is_lost_line() => {
                         *session = None;
                         is_first = false;
                     }
-                    Err((failure, _)) => {
+                    Err((failure, was_committing)) => {
+                        *in_doubt |= was_committing && matches!(failure, Failure::Server(_));
                         // Whatever is open there ends with the connection.
                         *session = None;
                         return Err(failure.during(doing));
@@ -188,6 +199,17 @@ impl PostgresStore {
                 }
             }
         })
+    }
+
+    /// Waits until a commit that was not answered is visible or will never be: whoever commits holds the lock until then. In a
+    /// transaction of its own, so that the next one begins to look after that.
+    async fn settle(&self, session: &mut Option<Session>) -> Result<(), ServerError> {
+        let open = self.access.connect().await?;
+        open.begin().await?;
+        open.batch("wait for a commit that was not answered", schema::LOCK).await?;
+        open.rollback().await?;
+        *session = Some(open);
+        Ok(())
     }
 
     /// The error tells whether a commit was under way.

@@ -34,6 +34,8 @@ pub(crate) struct Column {
     pub(crate) has_default: bool,
     /// Is computed from others, and cannot be written.
     pub(crate) generated: bool,
+    /// Its texts are equal exactly where their bytes are.
+    pub(crate) by_bytes: bool,
 }
 
 impl Table {
@@ -81,7 +83,8 @@ async fn columns(session: &Session, table: &str) -> Result<Vec<Column>, Error> {
     // A domain is written as the type that it restricts; the server checks the rest.
     let sql = "SELECT a.attname::text, format_type(a.atttypid, a.atttypmod), b.typname::text, b.typtype::text, \
                CASE WHEN t.typtype = 'd' THEN t.typtypmod ELSE a.atttypmod END, a.attnotnull OR t.typnotnull, \
-               a.atthasdef OR a.attidentity <> '' OR t.typdefault IS NOT NULL, a.attgenerated <> '' \
+               a.atthasdef OR a.attidentity <> '' OR t.typdefault IS NOT NULL, a.attgenerated <> '', \
+               coalesce((SELECT c.collisdeterministic FROM pg_catalog.pg_collation c WHERE c.oid = a.attcollation), true) \
                FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid = a.atttypid \
                JOIN pg_catalog.pg_type b ON b.oid = CASE WHEN t.typtype = 'd' THEN t.typbasetype ELSE t.oid END \
                WHERE a.attrelid = to_regclass($1) AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum";
@@ -93,6 +96,7 @@ async fn columns(session: &Session, table: &str) -> Result<Vec<Column>, Error> {
         required: row.get(5),
         has_default: row.get(6),
         generated: row.get(7),
+        by_bytes: row.get(8),
     };
     Ok(rows.iter().map(column).collect())
 }

@@ -18,7 +18,7 @@ use arrow_array::builder::{
 use arrow_array::{ArrayRef, RecordBatch};
 use arrow_schema::{DataType, Field, Schema, SchemaRef, TimeUnit};
 
-use crate::copy::Held;
+use crate::copy::{Digits, Held};
 use crate::names::quoted;
 use crate::table::Column;
 
@@ -110,6 +110,22 @@ impl Fetched {
         Self::shaped(column, &expression, name)
     }
 
+    /// A column for rows that are kept: no digit is rounded, and what is endless is not there, for no day could hold it.
+    pub(crate) fn kept(column: &Column, name: &str) -> Self {
+        let expression = quoted(&column.name);
+        match column.held {
+            Held::Numeric(_) => {
+                let kind = Kind::Text("VARCHAR".to_owned());
+                Self { name: name.to_owned(), sql: format!("({expression})::text"), kind }
+            }
+            Held::Timestamp(_) | Held::Date => {
+                let finite = format!("CASE WHEN isfinite({expression}) THEN {expression} END");
+                Self::shaped(column, &finite, name)
+            }
+            _ => Self::shaped(column, &expression, name),
+        }
+    }
+
     /// An expression of a column's type.
     pub(crate) fn of_expression(column: &Column, expression: &str, name: &str) -> Self {
         Self::shaped(column, expression, name)
@@ -123,10 +139,7 @@ impl Fetched {
             Held::Int(2) => plain(Kind::Int2),
             Held::Int(4) => plain(Kind::Int4),
             Held::Int(_) => plain(Kind::Int8),
-            Held::Numeric(Some(digits))
-                if digits.precision <= DECIMAL_DIGITS_MAX
-                    && (0..=digits.precision).contains(&digits.places) =>
-            {
+            Held::Numeric(Some(digits)) if is_decimal(digits) => {
                 text(&format!("DECIMAL({},{})", digits.precision, digits.places))
             }
             Held::Numeric(_) => (format!("({expression})::float8"), Kind::Float8),
@@ -169,6 +182,11 @@ impl Fetched {
         let metadata = HashMap::from([(TYPE_KEY.to_owned(), self.kind.type_name())]);
         Field::new(&self.name, self.kind.data_type(), true).with_metadata(metadata)
     }
+}
+
+/// Whether the engine's DECIMAL holds it.
+pub(crate) fn is_decimal(digits: Digits) -> bool {
+    digits.precision <= DECIMAL_DIGITS_MAX && (0..=digits.precision).contains(&digits.places)
 }
 
 enum Values {
@@ -217,20 +235,13 @@ impl Values {
             Self::Int8(values) => values.append_option(number(field)?.map(i64::from_be_bytes)),
             Self::Float4(values) => values.append_option(number(field)?.map(f32::from_be_bytes)),
             Self::Float8(values) => values.append_option(number(field)?.map(f64::from_be_bytes)),
-            // `infinity` at both ends has no form here: it becomes NULL.
-            Self::Date(values) => values.append_option(
-                number(field)?
-                    .map(i32::from_be_bytes)
-                    .and_then(|days| days.checked_add(EPOCH_DAYS))
-                    .filter(finite_day),
-            ),
+            Self::Date(values) => {
+                values.append_option(number(field)?.map(|bytes| day(i32::from_be_bytes(bytes))));
+            }
             Self::Time(values) => values.append_option(number(field)?.map(i64::from_be_bytes)),
-            Self::Timestamp(values) => values.append_option(
-                number(field)?
-                    .map(i64::from_be_bytes)
-                    .filter(|us| *us != i64::MIN)
-                    .and_then(|us| us.checked_add(EPOCH_US)),
-            ),
+            Self::Timestamp(values) => {
+                values.append_option(number(field)?.map(|bytes| moment(i64::from_be_bytes(bytes))));
+            }
             Self::Bytes(values) => values.append_option(field),
             Self::Text(values) => match field {
                 None => values.append_null(),
@@ -257,9 +268,23 @@ impl Values {
     }
 }
 
-/// `-infinity` is the smallest number of days; the other end does not fit in front of 1970.
-fn finite_day(days: &i32) -> bool {
-    *days != i32::MIN + EPOCH_DAYS
+/// Days since 1970. `infinity` and `-infinity` are the engine's.
+fn day(days: i32) -> i32 {
+    match days {
+        i32::MAX => i32::MAX,
+        i32::MIN => -i32::MAX,
+        // The server's dates end long before.
+        days => days.saturating_add(EPOCH_DAYS),
+    }
+}
+
+/// Microseconds since 1970, likewise.
+fn moment(us: i64) -> i64 {
+    match us {
+        i64::MAX => i64::MAX,
+        i64::MIN => -i64::MAX,
+        us => us.saturating_add(EPOCH_US),
+    }
 }
 
 /// The client asks for UTF-8; a database in SQL_ASCII sends what it has.

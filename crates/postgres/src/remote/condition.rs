@@ -5,15 +5,26 @@
 
 use aap_federation::{Comparison, Literal, Predicate};
 
+use super::column::is_decimal;
 use crate::copy::Held;
 use crate::names::{literal, quoted};
 use crate::table::{Column, Table};
+
+/// Letters of `2026-11-26`.
+const DAY_LENGTH: usize = 10;
 
 /// The condition, or why the engine must judge.
 pub(super) fn sql(table: &Table, predicate: &Predicate) -> Result<String, String> {
     let name = predicate.column();
     let column = table.column(name).ok_or_else(|| format!("the table has no column `{name}`"))?;
     let quoted = quoted(&column.name);
+    // What the engine's DECIMAL does not hold is read as a double, and compared as one.
+    let column = &match column.held {
+        Held::Numeric(Some(digits)) if !is_decimal(digits) => {
+            Column { held: Held::Numeric(None), ..column.clone() }
+        }
+        _ => column.clone(),
+    };
     match predicate {
         Predicate::Null { is_null: true, .. } => Ok(format!("{quoted} IS NULL")),
         Predicate::Null { is_null: false, .. } => Ok(format!("{quoted} IS NOT NULL")),
@@ -31,7 +42,7 @@ pub(super) fn sql(table: &Table, predicate: &Predicate) -> Result<String, String
 
 /// Whether texts of the column are equal exactly where their bytes are.
 pub(super) fn compares_bytes(column: &Column) -> bool {
-    column.declared == "text" || column.declared.starts_with("character varying")
+    column.by_bytes && (column.declared == "text" || column.declared.starts_with("character varying"))
 }
 
 /// The column as it is compared. A collation is only named where it matters, because an index does not serve another one.
@@ -65,6 +76,8 @@ fn constant(column: &Column, comparison: Comparison, value: &Literal) -> Result<
         (Held::Date, Literal::Date(days)) => {
             format!("date '{}'", Literal::date_text(*days).ok_or_else(other)?)
         }
+        // The engine makes a day of the text; the server would make a time of it.
+        (Held::Date, Literal::Text(text)) if text.len() != DAY_LENGTH => return Err(other()),
         (Held::Date | Held::Timestamp(_), value) => {
             let text = value.moment().and_then(Literal::time_text).ok_or_else(other)?;
             match column.declared.contains("with time zone") {
@@ -97,6 +110,7 @@ mod tests {
             required: false,
             has_default: false,
             generated: false,
+            by_bytes: true,
         };
         Table {
             name: TableName { schema: None, table: "t".to_owned() },

@@ -110,11 +110,11 @@ fn grouped(table: &Table, wanted: &Aggregate) -> Result<Vec<Fetched>, String> {
         if !is_a_key(column) {
             return Err(format!("`{key}` is {}, which the engine groups by itself", column.declared));
         }
-        columns.push(Fetched::of(column, &format!("k{at}")));
+        columns.push(Fetched::of(column, &format!("__k{at}")));
     }
     for (at, call) in wanted.calls.iter().enumerate() {
         let column = call.column.as_deref().map(find).transpose()?;
-        columns.push(aggregated(call, column, &format!("a{at}"))?);
+        columns.push(aggregated(call, column, &format!("__a{at}"))?);
     }
     Ok(columns)
 }

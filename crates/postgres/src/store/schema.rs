@@ -4,6 +4,7 @@ use tokio_postgres::types::Type;
 
 use super::Failure;
 use crate::connection::Session;
+use crate::names::quoted;
 
 /// Held by whoever writes, until its transaction ends. The number is "aap meta" as bytes.
 pub(super) const LOCK: &str = "SELECT pg_advisory_xact_lock(7017209110204937313)";
@@ -62,12 +63,16 @@ const MIGRATIONS: [&str; 2] = ["
 "];
 
 /// Brings the schema to the newest version, or refuses one that is newer than this build.
-pub(super) async fn migrate(session: &Session, schema: &str) -> Result<(), Failure> {
+pub(super) async fn migrate(session: &Session, name: &str) -> Result<(), Failure> {
+    let schema = quoted(name);
     let doing = "bring metadata to the newest version";
-    let tables = format!(
-        "CREATE SCHEMA IF NOT EXISTS {schema}; CREATE TABLE IF NOT EXISTS version (version bigint NOT NULL)"
-    );
-    session.batch(doing, &tables).await?;
+    // Only where it is missing: making what is there needs a right that whoever made it may have kept.
+    let look = "SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = $1";
+    let found = session.query(doing, look, &[(&name, Type::TEXT)]).await?;
+    if found.is_empty() {
+        session.batch(doing, &format!("CREATE SCHEMA IF NOT EXISTS {schema}")).await?;
+    }
+    session.batch(doing, "CREATE TABLE IF NOT EXISTS version (version bigint NOT NULL)").await?;
     let rows = session.query(doing, "SELECT coalesce(max(version), 0) FROM version", &[]).await?;
     let found: i64 = rows.first().map_or(0, |row| row.get(0));
     let known = i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX);
