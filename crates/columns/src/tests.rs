@@ -52,6 +52,15 @@ fn every_arrow_type_has_a_stored_form_that_keeps_its_values() {
     check(Arc::new(TimestampSecondArray::from(vec![1])), "TIMESTAMP", &[Some("1970-01-01T00:00:01")]);
     let words: DictionaryArray<Int32Type> = [Some("d"), None].into_iter().collect();
     check(Arc::new(words), "VARCHAR", &[Some("d"), None]);
+    let nothing: DictionaryArray<Int32Type> = [None::<&str>, None].into_iter().collect();
+    let batch =
+        arrow_array::RecordBatch::try_from_iter([("n", Arc::new(nothing.clone()) as ArrayRef)]).unwrap();
+    let mut json = Vec::new();
+    let keys = crate::value::object_keys(batch.schema_ref());
+    let writers = crate::value::writers(&batch, crate::value::Form::Json);
+    crate::value::write_object(1, &keys, &writers, &mut json);
+    assert_eq!(String::from_utf8(json).unwrap(), r#"{"n":null}"#);
+    check(Arc::new(nothing), "VARCHAR", &[None, None]);
 }
 
 #[test]

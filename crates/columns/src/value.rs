@@ -283,6 +283,10 @@ fn formatted(array: &dyn Array, form: Form) -> Writer<'_> {
 
 fn dictionary(array: &dyn Array, form: Form) -> Writer<'_> {
     let dictionary = array.as_any_dictionary();
+    if dictionary.values().is_empty() {
+        // Nulls alone: no key can be looked up.
+        return Box::new(|_, out| out.extend_from_slice(b"null"));
+    }
     let values = writer(dictionary.values().as_ref(), form);
     let keys = dictionary.normalized_keys();
     Box::new(move |row, out| match keys.get(row) {

@@ -214,6 +214,10 @@ fn expanded(array: &ArrayRef) -> u64 {
     match array.data_type() {
         T::Dictionary(..) => {
             let dictionary = array.as_any_dictionary();
+            if dictionary.values().is_empty() {
+                // Nulls alone: no key can be looked up.
+                return own;
+            }
             let lengths = lengths(dictionary.values());
             let keys = dictionary.normalized_keys();
             let valid = keys.iter().enumerate().filter(|(row, _)| array.is_valid(*row));
@@ -251,5 +255,22 @@ fn widest(values: &ArrayRef) -> u64 {
             DataType::Utf8 | DataType::Binary => lengths(values).into_iter().max().unwrap_or(0),
             _ => expanded(values),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow_array::DictionaryArray;
+    use arrow_array::types::Int8Type;
+
+    use super::*;
+
+    #[test]
+    fn a_dictionary_of_nothing_is_measured() {
+        let words: DictionaryArray<Int8Type> = [None::<&str>, None].into_iter().collect();
+        let words: ArrayRef = Arc::new(words);
+        assert!(expanded(&words) < 1024);
     }
 }
