@@ -2,12 +2,6 @@
 //! `cargo test --release -p aap-lake --test throughput -- --ignored --nocapture`. Against MinIO where `AAP_TEST_S3` is set, else
 //! against a server in this process.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::print_stdout,
-    reason = "a measurement fails by panicking and is printed"
-)]
-
 #[path = "support/objects.rs"]
 mod objects;
 #[path = "support/place.rs"]
