@@ -11,25 +11,31 @@
 //!
 //! | file | owns |
 //! |---|---|
-//! | `rows.rs` | records as batches of streams |
+//! | `topics.rs`, `rows.rs` | topics of Kafka; their records as batches of streams |
+//! | `table.rs` | tables of PostgreSQL that only grow |
 
 mod rows;
+mod table;
+mod topics;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use aap_kafka::{Begin, KafkaSourceSpec, SourceReader};
+use aap_buffer::EncodedBatch;
+use aap_kafka::KafkaSourceSpec;
+use aap_postgres::PostgresSourceSpec;
 use aap_runtime::documents::{Document, DocumentError};
 use aap_runtime::{Clock, Shutdown, Supervisor, TaskKind};
 use aap_store::ResourceRecord;
-use aap_types::{Problem, SourceKind, SourcePosition};
+use aap_types::{ExitCode, Problem, SourceKind, SourcePosition, StreamName};
 use serde::Deserialize;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::landing::Landing;
-use rows::Rows;
+use table::Table;
+use topics::Topics;
 
 /// The kind of the documents that are sources.
 pub(crate) const KIND: &str = "Source";
@@ -44,7 +50,17 @@ const STOP_DEADLINE: Duration = Duration::from_secs(20);
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct SourceSpec {
-    kafka: KafkaSourceSpec,
+    #[serde(default)]
+    kafka: Option<KafkaSourceSpec>,
+    #[serde(default)]
+    postgres: Option<PostgresSourceSpec>,
+}
+
+/// What is read.
+#[derive(Debug, Clone)]
+enum Place {
+    Kafka(KafkaSourceSpec),
+    Postgres(PostgresSourceSpec),
 }
 
 impl SourceSpec {
@@ -54,15 +70,26 @@ impl SourceSpec {
         struct Any {
             #[serde(default)]
             kafka: Option<serde::de::IgnoredAny>,
+            #[serde(default)]
+            postgres: Option<serde::de::IgnoredAny>,
         }
-        document.spec::<Any>().is_ok_and(|any| any.kafka.is_some())
+        document.spec::<Any>().is_ok_and(|any| any.kafka.is_some() || any.postgres.is_some())
     }
 
     /// Reads and checks the section.
     pub(crate) fn read(document: &Document) -> Result<Self, DocumentError> {
         let spec: Self = document.spec()?;
-        spec.kafka.check().map_err(|message| document.error("kafka", message, None))?;
+        let checked = match (&spec.kafka, &spec.postgres) {
+            (Some(kafka), None) => kafka.check().map_err(|message| ("kafka", message)),
+            (None, Some(postgres)) => postgres.check().map_err(|message| ("postgres", message)),
+            _ => Err(("spec", "a source reads one place".to_owned())),
+        };
+        checked.map_err(|(section, message)| document.error(section, message, None))?;
         Ok(spec)
+    }
+
+    fn place(self) -> Option<Place> {
+        self.kafka.map(Place::Kafka).or(self.postgres.map(Place::Postgres))
     }
 }
 
@@ -115,7 +142,8 @@ impl Sources {
     pub(crate) async fn start(&self, record: &ResourceRecord) -> Result<(), Problem> {
         self.stop(&record.name).await;
         let document = Document::of_record(&record.name, &record.document);
-        let spec = SourceSpec::read(&document).map_err(|error| error.problem())?.kafka;
+        let spec = SourceSpec::read(&document).map_err(|error| error.problem())?;
+        let Some(place) = spec.place() else { return Ok(()) };
         let SourceDependencies { landing, clock, tasks } = &self.inner.dependencies;
         let (ending, ended) = watch::channel(false);
         let stop = tasks.shutdown().child();
@@ -123,14 +151,17 @@ impl Sources {
             name: record.name.clone(),
             uid: record.uid.clone(),
             made_us: record.created_us,
-            spec,
             landing: landing.clone(),
             clock: clock.clone(),
             problems: self.inner.problems.clone(),
             stop: stop.clone(),
         };
+        let record_name = record.name.clone();
         tasks.spawn(TaskKind::optional("source"), async move {
-            runner.run().await;
+            match place {
+                Place::Kafka(spec) => runner.run(Topics::new(record_name, spec)).await,
+                Place::Postgres(spec) => runner.run(Table::new(spec)).await,
+            }
             ending.send_replace(true);
             Ok::<(), Problem>(())
         });
@@ -169,7 +200,6 @@ struct Runner {
     name: String,
     uid: String,
     made_us: i64,
-    spec: KafkaSourceSpec,
     landing: Landing,
     clock: Arc<dyn Clock>,
     problems: Arc<Mutex<BTreeMap<String, String>>>,
@@ -178,11 +208,10 @@ struct Runner {
 
 impl Runner {
     /// Until it is stopped.
-    async fn run(self) {
-        let mut rows = Rows::new(self.name.clone(), self.spec.clone());
+    async fn run(self, mut reading: impl Read) {
         let mut pause = PAUSE_FIRST;
         while !self.stop.is_requested() {
-            let Err(problem) = self.read(&mut rows, &mut pause).await else { continue };
+            let Err(problem) = reading.read(&self, &mut pause).await else { continue };
             warn!(source = self.name, code = problem.code, causes = ?problem.causes, "{problem}");
             let causes = problem.causes.first().map(|cause| format!(": {cause}")).unwrap_or_default();
             lock(&self.problems).insert(self.name.clone(), format!("{}{causes}", problem.message));
@@ -194,68 +223,48 @@ impl Runner {
         }
     }
 
-    /// Reads from behind what landed, until it fails or is to stop.
-    async fn read(&self, rows: &mut Rows, pause: &mut Duration) -> Result<(), Problem> {
-        let begin = self.begin()?;
-        info!(source = self.name, partitions = begin.next.len(), "source begins");
-        let mut reader = SourceReader::start(&self.name, &self.spec, begin)
-            .map_err(|error| cannot("start reading", &error))?;
-        loop {
-            let chunk = tokio::select! {
-                chunk = reader.next() => chunk,
-                () = self.stop.requested() => return Ok(()),
-            };
-            let Some(chunk) = chunk else { return Ok(()) };
-            let chunk = chunk.map_err(|failure| *failure.problem)?;
-            if chunk.lost > 0 {
-                warn!(
-                    source = self.name,
-                    topic = chunk.topic,
-                    records = chunk.lost,
-                    "Kafka removed records before they were read"
-                );
-            }
-            let positions = self.positions(&chunk.topic, &chunk.next);
-            let (moved, now_us) = (std::mem::take(rows), self.clock.unix_us());
-            let made = tokio::task::spawn_blocking(move || moved.batches(&chunk, now_us)).await;
-            let (back, made) = made.map_err(|panic| cannot("make rows of records", &panic))?;
-            *rows = back;
-            // Once it is queued it lands, whether or not somebody waits.
-            self.landing.land_own(made?, positions).await.map_err(|error| cannot("land records", &error))?;
-            if lock(&self.problems).remove(&self.name).is_some() {
-                info!(source = self.name, "source reads again");
-            }
-            *pause = PAUSE_FIRST;
+    /// Lands what was read, with how far. It is durable when this returns.
+    async fn land(
+        &self,
+        batches: Vec<(StreamName, EncodedBatch)>,
+        positions: Vec<SourcePosition>,
+        pause: &mut Duration,
+    ) -> Result<(), Problem> {
+        // Once it is queued it lands, whether or not somebody waits.
+        self.landing.land_own(batches, positions).await.map_err(|error| cannot("land rows", &error))?;
+        self.is_well();
+        *pause = PAUSE_FIRST;
+        Ok(())
+    }
+
+    /// It reads.
+    fn is_well(&self) {
+        if lock(&self.problems).remove(&self.name).is_some() {
+            info!(source = self.name, "source reads again");
         }
     }
 
-    /// Behind what landed of each partition.
-    fn begin(&self) -> Result<Begin, Problem> {
-        let start_ms = self
-            .spec
-            .start_ms(self.made_us)
-            .map_err(|why| Problem::new("config.invalid", aap_types::ExitCode::Usage, why))?;
-        let landed = self.landing.buffer().positions().into_iter();
-        let ours = landed.filter(|position| position.kind == SourceKind::Kafka).filter_map(|position| {
-            let rest = position.key.strip_prefix(&self.uid)?.strip_prefix('/')?;
-            let (topic, partition) = rest.rsplit_once('/')?;
-            Some(((topic.to_owned(), partition.parse().ok()?), i64::try_from(position.offset).ok()?))
+    /// What landed of a kind of source under keys that begin with this source's.
+    fn landed(&self, kind: SourceKind) -> Vec<(String, SourcePosition)> {
+        let positions = self.landing.buffer().positions().into_iter();
+        let ours = positions.filter(|position| position.kind == kind).filter_map(|position| {
+            let rest = position.key.strip_prefix(&self.uid)?;
+            Some((rest.strip_prefix('/').unwrap_or(rest).to_owned(), position))
         });
-        Ok(Begin { next: ours.collect(), start_ms })
-    }
-
-    fn positions(&self, topic: &str, next: &BTreeMap<i32, i64>) -> Vec<SourcePosition> {
-        let position = |(partition, next): (&i32, &i64)| SourcePosition {
-            kind: SourceKind::Kafka,
-            key: format!("{}/{topic}/{partition}", self.uid),
-            offset: u64::try_from(*next).unwrap_or(0),
-            detail: String::new(),
-        };
-        next.iter().map(position).collect()
+        ours.collect()
     }
 }
 
+/// A place that rows are read from.
+trait Read: Send {
+    /// Reads from behind what landed, until it fails or is to stop.
+    fn read(
+        &mut self,
+        runner: &Runner,
+        pause: &mut Duration,
+    ) -> impl Future<Output = Result<(), Problem>> + Send;
+}
+
 fn cannot(what: &str, error: &(dyn std::error::Error + 'static)) -> Problem {
-    Problem::new("source.failed", aap_types::ExitCode::Failed, format!("the source could not {what}"))
-        .caused_by(error)
+    Problem::new("source.failed", ExitCode::Failed, format!("the source could not {what}")).caused_by(error)
 }

@@ -356,3 +356,49 @@ fn metadata_moves_to_postgresql_with_everything_that_was_there() {
     let refused = other.up(&[]);
     assert!(refused.code != 0 && other.log("coordinator").contains("another coordinator's"), "{refused:?}");
 }
+
+#[test]
+fn rows_of_a_growing_table_are_rows_once_however_transactions_end() {
+    let Some(place) = Postgres::find("postgres source", "it_source") else { return };
+    place.psql(
+        "create table it_source.orders (id bigserial primary key, name text, made timestamptz default now())",
+    );
+    let add = |from: u64, to: u64| {
+        place.psql(&format!(
+            "insert into it_source.orders (name) select 'n' || n from generate_series({from}, {}) n",
+            to - 1
+        ));
+    };
+    add(0, 20_000);
+    let mut platform = Platform::new();
+    platform.set_env("AAP_TEST_SECRET", "aap");
+    platform.up(&[]).ok();
+    apply(&platform, &place.source());
+    let counts = |platform: &Platform| {
+        if platform.aap(&["stream", "show", "orders"]).code != 0 {
+            return (0, 0);
+        }
+        let rows = rows(platform, "select count(*) n, count(distinct name) d from orders");
+        (rows[0]["n"].as_u64().unwrap(), rows[0]["d"].as_u64().unwrap())
+    };
+    settles("what was there is read", || counts(&platform) == (20_000, 20_000));
+    // A transaction that took its numbers first and ends last: others that ended meanwhile must not hide its rows.
+    let late = place.psql_begun(
+        "begin; insert into it_source.orders (name) select 'late' || n from generate_series(1, 100) n; \
+         select pg_sleep(4); commit",
+    );
+    settles("it has begun", || {
+        place.psql("select count(*) from pg_stat_activity where query like '%late%pg_sleep%'")
+            >= "2".to_owned()
+    });
+    add(20_000, 20_500);
+    platform.kill_and_wait("coordinator");
+    assert!(late.end().code == 0);
+    add(20_500, 21_000);
+    place.kill_and_restart();
+    settles("all of them are read, each once", || counts(&platform) == (21_100, 21_100));
+    add(21_000, 21_001);
+    settles("the next row comes", || counts(&platform) == (21_101, 21_101));
+    let row = &rows(&platform, "select * from orders where name = 'n5'")[0];
+    assert!(row["made"].is_string() && row["ts"].is_string(), "{row}");
+}

@@ -170,6 +170,7 @@ fn position(position: aap_proto::v1::Position) -> Option<SourcePosition> {
         2 => SourceKind::Ingest,
         3 => SourceKind::HttpKey,
         4 => SourceKind::Kafka,
+        5 => SourceKind::Table,
         _ => return None,
     };
     Some(SourcePosition { kind, key: position.key, offset: position.offset, detail: position.detail })

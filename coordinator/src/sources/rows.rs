@@ -161,7 +161,8 @@ fn with_metadata(batch: &RecordBatch, chunk: &Chunk, lines: &[u32]) -> Result<Re
     RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays).map_err(|error| failed(&error))
 }
 
-fn encode(batch: &RecordBatch, raw_bytes: u64) -> Result<EncodedBatch, Problem> {
+/// A batch as the buffer keeps it.
+pub(super) fn encode(batch: &RecordBatch, raw_bytes: u64) -> Result<EncodedBatch, Problem> {
     let schema = FrameSchema::of(batch.schema());
     Encoder::new().encode(batch, &schema, raw_bytes).map_err(|error| failed(&error))
 }

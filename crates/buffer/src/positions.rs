@@ -105,7 +105,7 @@ impl Positions {
             match kind {
                 SourceKind::File => of_files.entry(node.clone()).or_default().push(known.updated_us),
                 SourceKind::HttpKey => of_keys.entry(node.clone()).or_default().push(known.updated_us),
-                SourceKind::Ingest | SourceKind::Kafka => {}
+                SourceKind::Ingest | SourceKind::Kafka | SourceKind::Table => {}
             }
         }
         let by_kind: HashMap<_, _> = times

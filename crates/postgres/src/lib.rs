@@ -24,6 +24,7 @@
 //! | `table.rs`, `names.rs` | a table as it is now; names in the server |
 //! | `sink.rs`, `sink/` | [`PostgresSink`], its [`PostgresSpec`], its ledger |
 //! | `remote.rs`, `remote/` | [`PostgresTables`]: tables as tables of a query |
+//! | `source.rs` | [`TableReader`]: the new rows of a table |
 //! | `store.rs`, `store/` | [`PostgresStore`]: the coordinators' metadata |
 
 mod connection;
@@ -31,10 +32,12 @@ mod copy;
 mod names;
 mod remote;
 mod sink;
+mod source;
 mod store;
 mod table;
 
 pub use connection::{ServerUrl, UrlError};
 pub use remote::{PostgresTables, PostgresTablesSpec};
 pub use sink::{Mode, Partition, PostgresSink, PostgresSpec};
+pub use source::{Page, PostgresSourceSpec, TableReader};
 pub use store::{PostgresStore, PostgresStoreSpec};

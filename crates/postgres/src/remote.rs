@@ -13,7 +13,7 @@
 //! | `column.rs` | types on the wire as Arrow |
 //! | `statement.rs` | the statement of a scan |
 
-mod column;
+pub(crate) mod column;
 mod condition;
 mod statement;
 

@@ -19,6 +19,8 @@ pub enum SourceKind {
     HttpKey = 3,
     /// A Kafka partition; key = source, topic and partition, offset = next offset.
     Kafka = 4,
+    /// A table that is read by a growing column; key = source, detail = the column's last value.
+    Table = 5,
 }
 
 impl SourceKind {
@@ -28,6 +30,7 @@ impl SourceKind {
             2 => Self::Ingest,
             3 => Self::HttpKey,
             4 => Self::Kafka,
+            5 => Self::Table,
             _ => return None,
         })
     }

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use aap_tests::{Platform, Service};
+use aap_tests::{Platform, Running, Service};
 
 use super::{Place, apply, assert_each_once, each_once_through_kills, ingest, settles, sink};
 
@@ -50,6 +50,27 @@ impl Postgres {
             "apiVersion: aap/v1\nkind: Catalog\nmetadata: {{ name: pg }}\nspec:\n  postgres: {{ url: '{}', password: env:AAP_TEST_SECRET }}\n",
             self.url()
         )
+    }
+
+    /// The table `orders` as a source.
+    pub(crate) fn source(&self) -> String {
+        let (url, schema) = (self.url(), self.schema);
+        format!(
+            "apiVersion: aap/v1\nkind: Source\nmetadata: {{ name: orders }}\nspec:\n  postgres:\n    url: '{url}'\n    \
+             password: env:AAP_TEST_SECRET\n    table: {schema}.orders\n    cursor: id\n    every_seconds: 1\n"
+        )
+    }
+
+    /// Statements that go on while the test does.
+    pub(crate) fn psql_begun(&self, sql: &str) -> Running {
+        Running::of(Command::new("psql").args([
+            self.service.address.as_str(),
+            "-qAt",
+            "-v",
+            "ON_ERROR_STOP=1",
+            "-c",
+            sql,
+        ]))
     }
 
     /// Where metadata may lie, as YAML: in a schema beside that of the test, which is empty now.

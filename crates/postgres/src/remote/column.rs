@@ -38,7 +38,7 @@ const HEADER_BYTES: usize = HEADER.len() + 8;
 
 /// The form of a column on the wire, and in the engine.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     Bool,
     Int2,
     Int4,
@@ -57,7 +57,7 @@ pub(super) enum Kind {
 
 impl Kind {
     /// As the engine's SQL calls it.
-    pub(super) fn type_name(&self) -> String {
+    pub(crate) fn type_name(&self) -> String {
         match self {
             Self::Bool => "BOOLEAN",
             Self::Int2 => "SMALLINT",
@@ -96,22 +96,22 @@ impl Kind {
 
 /// A column of the answer.
 #[derive(Debug, Clone)]
-pub(super) struct Fetched {
+pub(crate) struct Fetched {
     name: String,
     /// What the server is asked for.
-    pub(super) sql: String,
-    pub(super) kind: Kind,
+    pub(crate) sql: String,
+    pub(crate) kind: Kind,
 }
 
 impl Fetched {
     /// A column of a table under another name.
-    pub(super) fn of(column: &Column, name: &str) -> Self {
+    pub(crate) fn of(column: &Column, name: &str) -> Self {
         let expression = quoted(&column.name);
         Self::shaped(column, &expression, name)
     }
 
     /// An expression of a column's type.
-    pub(super) fn of_expression(column: &Column, expression: &str, name: &str) -> Self {
+    pub(crate) fn of_expression(column: &Column, expression: &str, name: &str) -> Self {
         Self::shaped(column, expression, name)
     }
 
@@ -144,22 +144,28 @@ impl Fetched {
     }
 
     /// A column that only counts rows.
-    pub(super) fn counter() -> Self {
+    pub(crate) fn counter() -> Self {
         Self { name: "__row".to_owned(), sql: "true".to_owned(), kind: Kind::Bool }
     }
 
+    /// A moment that is the row's `ts`.
+    pub(crate) fn time(expression: &str) -> Self {
+        let kind = Kind::Timestamp { zone: true };
+        Self { name: "ts".to_owned(), sql: expression.to_owned(), kind }
+    }
+
     /// A number of rows.
-    pub(super) fn count(expression: &str, name: &str) -> Self {
+    pub(crate) fn count(expression: &str, name: &str) -> Self {
         Self { name: name.to_owned(), sql: expression.to_owned(), kind: Kind::Int8 }
     }
 
     /// A sum of integers.
-    pub(super) fn huge(expression: &str, name: &str) -> Self {
+    pub(crate) fn huge(expression: &str, name: &str) -> Self {
         let sql = format!("({expression})::text");
         Self { name: name.to_owned(), sql, kind: Kind::Text("HUGEINT".to_owned()) }
     }
 
-    pub(super) fn field(&self) -> Field {
+    pub(crate) fn field(&self) -> Field {
         let metadata = HashMap::from([(TYPE_KEY.to_owned(), self.kind.type_name())]);
         Field::new(&self.name, self.kind.data_type(), true).with_metadata(metadata)
     }
@@ -262,7 +268,7 @@ fn text_of(bytes: &[u8]) -> std::borrow::Cow<'_, str> {
 }
 
 /// Rows of a COPY as batches.
-pub(super) struct Decoder {
+pub(crate) struct Decoder {
     schema: SchemaRef,
     values: Vec<Values>,
     /// What came of a row that is not whole.
@@ -277,7 +283,7 @@ pub(super) struct Decoder {
 type Emit<'a> = &'a mut dyn FnMut(RecordBatch) -> Result<(), Problem>;
 
 impl Decoder {
-    pub(super) fn new(columns: &[Fetched]) -> Self {
+    pub(crate) fn new(columns: &[Fetched]) -> Self {
         let schema = Schema::new(columns.iter().map(Fetched::field).collect::<Vec<_>>());
         let values = columns.iter().map(|column| Values::of(&column.kind)).collect();
         let (rest, has_begun, has_ended) = Default::default();
@@ -285,7 +291,7 @@ impl Decoder {
     }
 
     /// The next bytes, cut anywhere.
-    pub(super) fn take(
+    pub(crate) fn take(
         &mut self,
         part: &[u8],
         mut emit: impl FnMut(RecordBatch) -> Result<(), Problem>,
@@ -319,7 +325,7 @@ impl Decoder {
     }
 
     /// The end of the answer.
-    pub(super) fn finish(
+    pub(crate) fn finish(
         &mut self,
         mut emit: impl FnMut(RecordBatch) -> Result<(), Problem>,
     ) -> Result<(), Problem> {
