@@ -10,7 +10,7 @@ use super::sinks::postgres::Postgres;
 use super::sinks::{Place, apply, assert_each_once, ingest, settles, sink};
 
 /// Asks again while another test has the server killed.
-fn answered(platform: &Platform, arguments: &[&str]) -> Ran {
+fn asked(platform: &Platform, arguments: &[&str]) -> Ran {
     let mut ran = None;
     settles("the servers answer", || {
         let answer = platform.aap(arguments);
@@ -18,7 +18,11 @@ fn answered(platform: &Platform, arguments: &[&str]) -> Ran {
         ran = Some(answer);
         !is_away
     });
-    ran.unwrap().ok()
+    ran.unwrap()
+}
+
+fn answered(platform: &Platform, arguments: &[&str]) -> Ran {
+    asked(platform, arguments).ok()
 }
 
 /// What `aap query explain` says of each table.
@@ -130,7 +134,7 @@ fn postgresql_answers_in_one_statement_with_streams_and_does_what_it_can_itself(
     assert_eq!(count(&platform, "select count(*) from pg.it_elsewhere.orders where moment is null"), 0);
     assert_eq!(rows(&platform, "select * from pg.it_elsewhere.empty").len(), 0);
 
-    let ask = |sql: &str| platform.aap(&["query", sql, "-o", "json"]);
+    let ask = |sql: &str| asked(&platform, &["query", sql, "-o", "json"]);
     let problem = ask("select * from pg.it_elsewhere.order").refused(3, "query.remote_table");
     assert!(problem.to_string().contains("it_elsewhere.orders"), "{problem}");
     ask("select * from pgg.it_elsewhere.orders").refused(3, "query.unknown_catalog");
@@ -184,8 +188,7 @@ fn topics_are_tables_bounded_by_time_and_offset() {
     assert_eq!(explained(&platform, &first)[0]["rows"], 4);
     let join = format!("select count(*) from events e join {topic} k on e.id = k.id where k.id < 100");
     assert_eq!(count(&platform, &join), 100);
-    let problem = platform
-        .aap(&["query", "select 1 from kafka.nosuchtopic", "-o", "json"])
+    let problem = asked(&platform, &["query", "select 1 from kafka.nosuchtopic", "-o", "json"])
         .refused(3, "query.remote_table");
     assert!(problem["message"].as_str().unwrap().contains("nosuchtopic"), "{problem}");
 }

@@ -29,8 +29,8 @@ impl Postgres {
                 .unwrap();
             out = String::from_utf8_lossy(&output.stdout).trim().to_owned();
             err = String::from_utf8_lossy(&output.stderr).into_owned();
-            // 2: no connection, or it was lost.
-            output.status.code() != Some(2)
+            // 2: no connection, or it was lost; or the server said so with its last words.
+            output.status.code() != Some(2) && !err.contains("FATAL:  terminating connection")
         });
         assert!(err.is_empty() || err.contains("NOTICE"), "{sql}: {err}");
         out
