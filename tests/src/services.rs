@@ -5,6 +5,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 
 /// A real server that a test may kill.
 #[derive(Debug, Clone)]
@@ -37,6 +38,9 @@ impl Service {
 
     /// Kills it with SIGKILL and starts it again; returns when it answers.
     pub fn kill_and_restart(&self) {
+        // One at a time: a server that another test is starting must not be killed under it.
+        static TURN: Mutex<()> = Mutex::new(());
+        let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         run(Command::new(scripts().join("fault")).args([self.process, "KILL"]));
         run(Command::new(scripts().join(format!("{}.sh", self.name))).arg("start"));
     }
