@@ -73,7 +73,7 @@ pub(crate) fn literal(text: &str) -> String {
 }
 
 /// The key of a field's metadata that holds its DuckDB type.
-pub(crate) const TYPE_KEY: &str = "duckdb.type";
+pub(crate) use aap_federation::TYPE_KEY;
 
 /// The schema with the DuckDB type of each column in its field.
 pub(crate) fn with_names(schema: &Schema, names: &[String]) -> SchemaRef {

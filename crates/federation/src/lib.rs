@@ -28,7 +28,7 @@ use futures::future::BoxFuture;
 pub use predicate::{Comparison, Literal, Predicate};
 pub use report::{Kept, Report};
 pub use scan::{Aggregate, Call, Function, Scan};
-pub use spool::{Budget, Spool};
+pub use spool::{Budget, Spool, TYPE_KEY};
 
 /// A system whose tables can be read.
 ///

@@ -124,6 +124,17 @@ impl Literal {
         }
     }
 
+    /// The text of a UUID in its usual form, which is all that every system reads alike.
+    pub fn uuid(&self) -> Option<&str> {
+        let Self::Text(text) = self else { return None };
+        let is_uuid = text.len() == 36
+            && text.bytes().enumerate().all(|(at, byte)| match at {
+                8 | 13 | 18 | 23 => byte == b'-',
+                _ => byte.is_ascii_hexdigit(),
+            });
+        is_uuid.then_some(text)
+    }
+
     /// A date as `2026-11-26`. `None` outside the years 0001 to 9999.
     pub fn date_text(days: i32) -> Option<String> {
         Self::time_text(i64::from(days).checked_mul(DAY_US)?).map(|text| text[..10].to_owned())

@@ -11,6 +11,9 @@ use arrow_ipc::writer::StreamWriter;
 use arrow_schema::{Schema, SchemaRef};
 use camino::Utf8PathBuf;
 
+/// The key of a field's metadata that holds the engine's type of its column, where the field's own is another.
+pub const TYPE_KEY: &str = "duckdb.type";
+
 /// What all tables of one query may still fetch, in bytes. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Budget {

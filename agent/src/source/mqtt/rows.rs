@@ -128,10 +128,13 @@ fn topics(name: &str, spec: &MqttSpec) -> Result<Vec<Topic>, SourceError> {
     Ok(topics)
 }
 
-/// At a stop an append still has a moment: usually it is only the disk that it waits for.
+/// How long an append still has when the agent stops: usually it is only the disk that it waits for.
+const STOP_GRACE: Duration = Duration::from_secs(2);
+
+/// The end of that time.
 async fn waited_out(shutdown: &Shutdown) {
     shutdown.requested().await;
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    tokio::time::sleep(STOP_GRACE).await;
 }
 
 fn drop_rows(deps: &SourceDeps, stream: &StreamName, rows: u64, why: &str) {

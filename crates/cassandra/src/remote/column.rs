@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use aap_federation::TYPE_KEY;
 use aap_types::{ExitCode, Problem};
 use arrow_array::builder::{
     BinaryBuilder, BooleanBuilder, Date32Builder, Float32Builder, Float64Builder, Int8Builder, Int16Builder,
@@ -18,8 +19,6 @@ use crate::names::quoted;
 const BATCH_ROWS: usize = 8192;
 /// 1970-01-01 in Cassandra's count of days.
 const DAY_ZERO: i64 = 1 << 31;
-/// The key under which a field names its type for the engine.
-const TYPE_KEY: &str = "duckdb.type";
 
 /// A column of the answer.
 #[derive(Debug, Clone)]

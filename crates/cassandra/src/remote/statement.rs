@@ -162,17 +162,9 @@ fn constant(value: &Literal, kind: &str) -> Option<String> {
         // Milliseconds: a moment between two of them is none.
         ("timestamp", value) => value.moment().filter(|us| us % 1000 == 0).map(|us| (us / 1000).to_string()),
         ("date", Literal::Date(days)) => Literal::date_text(*days).map(|text| literal(&text)),
-        ("uuid", Literal::Text(text)) if is_uuid(text) => Some(text.clone()),
+        ("uuid", value) => value.uuid().map(str::to_owned),
         _ => None,
     }
-}
-
-fn is_uuid(text: &str) -> bool {
-    text.len() == 36
-        && text.bytes().enumerate().all(|(at, byte)| match at {
-            8 | 13 | 18 | 23 => byte == b'-',
-            _ => byte.is_ascii_hexdigit(),
-        })
 }
 
 #[cfg(test)]

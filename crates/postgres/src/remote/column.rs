@@ -10,6 +10,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use aap_federation::TYPE_KEY;
 use aap_types::{ExitCode, Problem};
 use arrow_array::builder::{
     BinaryBuilder, BooleanBuilder, Date32Builder, Float32Builder, Float64Builder, Int16Builder, Int32Builder,
@@ -31,8 +32,6 @@ const EPOCH_US: i64 = 946_684_800_000_000;
 const EPOCH_DAYS: i32 = 10_957;
 /// Digits that the engine's DECIMAL holds.
 const DECIMAL_DIGITS_MAX: i32 = 38;
-/// The key under which a field names its type for the engine.
-const TYPE_KEY: &str = "duckdb.type";
 const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0";
 const HEADER_BYTES: usize = HEADER.len() + 8;
 

@@ -72,7 +72,7 @@ fn constant(column: &Column, comparison: Comparison, value: &Literal) -> Result<
         (Held::Text(_), Literal::Text(text)) if compares_bytes(column) && !text.contains('\0') => {
             literal(text)
         }
-        (Held::Uuid, Literal::Text(text)) if equality && is_uuid(text) => format!("'{text}'::uuid"),
+        (Held::Uuid, value) if equality => format!("'{}'::uuid", value.uuid().ok_or_else(other)?),
         (Held::Date, Literal::Date(days)) => {
             format!("date '{}'", Literal::date_text(*days).ok_or_else(other)?)
         }
@@ -87,14 +87,6 @@ fn constant(column: &Column, comparison: Comparison, value: &Literal) -> Result<
         }
         _ => return Err(other()),
     })
-}
-
-fn is_uuid(text: &str) -> bool {
-    text.len() == 36
-        && text.bytes().enumerate().all(|(at, byte)| match at {
-            8 | 13 | 18 | 23 => byte == b'-',
-            _ => byte.is_ascii_hexdigit(),
-        })
 }
 
 #[cfg(test)]
