@@ -93,8 +93,12 @@ pub(crate) fn assert_each_once(platform: &Platform, place: &dyn Place, name: &st
     assert_eq!(sink(platform, name)["dead_letters"], 0);
 }
 
-/// Kills agent, coordinator and server in turn while rows go through all three.
-pub(crate) fn each_once_through_kills(place: &dyn Place, mut platform: Platform, name: &str) {
+/// Kills agent, coordinator and server in turn while rows go through all three. Returns the platform, and how many rows it has.
+pub(crate) fn each_once_through_kills(
+    place: &dyn Place,
+    mut platform: Platform,
+    name: &str,
+) -> (Arc<Platform>, u64) {
     let (rounds, rows) =
         (amount("AAP_TEST_SINK_KILLS", 3, 10), amount("AAP_TEST_SINK_ROWS", 60_000, 1_000_000));
     platform.set_env("AAP_TEST_SECRET", "aap");
@@ -125,4 +129,5 @@ pub(crate) fn each_once_through_kills(place: &dyn Place, mut platform: Platform,
     }
     producer.join().unwrap();
     assert_each_once(&platform, place, name, rows);
+    (platform, rows)
 }

@@ -23,7 +23,11 @@ impl Kafka {
         let file = tempfile::NamedTempFile::new().unwrap();
         let text: String = lines.map(|line| line + "\n").collect();
         std::fs::write(file.path(), text).unwrap();
-        self.service.feed(&["cli", "produce", "--topic", &self.topic], file.path());
+        // It drops what it could not send in time, and ends as if nothing were wrong: another test may have the server killed.
+        let patient = ["delivery.timeout.ms=600000", "max.block.ms=600000"];
+        let [delivery, block] = patient.map(|property| ["--command-property", property]);
+        let arguments = [&["cli", "produce", "--topic", &self.topic], &delivery[..], &block[..]].concat();
+        self.service.feed(&arguments, file.path());
     }
 
     /// The topic as a source of the stream `taken`.
