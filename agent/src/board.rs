@@ -52,6 +52,8 @@ pub struct UplinkEntry {
     pub configured: bool,
     /// Whether a session stands.
     pub connected: bool,
+    /// The coordinator it stands with, or stood with last.
+    pub address: String,
     /// What carries it.
     pub carrier: String,
     /// What is wrong. Empty if all is well.

@@ -6,7 +6,7 @@
 //! metadata: { name: web-01 }          # the node; the host's name if there is no such document
 //! spec:
 //!   coordinator:                      # without it the node works alone
-//!     address: 127.0.0.1:7400
+//!     address: 127.0.0.1:7400         # or addresses: [HOST:PORT, …] of a cluster
 //!     ca: tls/root.pem                # paths are relative to the home directory; these are the defaults
 //!     certificate: tls/nodes/web-01.pem
 //!     key: tls/nodes/web-01.key
@@ -42,6 +42,7 @@ mod prometheus;
 mod source;
 mod types;
 
+pub(crate) use agent::AUTO;
 pub use agent::{AgentSpec, BufferSpec, CarrierChoice, CoordinatorSpec, QuerySpec};
 pub use exec::ExecSpec;
 pub use journald::JournaldSpec;

@@ -3,17 +3,20 @@
 //! ```text
 //! dial ─▶ Hello (tails, heads, generation) ─▶ Welcome (landed, positions, new epoch?) ─▶ batches within the credit
 //!   ▲                                                                     acks ─▶ buffer.advance("uplink")
-//!   └── back-off, jittered: 50 ms … 30 s ◀── any error
+//!   ├── at once: where a REDIRECT says, or the next address ◀── any error
+//!   └── back-off, jittered: 50 ms … 30 s ◀── a round of all addresses that failed
 //! ```
 //!
 //! # Rules
 //! - Strictly in order per (epoch, stream); the coordinator's word on where a stream stands is final, except that a
 //!   stream whose history forked is held until an operator decides, and new data flows under a new epoch.
 //! - Nothing is sent before it is durable here, and no cursor moves beyond what was sent.
-//! - A session may break anywhere: batch ids make everything safe to repeat.
+//! - A session may break anywhere: batch ids make everything safe to repeat, also with another coordinator of the cluster.
 //!
 //! | file | owns |
 //! |---|---|
+//! | `uplink/dial.rs` | [`Dial`]: the seam to coordinators, and the real thing |
+//! | `uplink/route.rs` | which coordinator is dialled next: pure decisions |
 //! | `uplink/state.rs` | [`State`]: per stream what was sent and acknowledged; the credit; pure decisions |
 //! | `uplink/session.rs` | one session: hello, sending, receiving |
 //! | `uplink/answers.rs` | queries that run for a session, and [`Window`]: how far an answer may run ahead |
@@ -22,13 +25,16 @@
 //! | `uplink/report.rs` | the node's report, and its tails |
 
 mod answers;
+mod dial;
 mod reconcile;
 mod recover;
 mod report;
+mod route;
 mod session;
 mod state;
 
 pub use answers::Window;
+pub use dial::{Dial, RealDial};
 pub use recover::{Recovered, Recovery, recover};
 pub use report::{node_report, tails};
 pub use state::{Next, State, landing_consumer};
@@ -38,13 +44,9 @@ use std::time::Duration;
 
 use aap_buffer::Buffer;
 use aap_runtime::{Clock, Shutdown};
-use aap_transport::{AgentSession, ClientConfig, Dialer, Prefer, TlsFiles};
-use aap_types::NodeId;
-use camino::Utf8PathBuf;
-use futures::future::BoxFuture;
 
+use self::route::{Route, Then};
 use crate::board::Board;
-use crate::config::{CarrierChoice, CoordinatorSpec};
 use crate::counters::Counters;
 use crate::deletions::Deletions;
 use crate::failpoint::Failpoints;
@@ -60,82 +62,12 @@ const SOON: Duration = Duration::from_secs(60);
 /// See [`SOON`].
 const PAUSE_SOON: Duration = Duration::from_secs(1);
 
+/// A session that broke sooner says nothing good about its coordinator: it is a failure like a dial without an answer, so that
+/// coordinators that welcome and drop a node in turn do not make it dial without a pause.
+const STOOD: Duration = Duration::from_secs(1);
+
 /// A break of this length is worth a warning: a coordinator that just restarts is back sooner.
 const WORRY: Duration = Duration::from_secs(5);
-
-/// Opens sessions; the seam behind which tests have a coordinator in memory.
-pub trait Dial: Send + Sync + 'static {
-    /// Opens one session.
-    fn dial(&self) -> BoxFuture<'_, Result<AgentSession, aap_transport::Error>>;
-}
-
-/// Dials a real coordinator. The address is read anew each time, because `auto` follows `run/coordinator.json`.
-#[derive(Debug)]
-pub struct RealDial {
-    spec: CoordinatorSpec,
-    node: NodeId,
-    home: Utf8PathBuf,
-    dialer: tokio::sync::Mutex<Option<(String, Arc<Dialer>)>>,
-}
-
-impl RealDial {
-    /// Dials what `spec` says; relative paths are below `home`.
-    pub fn new(spec: CoordinatorSpec, node: NodeId, home: Utf8PathBuf) -> Self {
-        Self { spec, node, home, dialer: tokio::sync::Mutex::new(None) }
-    }
-
-    fn address(&self) -> Option<String> {
-        if self.spec.address != "auto" {
-            return Some(self.spec.address.clone());
-        }
-        let text = std::fs::read(self.home.join("run").join("coordinator.json")).ok()?;
-        let endpoints: serde_json::Value = serde_json::from_slice(&text).ok()?;
-        endpoints.get("agents")?.as_str().map(str::to_owned)
-    }
-
-    async fn dialer(&self) -> Result<Arc<Dialer>, aap_transport::Error> {
-        let address = self.address().ok_or_else(|| aap_transport::Error::Connect {
-            address: "auto".to_owned(),
-            carrier: "any carrier",
-            source: Arc::new(std::io::Error::other(
-                "the coordinator has not written `run/coordinator.json` yet",
-            )),
-        })?;
-        let mut kept = self.dialer.lock().await;
-        match &*kept {
-            Some((known, dialer)) if *known == address => Ok(dialer.clone()),
-            _ => {
-                let dialer = Arc::new(Dialer::new(self.client_config(address.clone()))?);
-                *kept = Some((address, dialer.clone()));
-                Ok(dialer)
-            }
-        }
-    }
-
-    fn client_config(&self, address: String) -> ClientConfig {
-        let own = |path: &Option<Utf8PathBuf>, kind| match path {
-            Some(path) => self.home.join(path),
-            None => self.home.join("tls").join("nodes").join(format!("{}.{kind}", self.node)),
-        };
-        let tls = TlsFiles {
-            root: self.home.join(&self.spec.ca),
-            certificate: own(&self.spec.certificate, "pem"),
-            key: own(&self.spec.key, "key"),
-        };
-        let prefer = match self.spec.carrier {
-            CarrierChoice::Auto => Prefer::Auto,
-            CarrierChoice::Quic => Prefer::Quic,
-            CarrierChoice::Grpc => Prefer::Grpc,
-        };
-        ClientConfig { address, tls, prefer }
-    }
-}
-
-impl Dial for RealDial {
-    fn dial(&self) -> BoxFuture<'_, Result<AgentSession, aap_transport::Error>> {
-        Box::pin(async move { self.dialer().await?.connect().await })
-    }
-}
 
 /// What the uplink works with. Cheap to clone.
 #[derive(Clone)]
@@ -166,38 +98,75 @@ impl std::fmt::Debug for UplinkDeps {
     }
 }
 
-/// Keeps a session with the coordinator until it is asked to stop.
+/// Keeps a session with a coordinator until it is asked to stop.
 pub async fn run(
     dial: Arc<dyn Dial>,
     deps: UplinkDeps,
     shutdown: Shutdown,
 ) -> Result<(), std::convert::Infallible> {
     deps.board.uplink(|entry| entry.configured = true);
-    let state = deps.state.clone();
+    let mut route = Route::new(dial.addresses(), &deps.buffer.identity().node);
     let mut backoff = Backoff::new(deps.clock.clone());
     while !shutdown.is_requested() {
-        let end = match dial.dial().await {
-            Ok(session) => session::hold(session, &deps, &state, &shutdown, || backoff.succeeded()).await,
+        let address = route.address().to_owned();
+        let mut welcomed = None;
+        let welcome = || {
+            backoff.succeeded();
+            welcomed = Some(deps.clock.monotonic());
+        };
+        let end = match dial.dial(&address).await {
+            Ok(session) => session::hold(session, &address, &deps, &shutdown, welcome).await,
             Err(error) => session::End::Broken(chain(&error)),
         };
-        deps.board.uplink(|entry| {
-            entry.connected = false;
-            if let session::End::Broken(reason) = &end {
-                entry.problem = format!("not connected to the coordinator: {reason}");
-            }
-        });
-        match end {
-            session::End::Stopped => break,
-            session::End::BetterCarrier => continue,
-            session::End::Broken(reason) => backoff.log(&reason),
+        if welcomed.is_some_and(|since| deps.clock.monotonic().saturating_sub(since) >= STOOD) {
+            route.stood();
         }
-        let pause = backoff.next_pause();
+        deps.board.uplink(|entry| entry.connected = false);
+        let Some(then) = next(end, &address, &mut route, &mut backoff, &deps.board) else { break };
+        if then == Then::AtOnce {
+            continue;
+        }
         tokio::select! {
-            () = tokio::time::sleep(pause) => {}
+            () = tokio::time::sleep(backoff.next_pause()) => {}
             () = shutdown.requested() => break,
         }
     }
     Ok(())
+}
+
+/// What follows the end of a session, or of a dial. `None`: nothing, the agent stops.
+fn next(
+    end: session::End,
+    address: &str,
+    route: &mut Route,
+    backoff: &mut Backoff,
+    board: &Board,
+) -> Option<Then> {
+    let mut failed = |reason: &str| {
+        board.uplink(|entry| entry.problem = format!("not connected to the coordinator: {reason}"));
+        backoff.log(address, reason);
+    };
+    match end {
+        session::End::Stopped => None,
+        session::End::BetterCarrier => Some(Then::AtOnce),
+        session::End::Broken(reason) => {
+            failed(&reason);
+            Some(route.failed())
+        }
+        session::End::Redirected(to) if aap_transport::is_address(&to) => {
+            tracing::debug!(address, to, "sent to another coordinator");
+            let then = route.redirected(to);
+            if then == Then::AfterPause {
+                failed("its coordinators send this node from one to another, and none takes it");
+            }
+            Some(then)
+        }
+        session::End::Redirected(to) => {
+            tracing::warn!(address, to, "the coordinator sent this node to what is no address");
+            failed("it sent this node to what is no address of a coordinator");
+            Some(route.failed())
+        }
+    }
 }
 
 /// The error and its sources in one line.
@@ -232,15 +201,15 @@ impl Backoff {
         (self.attempts, self.warned) = (0, false);
     }
 
-    fn log(&mut self, reason: &str) {
+    fn log(&mut self, address: &str, reason: &str) {
         self.attempts += 1;
         let now = self.clock.monotonic();
         let since = *self.broken_since.get_or_insert(now);
         if !self.warned && now.saturating_sub(since) >= WORRY {
             self.warned = true;
-            tracing::warn!(reason, "uplink is down; data waits in the buffer");
+            tracing::warn!(address, reason, "uplink is down; data waits in the buffer");
         } else if self.attempts.is_power_of_two() {
-            tracing::info!(reason, attempts = self.attempts, "uplink is down");
+            tracing::info!(address, reason, attempts = self.attempts, "uplink is down");
         }
     }
 

@@ -1,6 +1,8 @@
 //! One module per noun, one function per verb.
 
+mod backup;
 mod buffer;
+mod cluster;
 mod dead_letters;
 mod help;
 pub(crate) mod logs;
@@ -35,6 +37,8 @@ pub(crate) async fn dispatch(
     match operation.id {
         Id::Up => Box::pin(up::up(context, arguments)).await,
         Id::Down => Box::pin(up::down(context)).await,
+        Id::Backup => backup::backup(context, arguments).await,
+        Id::Restore => backup::restore(context, arguments).await,
         Id::Logs => logs::show(context, arguments).await,
         Id::Status => status::show(context, arguments).await,
         Id::Version => help::version(context),
@@ -67,6 +71,8 @@ pub(crate) async fn dispatch(
         Id::SinkDlqReplay => dead_letters::replay(context, arguments).await,
         Id::SinkDlqPurge => dead_letters::purge(context, arguments).await,
         Id::SourceTypes | Id::SourceTest => source::run(context, operation, arguments),
+        Id::ClusterStatus => cluster::status(context).await,
+        Id::ClusterConfig => cluster::config(context).await,
         Id::BufferLs
         | Id::BufferShow
         | Id::BufferVerify

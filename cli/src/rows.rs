@@ -258,6 +258,7 @@ pub(crate) fn coverage_json(coverage: &Coverage) -> serde_json::Value {
         "late": coverage.late,
         "failed": coverage.failed,
         "reasons": coverage.reasons,
+        "late_reasons": coverage.late_reasons,
     })
 }
 

@@ -1,15 +1,19 @@
 //! What tables are made of: files of the lake, and frames of the landing buffer beyond the cut.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
-use aap_buffer::{Buffer, SegmentRef};
-use aap_lake::Lake;
+use aap_buffer::{Buffer, SegmentRef, Snapshot};
+use aap_lake::{Lake, Pin};
 use aap_proto::v1;
 use aap_sql::{Catalog, Manifest, ResolvedTables, TableManifest, TableNeed};
-use aap_store::Catalogue;
+use aap_store::{Catalogue, LakeFile};
 use aap_types::{ExitCode, Problem, Sequence, StreamKey, StreamName};
 use camino::Utf8PathBuf;
+
+/// How often the catalogue is asked for the files of a query that turn out to be gone from the object store. They go long after they
+/// were hidden, so once is enough, unless this process stood still meanwhile.
+const LOOKS: usize = 3;
 
 /// The coordinator's own data as tables.
 #[derive(Debug, Clone)]
@@ -29,20 +33,28 @@ impl LakeAndLanding {
     }
 }
 
+/// Tables as they were found, before their files were fetched.
+struct Looked {
+    tables: Vec<TableManifest>,
+    catalogue: Catalogue,
+    pins: (Snapshot, Pin),
+}
+
+/// Which tables are read by their files.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reads {
+    All,
+    /// Those without declared columns.
+    Undeclared,
+}
+
 impl Catalog for LakeAndLanding {
-    /// Pin, snapshot, catalogue, in this order: see the seam in the documentation of `aap_lake`.
     fn resolve(&self, need: &[TableNeed]) -> Result<ResolvedTables, Problem> {
-        let pin = self.lake.pin();
-        let names: Vec<StreamName> = need.iter().filter_map(stream_of).collect();
-        let snapshot = self.buffer.snapshot(Some(&names));
-        let catalogue = self.lake.catalogue().map_err(|error| catalogue_problem(&error))?;
-        let known = self.streams(&catalogue);
-        let found = need.iter().filter_map(|need| {
-            let stream = stream_of(need)?;
-            known.contains(&stream).then(|| self.table(need, &stream, &catalogue, &snapshot.segments))
-        });
-        let manifest = Manifest { tables: found.collect() };
-        Ok(ResolvedTables { manifest, pins: Box::new((snapshot, pin)) })
+        self.resolve_for(need, Reads::All)
+    }
+
+    fn outline(&self, need: &[TableNeed]) -> Result<ResolvedTables, Problem> {
+        self.resolve_for(need, Reads::Undeclared)
     }
 
     fn table_names(&self) -> Vec<String> {
@@ -52,6 +64,48 @@ impl Catalog for LakeAndLanding {
 }
 
 impl LakeAndLanding {
+    fn resolve_for(&self, need: &[TableNeed], reads: Reads) -> Result<ResolvedTables, Problem> {
+        let mut looks = 0;
+        loop {
+            looks += 1;
+            let looked = self.look(need)?;
+            match self.lake.fetch(self.files_of(&looked, reads)) {
+                Ok(()) => {
+                    let manifest = Manifest { tables: looked.tables };
+                    return Ok(ResolvedTables { manifest, pins: Box::new(looked.pins) });
+                }
+                Err(error) if error.is_gone() && looks < LOOKS => {
+                    tracing::info!(%error, "a file of the lake was gone when it was fetched; the catalogue is read again");
+                }
+                Err(error) => return Err(fetch_problem(&error)),
+            }
+        }
+    }
+
+    /// Pin, snapshot, catalogue, in this order: see the seam in the documentation of `aap_lake`.
+    fn look(&self, need: &[TableNeed]) -> Result<Looked, Problem> {
+        let pin = self.lake.pin();
+        let names: Vec<StreamName> = need.iter().filter_map(stream_of).collect();
+        let snapshot = self.buffer.snapshot(Some(&names));
+        let catalogue = self.lake.catalogue().map_err(|error| catalogue_problem(&error))?;
+        let known = self.streams(&catalogue);
+        let found = need.iter().filter_map(|need| {
+            let stream = stream_of(need)?;
+            known.contains(&stream).then(|| self.table(need, &stream, &catalogue, &snapshot.segments))
+        });
+        let tables = found.collect();
+        Ok(Looked { tables, catalogue, pins: (snapshot, pin) })
+    }
+
+    /// The files that must lie where the manifest says.
+    fn files_of<'a>(&'a self, looked: &'a Looked, reads: Reads) -> impl Iterator<Item = &'a LakeFile> {
+        let is_read = move |table: &&TableManifest| reads == Reads::All || table.columns.is_none();
+        let wanted: HashSet<&Utf8PathBuf> =
+            looked.tables.iter().filter(is_read).flat_map(|table| &table.parquet).collect();
+        let files = looked.catalogue.files.iter();
+        files.filter(move |file| wanted.contains(&self.lake.locate(&file.path)))
+    }
+
     /// What reading a table takes, as far as the catalogue knows it: rows and bytes of files, not of frames.
     pub(crate) fn scan_of(&self, table: &TableManifest) -> v1::Scan {
         let catalogue = self.lake.catalogue().unwrap_or_default();
@@ -124,6 +178,17 @@ pub(crate) fn catalogue_problem(error: &aap_lake::Error) -> Problem {
         .hint("look at the coordinator's log and its disk")
 }
 
+/// What the operator sees when the object store does not give what a query needs.
+fn fetch_problem(error: &aap_lake::Error) -> Problem {
+    Problem::new(
+        "lake.unreachable",
+        ExitCode::Unavailable,
+        "cannot fetch the files of the lake that the query needs",
+    )
+    .caused_by(error)
+    .hint("see whether the object store answers, and whether the coordinator's disk has room; then ask again")
+}
+
 /// Tables made of Arrow IPC files: the answers of nodes.
 #[derive(Debug)]
 pub struct Answers {
@@ -162,3 +227,6 @@ impl Drop for ScratchFolder {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,7 +11,7 @@ use camino::Utf8PathBuf;
 use clap::{Parser, Subcommand};
 
 use crate::config::Config;
-use crate::{daemon, init};
+use crate::{cluster, daemon, init};
 
 /// The coordinator of an AAP platform: data of all nodes lands here and is queried here.
 #[derive(Debug, Parser)]
@@ -38,6 +38,8 @@ enum Command {
         #[arg(long)]
         node: Option<NodeId>,
     },
+    /// Take the platform of this home into the cluster that its configuration names; it must be stopped
+    Migrate,
     /// Check the configuration and say what is wrong with it
     Validate,
 }
@@ -101,5 +103,19 @@ fn run(arguments: Arguments) -> Result<()> {
     }
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")?;
+    if matches!(arguments.command, Some(Command::Migrate)) {
+        return runtime.block_on(migrate(&home, &config, clock));
+    }
     runtime.block_on(async { daemon::run(home, config, clock, Shutdown::on_signals()?).await })
+}
+
+async fn migrate(home: &Home, config: &Config, clock: Arc<SystemClock>) -> Result<()> {
+    let line = match cluster::migrate::run(home, config, clock).await? {
+        None => "there is nothing to move: this home has no landing buffer of its own any more".to_owned(),
+        Some(moved) => format!(
+            "moved {} files of the lake, and {} batches with {} rows that waited for it; start the coordinator",
+            moved.files, moved.batches, moved.rows
+        ),
+    };
+    writeln!(std::io::stdout().lock(), "{line}").context("say what was moved")
 }

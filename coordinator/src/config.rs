@@ -10,6 +10,7 @@
 //!   landing:   { budget: 10GiB, retain: 1GiB }
 //!   lake:      { streams: { logs: { hours: 720 } } }
 //!   metadata:  { postgres: { url: 'postgres://aap@db/aap', password: env:PGPASSWORD } }   # default: a file
+//!   cluster:   { landing: { brokers: ['k:9092'] }, lake: { url: 's3://lake/aap' } }         # default: one machine
 //! ```
 
 use std::net::{IpAddr, SocketAddr};
@@ -22,6 +23,7 @@ use aap_types::{ByteCount, ExitCode, Problem};
 use camino::Utf8Path;
 use serde::{Deserialize, Serialize};
 
+use crate::cluster::ClusterConfig;
 use crate::metadata::MetadataConfig;
 
 /// Default of `agents.bind`.
@@ -43,6 +45,8 @@ pub struct Config {
     pub lake: LakeConfig,
     /// Where metadata lies.
     pub metadata: MetadataConfig,
+    /// Makes this one of several coordinators: landing in Kafka, the lake in an object store. Needs `metadata.postgres`.
+    pub cluster: Option<ClusterConfig>,
     /// Queries.
     pub query: QueryConfig,
 }
@@ -54,7 +58,8 @@ pub struct AgentsConfig {
     /// Address of both UDP and TCP. Default: 127.0.0.1:7400, or a free port when that is taken.
     pub bind: Option<SocketAddr>,
     /// Host names and addresses that agents use beside `localhost`: they go into the certificate. Default: none; where
-    /// `bind` is not loopback, this host's name and, unless it is `0.0.0.0`, that address are always among them.
+    /// `bind` is not loopback, this host's name and, unless it is `0.0.0.0`, that address are always among them; in a cluster
+    /// also the host of `cluster.advertise`.
     pub names: Vec<String>,
     /// Most unacknowledged payload that one agent may have under way. Default: 32 MiB.
     pub credit: ByteCount,
@@ -202,6 +207,15 @@ impl Config {
 
     fn check(&self) -> Result<(), String> {
         self.metadata.check()?;
+        if let Some(cluster) = &self.cluster {
+            cluster.check()?;
+            if self.metadata.postgres.is_none() {
+                return Err(
+                    "`cluster` needs `metadata.postgres`: that is where coordinators find each other"
+                        .to_owned(),
+                );
+            }
+        }
         if let Some(bind) = self.operators.bind.filter(|bind| !bind.ip().is_loopback()) {
             return Err(format!(
                 "operators.bind is {bind}: without TLS operators are served on loopback only; use 127.0.0.1 and a tunnel"
@@ -259,6 +273,13 @@ mod tests {
             ("{landing: {bugdet: 1}}", "bugdet"),
             ("{operators: {bind: '0.0.0.0:7401'}}", "loopback"),
             ("{lake: {file_bytes: 0}}", "file_bytes"),
+            ("{cluster: {landing: {brokers: ['k:1']}, lake: {url: 's3://a'}}}", "metadata.postgres"),
+            ("{cluster: {name: 'A B', landing: {brokers: ['k:1']}, lake: {url: 's3://a'}}}", "cluster.name"),
+            ("{cluster: {landing: {brokers: []}, lake: {url: 's3://a'}}}", "cluster.landing"),
+            (
+                "{cluster: {advertise: nowhere, landing: {brokers: ['k:1']}, lake: {url: 's3://a'}}}",
+                "advertise",
+            ),
             ("{agents: {bind: nowhere}}", "bind"),
             ("{agents: {names: ['a b']}}", "`a b`"),
             ("{agents: {names: ['0.0.0.0']}}", "`0.0.0.0`"),

@@ -4,29 +4,32 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use aap_buffer::{Buffer, BufferConfig, RealFileSystem, SCRUB_PAUSE, scrub_for_ever};
+use aap_buffer::{Buffer, BufferConfig, Durability, RealFileSystem, SCRUB_PAUSE, scrub_for_ever};
 use aap_lake::{CONSUMER, Lake, LakeDependencies};
 use aap_runtime::{Clock, Home, Shutdown, Supervisor, TaskKind, notify_ready, write_durably};
 use aap_sql::{Engine, EngineConfig, Serving};
-use aap_store::{MetadataStore, ResourceStore};
+use aap_store::{Fence, MetadataStore, ResourceStore};
 use aap_transport::{Server, ServerConfig, TlsFiles};
-use aap_types::NodeId;
+use aap_types::{CoordinatorName, NodeId};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use tracing::{info, warn};
 
 use crate::catalog::LakeAndLanding;
 use crate::catalogs::Catalogs;
+use crate::cluster::{self, Answering, ClusterConfig, Joined, Peers, Shared};
 use crate::config::{AGENTS_PORT, Config, OPERATORS_PORT};
 use crate::http;
 use crate::init::{self, operator_token, prepare_home};
-use crate::landing::Landing;
+use crate::landing::{Landed, Landing};
 use crate::metadata::Metadata;
 use crate::nodes::Nodes;
 use crate::operator::OperatorService;
 use crate::queries::{self, Queries};
+use crate::reach::Reach;
 use crate::resources::ResourceService;
 use crate::second_copy::SecondCopy;
 use crate::session::Sessions;
@@ -35,7 +38,7 @@ use crate::sources::{SourceDependencies, Sources};
 use crate::status::Board;
 
 /// The coordinator as the sealer of its own batches: dead letters.
-const OWN_NODE: &str = "aap-coordinator";
+pub(crate) const OWN_NODE: &str = "aap-coordinator";
 /// Sessions get five seconds of this, running queries what is left.
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -51,12 +54,17 @@ pub struct Endpoints {
 /// Runs until `shutdown`.
 pub async fn run(home: Home, config: Config, clock: Arc<dyn Clock>, shutdown: Shutdown) -> Result<()> {
     let (prepared, time) = (home.clone(), clock.clone());
-    let names = config.agents.certificate_names(init::local_host().as_deref());
-    let (tls, token) = spawn_blocking(move || -> Result<(TlsFiles, String)> {
+    let mut names = config.agents.certificate_names(init::local_host().as_deref());
+    let cluster = config.cluster.as_ref();
+    names.extend(cluster.and_then(ClusterConfig::advertised_host).map(str::to_owned));
+    let name = cluster.map(|cluster| cluster.coordinator.parse::<CoordinatorName>()).transpose()?;
+    let (tls, token) = spawn_blocking(move || -> Result<(Identities, String)> {
         let authority = prepare_home(&prepared, time)?;
-        let tls = authority.server_files(&names).context("issue the coordinator's certificate")?;
+        let server = authority.server_files(&names).context("issue the coordinator's certificate")?;
+        let caller = name.map(|name| authority.coordinator_files(&name)).transpose();
+        let caller = caller.context("issue the certificate with which other coordinators are called")?;
         init::renew_nodes(&authority)?;
-        Ok((tls, operator_token(&prepared)?))
+        Ok((Identities { server, caller }, operator_token(&prepared)?))
     })
     .await??;
     let parts = Parts::open(&home, &config, clock.clone()).await?;
@@ -67,6 +75,13 @@ pub async fn run(home: Home, config: Config, clock: Arc<dyn Clock>, shutdown: Sh
     stopped
 }
 
+/// As whom it is there.
+struct Identities {
+    server: TlsFiles,
+    /// As whom it calls other coordinators, where this is one of several.
+    caller: Option<TlsFiles>,
+}
+
 /// What stays open from start to stop.
 struct Parts {
     store: Arc<dyn MetadataStore>,
@@ -74,23 +89,40 @@ struct Parts {
     copy: SecondCopy,
     buffer: Buffer,
     lake: Lake,
+    /// What coordinators share, where this is one of several.
+    shared: Option<Shared>,
 }
 
 impl Parts {
     async fn open(home: &Home, config: &Config, clock: Arc<dyn Clock>) -> Result<Self> {
+        let buffer = Self::open_buffer(home, config, clock.clone()).await?;
+        match &config.cluster {
+            None => Self::open_alone(home, config, buffer, clock).await,
+            Some(cluster) => Self::open_in_cluster(home, config, cluster.clone(), buffer, clock).await,
+        }
+    }
+
+    /// The landing buffer; in a cluster, the view of what landed, which can be read again from the topic.
+    async fn open_buffer(home: &Home, config: &Config, clock: Arc<dyn Clock>) -> Result<Buffer> {
         let node: NodeId = OWN_NODE.parse().context("name this store")?;
+        let (folder, durability) = match &config.cluster {
+            None => ("landing", config.landing.durability),
+            Some(_) => ("view", Durability::Os),
+        };
         let landing = BufferConfig {
             budget: config.landing.budget,
             retain: config.landing.retain,
-            durability: config.landing.durability,
+            durability,
             landing_consumer: CONSUMER.to_owned(),
-            ..BufferConfig::new(home.coordinator().join("landing"), node)
+            ..BufferConfig::new(home.coordinator().join(folder), node)
         };
-        if let Some(window) = landing.durability.loss_window() {
+        if config.cluster.is_none()
+            && let Some(window) = landing.durability.loss_window()
+        {
             warn!(durability = ?landing.durability, "{window}");
         }
-        let (fs, time) = (Arc::new(RealFileSystem), clock.clone());
-        let opened = spawn_blocking(move || Buffer::open(fs, time, landing))
+        let fs = Arc::new(RealFileSystem);
+        let opened = spawn_blocking(move || Buffer::open(fs, clock, landing))
             .await?
             .context("open the landing buffer")?;
         for problem in &opened.recovery.problems {
@@ -101,8 +133,11 @@ impl Parts {
             torn_bytes = opened.recovery.torn_bytes,
             "landing buffer open"
         );
-        let buffer = opened.buffer;
-        let owner: String = buffer.identity().store_id.iter().map(|byte| format!("{byte:02x}")).collect();
+        Ok(opened.buffer)
+    }
+
+    async fn open_alone(home: &Home, config: &Config, buffer: Buffer, clock: Arc<dyn Clock>) -> Result<Self> {
+        let owner = store_id(&buffer);
         let (wanted, folder) = (config.metadata.clone(), home.coordinator());
         let opened = spawn_blocking(move || Metadata::open(&wanted, &folder, &owner));
         let Metadata { store, resources, damaged } = opened.await?.context("open the metadata store")?;
@@ -115,16 +150,70 @@ impl Parts {
                 "the metadata was lost; what was declared is back from its second copy"
             );
         }
-        let dependencies =
-            LakeDependencies { buffer: buffer.clone(), store: store.clone(), clock, root: home.lake() };
+        let dependencies = LakeDependencies {
+            buffer: buffer.clone(),
+            store: store.clone(),
+            clock,
+            root: home.lake(),
+            objects: None,
+            lead: None,
+        };
         let lake = Lake::open(dependencies, config.lake.clone()).await.context("open the lake")?;
         if let Some(damaged) = damaged {
             lake.note(format!(
                 "the metadata was damaged and was rebuilt from the lake's manifest; the damaged file is `{damaged}`"
             ));
         }
-        Ok(Self { store, resources, copy, buffer, lake })
+        Ok(Self { store, resources, copy, buffer, lake, shared: None })
     }
+
+    async fn open_in_cluster(
+        home: &Home,
+        config: &Config,
+        cluster: ClusterConfig,
+        buffer: Buffer,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self> {
+        let wanted = config.metadata.postgres.clone().context("`cluster` needs `metadata.postgres`")?;
+        let described = format!("schema `{}` at {}", wanted.schema, wanted.url);
+        let (folder, tls, name) = (home.coordinator(), home.tls(), cluster.name.clone());
+        let spec = cluster.lake.clone();
+        let opened = spawn_blocking(move || -> Result<_> {
+            let authority = init::authority_fingerprint(&tls)?;
+            let store = Metadata::open_cluster(&wanted, &folder, (&name, &authority))
+                .context("open the metadata store")?;
+            Ok((store, spec.open().context("open the store of the lake")?))
+        });
+        let (store, objects) = opened.await??;
+        // Nothing changes the lake before this coordinator leads: no lease has this token.
+        store.set_fence(Some(Fence { lease: cluster::LEADER.to_owned(), token: 0 }));
+        let copy = SecondCopy::new(store.clone(), &home.coordinator());
+        let lead = watch::Sender::new(false);
+        let dependencies = LakeDependencies {
+            buffer: buffer.clone(),
+            store: store.clone(),
+            clock,
+            // Copies of what lies in the object store.
+            root: home.coordinator().join("lake-copies"),
+            objects: Some(objects),
+            lead: Some(lead.subscribe()),
+        };
+        let lake = Lake::open(dependencies, config.lake.clone()).await.context("open the lake")?;
+        let shared = Shared {
+            config: cluster,
+            store: store.clone(),
+            metadata: store.clone(),
+            resources: store.clone(),
+            lead,
+            described,
+        };
+        Ok(Self { store: store.clone(), resources: store, copy, buffer, lake, shared: Some(shared) })
+    }
+}
+
+/// Who a buffer is, in hexadecimal digits.
+pub(crate) fn store_id(buffer: &Buffer) -> String {
+    buffer.identity().store_id.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 async fn serve(
@@ -132,12 +221,12 @@ async fn serve(
     config: &Config,
     clock: Arc<dyn Clock>,
     parts: &Parts,
-    tls: TlsFiles,
+    tls: Identities,
     token: String,
     shutdown: Shutdown,
 ) -> Result<()> {
     let before = read_endpoints(home);
-    let agents = bind_agents(config, before.as_ref(), tls).await?;
+    let mut agents = bind_agents(config, before.as_ref(), tls.server).await?;
     let operators = bind_operators(config, before.as_ref()).await?;
     let endpoints = Endpoints { operator: operators.local_addr()?, agents: dialable(agents.address()) };
 
@@ -146,10 +235,27 @@ async fn serve(
     let tasks = Supervisor::new(late.clone());
     let store = parts.store.clone();
     let nodes = Nodes::new(spawn_blocking(move || store.nodes()).await??);
-    nodes.expect(
-        parts.buffer.tails().into_iter().map(|(key, _)| key.node).filter(|node| node.as_str() != OWN_NODE),
-    );
-    let landing = Landing::new(parts.buffer.clone(), parts.lake.waiting().clone(), clock.clone());
+    let is_node = |node: &NodeId| node.as_str() != OWN_NODE && !cluster::is_sealer(node);
+    nodes.expect(parts.buffer.tails().into_iter().map(|(key, _)| key.node).filter(is_node));
+    let landed = Landed::new(parts.lake.waiting().clone());
+    let joined = match &parts.shared {
+        None => None,
+        Some(shared) => {
+            let own = (parts.buffer.clone(), parts.lake.clone());
+            let address = endpoints.agents.to_string();
+            let joined =
+                Joined::new(shared.clone(), own, &address, landed.clone(), clock.clone(), &shutdown).await?;
+            let Some(joined) = joined else { return Ok(()) };
+            Some(joined)
+        }
+    };
+    let landing = match &joined {
+        None => Landing::new(parts.buffer.clone(), landed, clock.clone()),
+        Some(joined) => {
+            let shards = joined.shards.clone();
+            Landing::in_cluster(parts.buffer.clone(), shards, landed, clock.clone())
+        }
+    };
     let engine = EngineConfig {
         memory_bytes: config.query.memory.0,
         deadline: config.query.serving_limits().deadline,
@@ -161,11 +267,20 @@ async fn serve(
     let catalogs = Catalogs::default();
     let declared = parts.resources.clone();
     let declared = spawn_blocking(move || declared.resources()).await??;
-    catalogs.start_all(&declared);
+    if joined.is_none() {
+        catalogs.start_all(&declared);
+    }
+    let reach = match (&joined, tls.caller) {
+        (Some(joined), Some(caller)) => {
+            let peers = Peers::new(joined.leases.clone(), caller, clock.clone());
+            Reach::in_cluster(nodes.clone(), peers, parts.store.clone())
+        }
+        _ => Reach::alone(nodes.clone()),
+    };
     let queries = Queries::new(queries::Inner {
         serving,
         tables: Arc::new(LakeAndLanding { lake: parts.lake.clone(), buffer: parts.buffer.clone() }),
-        nodes: nodes.clone(),
+        reach,
         landing: landing.clone(),
         scratch: home.tmp().join("coordinator"),
         node_answers_bytes: config.query.node_answers.0,
@@ -193,15 +308,28 @@ async fn serve(
         sources.clone(),
         clock.clone(),
     );
+    let lead = joined
+        .as_ref()
+        .map(|joined| joined.lead(sinks.clone(), sources.clone(), catalogs.clone(), clock.clone()));
     let service = OperatorService {
         board: board.clone(),
         queries,
         lake: parts.lake.clone(),
         nodes: nodes.clone(),
         store: parts.store.clone(),
+        lead: lead.clone(),
     };
-    sinks.start_all().await.context("start the sinks")?;
-    sources.start_all(&declared).await;
+    match (&joined, &lead) {
+        (Some(joined), Some(lead)) => {
+            joined.start(&tasks, lead.clone(), &late);
+            let (nodes, board, tasks) = (nodes.clone(), board.clone(), tasks.clone());
+            agents = agents.with_peers(Answering { nodes, board, tasks });
+        }
+        _ => {
+            sinks.start_all(&declared).await;
+            sources.start_all(&declared).await;
+        }
+    }
     let resources = ResourceService {
         store: parts.resources.clone(),
         copy: parts.copy.clone(),
@@ -209,6 +337,8 @@ async fn serve(
         sources,
         catalogs,
         clock: clock.clone(),
+        lead,
+        joined: joined.clone(),
         turn: Arc::default(),
     };
     let sessions = Sessions {
@@ -239,6 +369,10 @@ async fn serve(
     late.request();
     let abandoned = tasks.finish(STOP_DEADLINE).await;
     info!(abandoned, "queries and lake stopped");
+    if let Some(joined) = joined {
+        // Nothing is done under them any more: whoever needs them has them at once.
+        joined.leases.give_all_up().await;
+    }
     served
 }
 

@@ -9,66 +9,75 @@ use futures::future::join_all;
 use tokio::time::{Sleep, sleep};
 
 use crate::landing::Landing;
-use crate::nodes::{Nodes, Session};
+use crate::reach::Reach;
 
 /// How long a node may be away, or bring nothing new; then it is named as late.
 const REACH_DEADLINE: Duration = Duration::from_secs(30);
 
-/// Waits until what each known node has acknowledged to its sources by now has landed. A node that is away, or does not
-/// get on, for 30 s is late.
-pub async fn wait_for_ingest(nodes: &Nodes, landing: &Landing) -> v1::Coverage {
-    let known: Vec<NodeId> = nodes.all().into_keys().collect();
-    let results = join_all(known.iter().map(|node| wait_for_node(nodes, landing, node))).await;
+/// Waits until what each known node has acknowledged to its sources by now has landed, and is in this coordinator's view. A node that
+/// is away, or does not get on, for 30 s is late.
+pub async fn wait_for_ingest(reach: &Reach, landing: &Landing) -> v1::Coverage {
+    let known = reach.known().await;
+    let results = join_all(known.iter().map(|node| wait_for_node(reach, landing, node))).await;
     let mut coverage = v1::Coverage::default();
     for (node, landed) in known.iter().zip(results) {
         coverage.asked.push(node.to_string());
         match landed {
-            true => coverage.answered.push(node.to_string()),
-            false => coverage.late.push(node.to_string()),
+            Ok(()) => coverage.answered.push(node.to_string()),
+            Err(reason) => {
+                coverage.late.push(node.to_string());
+                coverage.late_reasons.push(reason);
+            }
         }
     }
     coverage
 }
 
-/// Whether the node has caught up in time.
-async fn wait_for_node(nodes: &Nodes, landing: &Landing, node: &NodeId) -> bool {
-    let mut sessions = nodes.changes();
+/// Waits until the node has caught up; where it has not in time, says why.
+async fn wait_for_node(reach: &Reach, landing: &Landing, node: &NodeId) -> Result<(), String> {
     let mut patience = Box::pin(sleep(REACH_DEADLINE));
-    let mut wanted = None;
-    loop {
-        sessions.mark_unchanged();
-        if let Some(session) = nodes.session(node) {
-            // What counts is what was acknowledged when the query came, as far as the first answer tells.
-            if wanted.is_none() {
-                tokio::select! {
-                    tails = session.barrier() => wanted = tails,
-                    () = &mut patience => return false,
-                }
-            }
-            if let Some(tails) = &wanted
-                && caught_up(&session, landing, node, tails, patience.as_mut()).await
-            {
-                return true;
-            }
-        }
-        // The sender lives as long as `nodes`, so this waits for a session to come.
-        tokio::select! {
-            _ = sessions.changed() => {}
-            () = &mut patience => return false,
+    let mut reason = String::new();
+    let tails = tokio::select! {
+        tails = durable_ends(reach, node, &mut reason) => tails,
+        () = &mut patience => return Err(reason),
+    };
+    match caught_up(landing, node, &tails, patience.as_mut()).await {
+        true => Ok(()),
+        false => {
+            let seconds = REACH_DEADLINE.as_secs();
+            Err(format!(
+                "what it had acknowledged has not landed, and nothing more of it did for {seconds} s"
+            ))
         }
     }
 }
 
-/// Whether what the node had is in the ledger, waiting for it while the session lasts and it gets on.
+/// What the node has acknowledged. What counts is what it had when the query came, as far as its first answer tells: it is asked until
+/// it answers, and `reason` says meanwhile why it does not.
+async fn durable_ends(reach: &Reach, node: &NodeId, reason: &mut String) -> Vec<v1::StreamTail> {
+    let mut changes = reach.changes();
+    loop {
+        changes.mark_unchanged();
+        let asked = match reach.way(node).await {
+            Ok(way) => way.barrier().await,
+            Err(reason) => Err(reason),
+        };
+        match asked {
+            Ok(tails) => return tails,
+            Err(why) => *reason = why,
+        }
+        reach.changed(&mut changes).await;
+    }
+}
+
+/// Whether what the node had is in the ledger, waiting for it while it gets on, in whichever session.
 async fn caught_up(
-    session: &Session,
     landing: &Landing,
     node: &NodeId,
     tails: &[v1::StreamTail],
     mut patience: Pin<&mut Sleep>,
 ) -> bool {
     let mut changes = landing.buffer().changes();
-    let mut closed = session.ended();
     let mut missing = u64::MAX;
     loop {
         changes.mark_unchanged();
@@ -82,7 +91,6 @@ async fn caught_up(
         }
         tokio::select! {
             changed = changes.changed() => if changed.is_err() { return false },
-            _ = closed.wait_for(|ended| *ended) => return false,
             () = &mut patience => return false,
         }
     }

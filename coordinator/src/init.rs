@@ -67,6 +67,13 @@ pub fn operator_token(home: &Home) -> Result<String> {
     Ok(token)
 }
 
+/// The fingerprint of the certificate authority in `tls`: BLAKE3 over its certificate, in hexadecimal digits.
+pub fn authority_fingerprint(tls: &Utf8Path) -> Result<String> {
+    let path = tls.join("root.pem");
+    let certificate = std::fs::read(&path).with_context(|| format!("read `{path}`"))?;
+    Ok(blake3::hash(&certificate).to_hex().to_string())
+}
+
 /// This machine's name, where a certificate can carry it.
 pub fn local_host() -> Option<String> {
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();

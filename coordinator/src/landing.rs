@@ -1,4 +1,7 @@
 //! Where data of nodes becomes durable: the ledger decides, the buffer stores, and only then the node hears of it.
+//!
+//! Embedded, the buffer is the ledger, and a node has a turn of its own. In a cluster a group is durable in the topic, the buffer
+//! is the view of it, and the turn is that of the node's shard.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,6 +16,8 @@ use arrow_array::{ArrayRef, BinaryArray, RecordBatch, StringArray, TimestampMicr
 use tokio::task::spawn_blocking;
 
 use crate::arrival::Arrival;
+use crate::cluster::{LEADERS_SHARD, Place, ShardTurn, Shards, sealer, shard_of};
+use crate::daemon::OWN_NODE;
 use crate::ledger::{Decision, decide};
 
 /// Why data could not land.
@@ -27,6 +32,15 @@ pub enum Error {
     /// Dead letters could not be written.
     #[error("write dead letters")]
     DeadLetters(#[from] arrow_schema::ArrowError),
+    /// The landing topic refused.
+    #[error("append to the landing topic")]
+    Topic(#[from] aap_sinks::Failure),
+    /// The leases cannot be asked.
+    #[error("ask for the lease of a shard")]
+    Lease(#[from] aap_store::Error),
+    /// The node's shard is not this coordinator's.
+    #[error("{0}")]
+    Shard(String),
 }
 
 /// What became of an arrival.
@@ -81,19 +95,81 @@ pub struct Landing {
 #[derive(Debug)]
 struct Inner {
     buffer: Buffer,
-    waiting: Waiting,
+    /// In a cluster: where groups become durable. What is in the buffer came from there.
+    shards: Option<Shards>,
+    landed: Landed,
     clock: Arc<dyn Clock>,
     /// One turn at a time per node: two sessions of a node may overlap while the older one ends.
     turns: Mutex<HashMap<NodeId, Arc<tokio::sync::Mutex<()>>>>,
-    landed: Mutex<HashMap<(NodeId, StreamName), u64>>,
+}
+
+/// What is told of frames that are in the buffer. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Landed {
+    waiting: Waiting,
+    inner: Arc<Noted>,
+}
+
+#[derive(Debug, Default)]
+struct Noted {
+    rows: Mutex<HashMap<(NodeId, StreamName), u64>>,
     counters: Counters,
 }
 
+impl Landed {
+    /// Nothing yet; `waiting` is told what comes.
+    pub fn new(waiting: Waiting) -> Self {
+        Self { waiting, inner: Arc::default() }
+    }
+
+    /// Notes frames that are durable.
+    pub(crate) fn note(&self, frames: Vec<FrameInfo>) {
+        let counters = &self.inner.counters;
+        let mut landed = self.inner.rows.lock().unwrap_or_else(PoisonError::into_inner);
+        for FrameInfo { id, counts } in &frames {
+            *landed.entry((id.key.node.clone(), id.key.stream.clone())).or_default() += counts.rows;
+            counters.rows.fetch_add(counts.rows, Ordering::Relaxed);
+            counters.batches.fetch_add(counts.batches, Ordering::Relaxed);
+        }
+        drop(landed);
+        self.waiting.landed(frames);
+    }
+}
+
+/// The right to add to the ledger what a node sends.
+#[derive(Debug)]
+enum Turn {
+    /// To the buffer; what the coordinator reads itself needs no turn there.
+    Buffer {
+        _turn: Option<tokio::sync::OwnedMutexGuard<()>>,
+    },
+    Shard(Box<ShardTurn>),
+}
+
 impl Landing {
-    /// A landing in `buffer`; `waiting` is told what is durable.
-    pub fn new(buffer: Buffer, waiting: Waiting, clock: Arc<dyn Clock>) -> Self {
-        let (turns, landed, counters) = Default::default();
-        Self { inner: Arc::new(Inner { buffer, waiting, clock, turns, landed, counters }) }
+    /// A landing in `buffer`; `landed` is told what is durable.
+    pub fn new(buffer: Buffer, landed: Landed, clock: Arc<dyn Clock>) -> Self {
+        let (turns, shards) = Default::default();
+        Self { inner: Arc::new(Inner { buffer, shards, landed, clock, turns }) }
+    }
+
+    /// A landing in the topic of a cluster, whose view `buffer` is.
+    pub(crate) fn in_cluster(buffer: Buffer, shards: Shards, landed: Landed, clock: Arc<dyn Clock>) -> Self {
+        let (turns, shards) = (Mutex::default(), Some(shards));
+        Self { inner: Arc::new(Inner { buffer, shards, landed, clock, turns }) }
+    }
+
+    /// The shards, in a cluster.
+    pub(crate) fn shards(&self) -> Option<&Shards> {
+        self.inner.shards.as_ref()
+    }
+
+    /// Where a node belongs: here, unless its shard is another coordinator's.
+    pub(crate) async fn place(&self, node: &NodeId) -> Result<Place, Error> {
+        match &self.inner.shards {
+            None => Ok(Place::Here { lost: aap_runtime::Shutdown::default() }),
+            Some(shards) => shards.place(node).await,
+        }
     }
 
     /// The buffer.
@@ -103,41 +179,72 @@ impl Landing {
 
     /// Numbers since the start.
     pub fn counters(&self) -> &Counters {
-        &self.inner.counters
+        &self.inner.landed.inner.counters
     }
 
     /// Rows landed since the start, by node and stream.
     pub fn rows_landed(&self) -> HashMap<(NodeId, StreamName), u64> {
-        self.inner.landed.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.inner.landed.inner.rows.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Where the ledger of `node` ends, after everything under way has landed.
-    pub async fn tails(&self, node: &NodeId) -> Vec<(StreamKey, Sequence)> {
-        let turn = self.turn(node);
-        let _turn = turn.lock().await;
-        self.inner.buffer.tails().into_iter().filter(|(key, _)| key.node == *node).collect()
+    pub async fn tails(&self, node: &NodeId) -> Result<Vec<(StreamKey, Sequence)>, Error> {
+        let _turn = self.turn(node).await?;
+        Ok(self.inner.buffer.tails().into_iter().filter(|(key, _)| key.node == *node).collect())
+    }
+
+    /// How far the coordinator's own sources were read.
+    pub(crate) async fn own_positions(&self) -> Result<Vec<SourcePosition>, Error> {
+        match &self.inner.shards {
+            None => Ok(self.inner.buffer.positions()),
+            Some(shards) => {
+                let _turn = shards.turn(LEADERS_SHARD).await?;
+                shards.positions_of(|node| *node == sealer(LEADERS_SHARD) || node.as_str() == OWN_NODE).await
+            }
+        }
+    }
+
+    /// How far the sources of a node were read.
+    pub(crate) async fn positions_of(&self, node: &NodeId) -> Result<Vec<SourcePosition>, Error> {
+        match &self.inner.shards {
+            None => Ok(self.inner.buffer.positions_of(node)),
+            Some(shards) => shards.positions_of(|of| of == node).await,
+        }
     }
 
     /// Lands `arrivals` of `node`, in order, in one group: all of them or, on an error, none. When it returns, they are
     /// durable.
     pub async fn land(&self, node: &NodeId, arrivals: Vec<Arrival>) -> Result<Vec<Outcome>, Error> {
-        let turn = self.turn(node);
-        let _turn = turn.lock().await;
+        let mut turn = self.turn(node).await?;
         let mut plan = Plan::default();
         for arrival in arrivals {
             self.plan(&mut plan, arrival).await?;
         }
         let Plan { entries, mut frames, dead_letters, outcomes, .. } = plan;
         if !entries.is_empty() {
-            failpoint::hit("landing.before_commit");
-            let ids = self.inner.buffer.append(entries).await?;
-            failpoint::hit("landing.after_commit_before_ack");
+            let ids = self.append(&mut turn, entries).await?;
             let dead = dead_letters.into_iter().filter_map(|(place, counts)| Some((ids.get(place)?, counts)));
             frames.extend(dead.map(|(id, counts)| self.info(id, counts)));
-            self.count(&frames);
-            self.inner.waiting.landed(frames);
+            self.note(frames);
         }
         Ok(outcomes)
+    }
+
+    async fn append(&self, turn: &mut Turn, entries: Vec<Entry>) -> Result<Vec<BatchId>, Error> {
+        failpoint::hit("landing.before_commit");
+        let ids = match turn {
+            Turn::Buffer { .. } => self.inner.buffer.append(entries).await?,
+            Turn::Shard(turn) => turn.append(entries).await?,
+        };
+        failpoint::hit("landing.after_commit_before_ack");
+        Ok(ids)
+    }
+
+    /// Notes frames that are in the buffer; in a cluster the view does it, when they are.
+    fn note(&self, frames: Vec<FrameInfo>) {
+        if self.inner.shards.is_none() {
+            self.inner.landed.note(frames);
+        }
     }
 
     /// Lands what the coordinator itself has read, with how far its source was read, in one group: all or nothing. When it
@@ -154,13 +261,12 @@ impl Landing {
             let positions = if at == last { positions.clone() } else { vec![] };
             Entry::Own { stream, batch, positions }
         });
-        failpoint::hit("landing.before_commit");
-        let ids = self.inner.buffer.append(entries.collect()).await?;
-        failpoint::hit("landing.after_commit_before_ack");
-        let frames: Vec<FrameInfo> =
-            ids.iter().zip(counts).map(|(id, counts)| self.info(id, counts)).collect();
-        self.count(&frames);
-        self.inner.waiting.landed(frames);
+        let mut turn = match &self.inner.shards {
+            None => Turn::Buffer { _turn: None },
+            Some(shards) => Turn::Shard(Box::new(shards.turn(LEADERS_SHARD).await?)),
+        };
+        let ids = self.append(&mut turn, entries.collect()).await?;
+        self.note(ids.iter().zip(counts).map(|(id, counts)| self.info(id, counts)).collect());
         Ok(())
     }
 
@@ -189,7 +295,7 @@ impl Landing {
                 } else {
                     decide(tail, id.sequence, &digest, || None)
                 };
-                if plan.settle(decision, &id, tail, &self.inner.counters) {
+                if plan.settle(decision, &id, tail, self.counters()) {
                     plan.frames.push(self.info(&id, counts_of(&batch)));
                     plan.took(key, id.sequence);
                     plan.entries.push(Entry::Landed { id, digest, positions, sealed_us, batch });
@@ -197,9 +303,9 @@ impl Landing {
             }
             Arrival::Poison { id, rows, reason, payload } => {
                 let decision = decide(tail, id.sequence, &Digest([0; 32]), || None);
-                if plan.settle(decision, &id, tail, &self.inner.counters) {
+                if plan.settle(decision, &id, tail, self.counters()) {
                     tracing::warn!(batch = %id, %reason, "batch goes to dead letters");
-                    self.inner.counters.poison.fetch_add(1, Ordering::Relaxed);
+                    self.counters().poison.fetch_add(1, Ordering::Relaxed);
                     let stream = id.key.stream.dead_letters();
                     let batch = dead_letter(&id, rows, &reason, &payload, self.inner.clock.unix_us())?;
                     plan.dead_letters.push((plan.entries.len(), counts_of(&batch)));
@@ -222,7 +328,7 @@ impl Landing {
     }
 
     fn skip(&self, plan: &mut Plan, key: StreamKey, from: Sequence, to: Sequence, rows: u64, reason: String) {
-        self.inner.counters.rows_skipped.fetch_add(rows, Ordering::Relaxed);
+        self.counters().rows_skipped.fetch_add(rows, Ordering::Relaxed);
         let id = BatchId { key: key.clone(), sequence: from };
         plan.frames.push(self.info(&id, RowCounts { rows_skipped: rows, ..RowCounts::default() }));
         plan.took(key.clone(), to);
@@ -245,18 +351,15 @@ impl Landing {
         FrameInfo { id: id.clone(), counts: RowCounts { landed_us: self.inner.clock.unix_us(), ..counts } }
     }
 
-    fn count(&self, frames: &[FrameInfo]) {
-        let mut landed = self.inner.landed.lock().unwrap_or_else(PoisonError::into_inner);
-        for FrameInfo { id, counts } in frames {
-            *landed.entry((id.key.node.clone(), id.key.stream.clone())).or_default() += counts.rows;
-            self.inner.counters.rows.fetch_add(counts.rows, Ordering::Relaxed);
-            self.inner.counters.batches.fetch_add(counts.batches, Ordering::Relaxed);
+    async fn turn(&self, node: &NodeId) -> Result<Turn, Error> {
+        if let Some(shards) = &self.inner.shards {
+            return Ok(Turn::Shard(Box::new(shards.turn(shard_of(node)).await?)));
         }
-    }
-
-    fn turn(&self, node: &NodeId) -> Arc<tokio::sync::Mutex<()>> {
-        let mut turns = self.inner.turns.lock().unwrap_or_else(PoisonError::into_inner);
-        turns.entry(node.clone()).or_default().clone()
+        let turn = {
+            let mut turns = self.inner.turns.lock().unwrap_or_else(PoisonError::into_inner);
+            turns.entry(node.clone()).or_default().clone()
+        };
+        Ok(Turn::Buffer { _turn: Some(turn.lock_owned().await) })
     }
 }
 
@@ -302,7 +405,7 @@ impl Plan {
     }
 }
 
-fn counts_of(batch: &EncodedBatch) -> RowCounts {
+pub(crate) fn counts_of(batch: &EncodedBatch) -> RowCounts {
     RowCounts {
         rows: u64::from(batch.rows),
         batches: 1,

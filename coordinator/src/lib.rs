@@ -18,10 +18,12 @@
 //! | `ledger.rs` | what is answered to a hello and to a batch: pure decisions |
 //! | `landing.rs` | appending, in groups, per node in order |
 //! | `nodes.rs` | who is here, and calls to them |
+//! | `reach.rs` | the way to a node, wherever in a cluster its session is |
 //! | `deletions.rs` | telling nodes what was deleted of what they delivered |
 //! | `catalog.rs` | what tables are made of |
 //! | `catalogs.rs`, `federation.rs` | other systems whose tables can be named; fetching what a query needs of them |
 //! | `queries.rs`, `freshness.rs`, `node_query.rs` | queries |
+//! | `cluster.rs`, `cluster/` | several coordinators: leases, shards, the view of what landed, what one does for all |
 //! | `metadata.rs` | where metadata lies: a file, or PostgreSQL |
 //! | `resources.rs`, `second_copy.rs` | declared objects: apply, get, delete; their copy beside the store |
 //! | `sinks.rs`, `sinks/` | delivering to other systems |
@@ -47,6 +49,7 @@ pub mod arrival;
 pub mod catalog;
 pub mod catalogs;
 pub mod cli;
+pub mod cluster;
 pub mod config;
 pub mod daemon;
 pub mod deletions;
@@ -62,6 +65,7 @@ mod node_query;
 pub mod nodes;
 pub mod operator;
 pub mod queries;
+pub mod reach;
 mod resources;
 mod second_copy;
 pub mod session;

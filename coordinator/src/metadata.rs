@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use aap_postgres::{PostgresStore, PostgresStoreSpec};
-use aap_store::{Error, MetadataStore, ResourceStore, SqliteStore};
+use aap_store::{ClusterStore, Error, MetadataStore, ResourceStore, SqliteStore};
 use anyhow::{Context, Result, ensure};
 use camino::{Utf8Path, Utf8PathBuf};
 use serde::{Deserialize, Serialize};
@@ -60,6 +60,35 @@ impl Metadata {
         }
     }
 
+    /// Opens it as one coordinator of several, whose certificate authority has the fingerprint `authority`. Blocking.
+    ///
+    /// # Errors
+    /// The store cannot be opened, or is that of another cluster, or of one coordinator alone.
+    pub(crate) fn open_cluster(
+        spec: &PostgresStoreSpec,
+        folder: &Utf8Path,
+        (cluster, authority): (&str, &str),
+    ) -> Result<Arc<PostgresStore>> {
+        let alone = folder.join("meta.db");
+        ensure!(
+            !alone.exists(),
+            "`{alone}` is the metadata of a platform on one machine; take it along with `aap-coordinator migrate`"
+        );
+        let store = PostgresStore::open(spec)?;
+        store.claim_cluster(cluster, authority).map_err(|error| match error {
+            Error::Foreign { .. } => anyhow::Error::new(error).context(format!(
+                "schema `{}` at {} is not that of the cluster `{cluster}`: give this one a `schema` of its own",
+                spec.schema, spec.url
+            )),
+            Error::OtherAuthority { .. } => anyhow::Error::new(error).context(
+                "this home has made a certificate authority of its own: stop, copy `tls/` from the home of a \
+                 coordinator of the cluster over it, and start again",
+            ),
+            other => other.into(),
+        })?;
+        Ok(Arc::new(store))
+    }
+
     fn open_postgres(spec: &PostgresStoreSpec, path: &Utf8Path, owner: &str) -> Result<Self> {
         let store = PostgresStore::open(spec)?;
         store.claim(owner).map_err(|error| match error {
@@ -74,10 +103,18 @@ impl Metadata {
                 .context("open the file of metadata that PostgreSQL takes over from")?;
             take_over(&before, &store).context("move the metadata to PostgreSQL")?;
             drop(before);
-            std::fs::rename(path, moved(path)).with_context(|| format!("put `{path}` aside"))?;
+            put_aside(path)?;
         }
         let store = Arc::new(store);
         Ok(Self { store: store.clone(), resources: store, damaged: None })
+    }
+}
+
+/// Puts a file of metadata aside whose contents are elsewhere now, if there is one.
+pub(crate) fn put_aside(path: &Utf8Path) -> Result<()> {
+    match path.exists() {
+        true => std::fs::rename(path, moved(path)).with_context(|| format!("put `{path}` aside")),
+        false => Ok(()),
     }
 }
 
@@ -86,7 +123,7 @@ fn moved(path: &Utf8Path) -> Utf8PathBuf {
 }
 
 /// Copies everything. After a crash in between it is done again: what was copied stays, and nothing ran on it yet.
-fn take_over(from: &SqliteStore, to: &PostgresStore) -> Result<()> {
+pub(crate) fn take_over(from: &SqliteStore, to: &PostgresStore) -> Result<()> {
     let (old, new) = (from.catalogue()?, to.catalogue()?);
     if new.version > old.version {
         warn!("PostgreSQL has later metadata than the file, which is put aside");

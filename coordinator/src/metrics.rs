@@ -22,14 +22,14 @@ const SKIPPED: Described =
 const STORED: Described = ("aap_landing_stored_bytes", "gauge", "Bytes in the landing buffer");
 const WAITING: Described = ("aap_landing_waiting_bytes", "gauge", "Of these, not in the lake yet");
 const CAPACITY: Described = ("aap_landing_capacity_bytes", "gauge", "The landing buffer's budget");
-const CONNECTED: Described = ("aap_nodes_connected", "gauge", "Nodes with a session");
+const CONNECTED: Described = ("aap_nodes_connected", "gauge", "Nodes with a session here");
 
 /// All metrics. Blocking.
 pub(crate) fn render(service: &OperatorService) -> String {
     let landing = &service.queries.inner.landing;
     let counters = landing.counters();
     let stats = landing.buffer().stats();
-    let connected = service.board.nodes().iter().filter(|node| node.connected).count() as u64;
+    let connected = service.board.own_nodes().iter().filter(|node| node.connected).count() as u64;
     let mut out = String::new();
     for (described, value) in [
         (BATCHES, counters.batches.load(Ordering::Relaxed)),

@@ -15,8 +15,8 @@ use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use crate::catalog::{Answers, ScratchFolder};
-use crate::nodes::Session;
 use crate::queries::Queries;
+use crate::reach::Way;
 
 /// The table of answers when a single node is asked: its rows pass as they are.
 const ONE_NODE_TABLE: &str = "answer";
@@ -27,7 +27,8 @@ enum Part {
         file: Utf8PathBuf,
         end: QueryEnd,
     },
-    Late,
+    /// It did not answer in time; the reason is empty where it is just not connected.
+    Late(String),
     /// The node has nothing of that stream.
     WithoutStream(Problem),
     Failed(Problem),
@@ -52,7 +53,7 @@ pub(crate) async fn answer(
     ticket: &Ticket,
     answer: &AnswerSender,
 ) -> Result<(), Problem> {
-    let targets = targets(queries, &request)?;
+    let targets = targets(queries, &request).await?;
     let as_of_us = queries.clock().unix_us();
     let (node_sql, merge_sql, table, partial) = match targets.len() {
         1 => {
@@ -79,7 +80,7 @@ pub(crate) async fn answer(
     let parts = tokio::select! {
         parts = join_all(parts) => parts,
         () = ticket.cancel.requested() => {
-            cancel_everywhere(queries, &targets, &ticket.id).await;
+            queries.inner.reach.cancel(&targets, &ticket.id).await;
             return Err(aap_sql::problem::cancelled());
         }
     };
@@ -101,13 +102,13 @@ pub(crate) async fn answer(
     queries.inner.serving.answer(merge, tables, ticket, answer, done).await
 }
 
-fn targets(queries: &Queries, request: &v1::QueryRequest) -> Result<Vec<NodeId>, Problem> {
-    let known = queries.inner.nodes.all();
+async fn targets(queries: &Queries, request: &v1::QueryRequest) -> Result<Vec<NodeId>, Problem> {
+    let known = queries.inner.reach.known().await;
     let targets: Vec<NodeId> = match request.all_nodes {
-        true => known.into_keys().collect(),
+        true => known,
         false => {
             let named = request.nodes.iter().map(|name| {
-                let node = name.parse::<NodeId>().ok().filter(|node| known.contains_key(node));
+                let node = name.parse::<NodeId>().ok().filter(|node| known.binary_search(node).is_ok());
                 node.ok_or_else(|| unknown_node(name))
             });
             let mut named = named.collect::<Result<Vec<_>, _>>()?;
@@ -141,12 +142,6 @@ async fn scratch_folder(queries: &Queries, ticket: &Ticket) -> Result<Arc<Scratc
     Ok(Arc::new(ScratchFolder(path.clone())))
 }
 
-async fn cancel_everywhere(queries: &Queries, targets: &[NodeId], id: &str) {
-    for session in targets.iter().filter_map(|node| queries.inner.nodes.session(node)) {
-        session.cancel_query(id).await;
-    }
-}
-
 /// What each node is asked.
 struct Asked<'a> {
     id: &'a str,
@@ -156,35 +151,37 @@ struct Asked<'a> {
 
 impl Asked<'_> {
     async fn node(&self, queries: &Queries, node: &NodeId, folder: &Utf8Path, room: &AtomicU64) -> Part {
-        let Some(session) = queries.inner.nodes.session(node) else {
-            return Part::Late;
+        let way = match queries.inner.reach.way(node).await {
+            Ok(way) => way,
+            Err(reason) => return Part::Late(reason),
         };
         let file = folder.join(format!("{node}.arrow"));
         let deadline = Duration::from_millis(self.limits.deadline_ms);
-        let result = match timeout(deadline, self.spool(&session, file, room)).await {
+        let result = match timeout(deadline, self.spool(&way, file, room)).await {
             Ok(part) => part,
-            Err(_elapsed) => Part::Late,
+            Err(_elapsed) => Part::Late(format!("it had not answered after {} s", deadline.as_secs())),
         };
-        match &result {
-            Part::Answered { .. } => session.query_done(self.id),
-            Part::Late | Part::WithoutStream(_) | Part::Failed(_) => session.cancel_query(self.id).await,
-        }
+        way.end(self.id, matches!(result, Part::Answered { .. })).await;
         result
     }
 
     /// Writes the node's answer to a file.
-    async fn spool(&self, session: &Session, path: Utf8PathBuf, room: &AtomicU64) -> Part {
+    async fn spool(&self, way: &Way, path: Utf8PathBuf, room: &AtomicU64) -> Part {
         let broken = |what: &str| {
             Part::Failed(Problem::new("node.answer_broken", ExitCode::Unavailable, what).retry_after_ms(1000))
         };
-        let Some(mut parts) = session.query(self.id, self.sql, self.limits).await else {
-            return broken("the session of the node ended");
+        let mut parts = match way.query(self.id, self.sql, self.limits).await {
+            Ok(parts) => parts,
+            Err(reason) => return Part::Late(reason),
         };
         let Ok(mut file) = std::fs::File::create(&path) else {
             return broken("cannot spool the node's answer");
         };
-        let mut unreported = 0;
-        while let Some(part) = parts.recv().await {
+        loop {
+            let part = match parts.next().await {
+                Ok(part) => part,
+                Err(reason) => return broken(&reason),
+            };
             match part {
                 query_output::Kind::ArrowIpc(bytes) => {
                     let taken = room.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |room| {
@@ -198,7 +195,6 @@ impl Asked<'_> {
                         Ok(Ok(back)) => file = back,
                         _ => return broken("cannot spool the node's answer"),
                     }
-                    session.query_taken(self.id, &mut unreported).await;
                 }
                 query_output::Kind::End(json) => {
                     let end = serde_json::from_str(&json).unwrap_or_default();
@@ -210,7 +206,6 @@ impl Asked<'_> {
                 }
             }
         }
-        broken("the session of the node ended before it had answered")
     }
 }
 
@@ -243,7 +238,10 @@ fn collect(targets: &[NodeId], parts: Vec<Part>) -> Result<Collected, Problem> {
                     collected.truncated_by = Some(end.truncated_by.unwrap_or_else(|| "bytes".to_owned()));
                 }
             }
-            Part::Late => collected.coverage.late.push(name),
+            Part::Late(reason) => {
+                collected.coverage.late.push(name);
+                collected.coverage.late_reasons.push(reason);
+            }
             Part::WithoutStream(problem) => {
                 collected.coverage.answered.push(name);
                 without_stream.get_or_insert(problem);
@@ -261,10 +259,17 @@ fn collect(targets: &[NodeId], parts: Vec<Part>) -> Result<Collected, Problem> {
     }
     let without_stream = without_stream.filter(|_| collected.coverage.late.is_empty());
     Err(first_problem.or(without_stream).unwrap_or_else(|| {
-        let names = collected.coverage.late.join("`, `");
-        Problem::new("node.unreachable", ExitCode::Unavailable, format!("no answer from `{names}`"))
-            .hint_command("see whether it is connected", "aap node ls")
-            .retry_after_ms(5000)
+        let v1::Coverage { late, late_reasons, .. } = collected.coverage;
+        let names = late.join("`, `");
+        let reasons = late.iter().zip(late_reasons).filter(|(_, reason)| !reason.is_empty());
+        let mut problem =
+            Problem::new("node.unreachable", ExitCode::Unavailable, format!("no answer from `{names}`"))
+                .hint_command("see whether it is connected", "aap node ls")
+                .retry_after_ms(5000);
+        for (node, reason) in reasons {
+            problem = problem.cause(format!("`{node}`: {reason}"));
+        }
+        problem
     }))
 }
 
@@ -292,19 +297,26 @@ mod tests {
 
     #[test]
     fn only_whole_answers_are_merged_and_the_others_are_named_with_their_reason() {
-        let collected = merged(vec![answered(false), answered(true), without_stream(), Part::Late]).unwrap();
+        let collected = merged(vec![
+            answered(false),
+            answered(true),
+            without_stream(),
+            Part::Late("c1 is silent".to_owned()),
+        ])
+        .unwrap();
         assert_eq!(collected.files.len(), 1);
         assert_eq!(collected.truncated_by, None);
         let coverage = collected.coverage;
         assert_eq!(coverage.answered, ["n0", "n2"], "a node that lacks the stream has nothing to add");
         assert_eq!((coverage.failed, coverage.late), (vec!["n1".to_owned()], vec!["n3".to_owned()]));
         assert!(coverage.reasons[0].contains("larger than the limit"));
+        assert_eq!(coverage.late_reasons, ["c1 is silent"]);
     }
 
     #[test]
     fn a_stream_that_no_node_has_is_unknown() {
         let refused = |parts| merged(parts).err().map(|problem| problem.code);
         assert_eq!(refused(vec![without_stream(), without_stream()]).unwrap(), "query.unknown_table");
-        assert_eq!(refused(vec![without_stream(), Part::Late]).unwrap(), "node.unreachable");
+        assert_eq!(refused(vec![without_stream(), Part::Late(String::new())]).unwrap(), "node.unreachable");
     }
 }

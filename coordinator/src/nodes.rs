@@ -104,6 +104,18 @@ impl Nodes {
         }
     }
 
+    /// Takes up what other coordinators wrote down of nodes since. Of one whose session is here, this one knows best.
+    pub fn learn(&self, records: Vec<NodeRecord>) {
+        let mut state = self.state();
+        for record in records {
+            let known = state.entry(record.node.clone()).or_default();
+            let is_newer = known.record.as_ref().is_none_or(|known| known.last_seen_us < record.last_seen_us);
+            if known.session.is_none() && is_newer {
+                known.record = Some(record);
+            }
+        }
+    }
+
     /// Takes a session up. An older one of the same node is asked to end, and has ended when this returns.
     pub async fn attach(
         &self,

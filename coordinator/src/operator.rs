@@ -16,6 +16,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use crate::catalog::{catalogue_problem, cut_of};
+use crate::cluster::Lead;
 use crate::deletions;
 use crate::node_query::unknown_node;
 use crate::nodes::Nodes;
@@ -38,6 +39,8 @@ pub struct OperatorService {
     pub nodes: Nodes,
     /// Where it is remembered.
     pub store: Arc<dyn MetadataStore>,
+    /// In a cluster one coordinator changes the lake, not necessarily this one.
+    pub(crate) lead: Option<Lead>,
 }
 
 type EventStream = Pin<Box<dyn Stream<Item = Result<v1::QueryEvent, Status>> + Send>>;
@@ -98,7 +101,8 @@ impl OperatorService {
 #[tonic::async_trait]
 impl Operator for OperatorService {
     async fn status(&self, _: Request<v1::StatusRequest>) -> Result<Response<v1::StatusReply>, Status> {
-        Ok(Response::new(self.read(Board::status).await?))
+        let from_others = self.queries.inner.reach.told_by_others().await;
+        Ok(Response::new(self.read(move |board| board.status(&from_others)).await?))
     }
 
     async fn list_nodes(
@@ -106,7 +110,8 @@ impl Operator for OperatorService {
         request: Request<v1::ListNodesRequest>,
     ) -> Result<Response<v1::ListNodesReply>, Status> {
         let wanted = request.into_inner().node;
-        let mut nodes = self.board.nodes();
+        let from_others = self.queries.inner.reach.told_by_others().await;
+        let mut nodes = self.board.nodes(&from_others);
         if !wanted.is_empty() {
             nodes.retain(|node| node.node == wanted);
             if nodes.is_empty() {
@@ -149,7 +154,7 @@ impl Operator for OperatorService {
         let books = self.read(Board::books).await?;
         let files = books.catalogue.files.into_iter().filter(|file| file.stream == stream);
         let files = files.map(|file| v1::LakeFile {
-            path: self.lake.locate(&file.path).into_string(),
+            path: self.lake.address(&file.path),
             rows: file.rows,
             bytes: file.bytes,
             ts_min_us: file.ts_min_us,
@@ -163,6 +168,10 @@ impl Operator for OperatorService {
         request: Request<v1::DeleteStreamRequest>,
     ) -> Result<Response<v1::DeleteStreamReply>, Status> {
         let name = request.into_inner().stream;
+        if let Some(lead) = &self.lead {
+            lead.require().await.map_err(refuse)?;
+            lead.catch_up().await.map_err(refuse)?;
+        }
         let stream = require_stream(&self.queries, &name).await.map_err(refuse)?;
         let (rows, files) = self.lake.delete(&stream).await.map_err(|error| {
             let message = format!("cannot delete stream `{stream}`");

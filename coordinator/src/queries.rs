@@ -17,10 +17,13 @@ use crate::federation::Federated;
 use crate::freshness::wait_for_ingest;
 use crate::landing::Landing;
 use crate::node_query;
-use crate::nodes::Nodes;
+use crate::reach::Reach;
 
 /// Folders made for fetched rows so far, so that each is new.
 static FOLDERS: AtomicU64 = AtomicU64::new(0);
+
+/// How long a query waits, in a cluster, for what has landed elsewhere; then its answer says that it lacks it.
+const CATCH_UP: Duration = Duration::from_secs(10);
 
 /// Runs queries. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -36,7 +39,7 @@ pub struct Inner {
     /// The coordinator's own data.
     pub tables: Arc<LakeAndLanding>,
     /// Who may be asked.
-    pub nodes: Nodes,
+    pub reach: Reach,
     /// Where acknowledged data stands.
     pub landing: Landing,
     /// Where answers of nodes are put while they are merged.
@@ -86,7 +89,18 @@ impl Queries {
         let mut coverage = v1::Coverage::default();
         if request.wait_for_ingest {
             tokio::select! {
-                found = wait_for_ingest(&self.inner.nodes, &self.inner.landing) => coverage = found,
+                found = wait_for_ingest(&self.inner.reach, &self.inner.landing) => coverage = found,
+                () = ticket.cancel.requested() => return Err(aap_sql::problem::cancelled()),
+            }
+        }
+        if let Some(shards) = self.inner.landing.shards() {
+            tokio::select! {
+                caught_up = shards.view().catch_up(CATCH_UP) => if !caught_up {
+                    coverage.failed.push("landing".to_owned());
+                    coverage.reasons.push(format!(
+                        "what landed last is not in this coordinator's view after {} s", CATCH_UP.as_secs()
+                    ));
+                },
                 () = ticket.cancel.requested() => return Err(aap_sql::problem::cancelled()),
             }
         }

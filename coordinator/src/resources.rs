@@ -13,6 +13,7 @@ use aap_types::{ExitCode, Problem, StreamName, nearest};
 use tonic::{Request, Response, Status};
 
 use crate::catalogs::{self, CatalogSpec, Catalogs};
+use crate::cluster::{Joined, Lead};
 use crate::second_copy::SecondCopy;
 use crate::sinks::{self, SinkSpec, Sinks, Start, StoreLedger, blocking, dead_letter_row};
 use crate::sources::{self, SourceSpec, Sources};
@@ -33,6 +34,10 @@ pub(crate) struct ResourceService {
     pub(crate) sources: Sources,
     pub(crate) catalogs: Catalogs,
     pub(crate) clock: Arc<dyn Clock>,
+    /// In a cluster one coordinator runs what is declared, not necessarily this one.
+    pub(crate) lead: Option<Lead>,
+    /// The cluster, where this is one of several coordinators.
+    pub(crate) joined: Option<Joined>,
     /// One change at a time: what was checked is still so when it is written.
     pub(crate) turn: Arc<tokio::sync::Mutex<()>>,
 }
@@ -82,6 +87,10 @@ impl ResourceService {
 
     /// Writes the second copy. Call it in one's turn: two writers would tear it.
     async fn keep_copy(&self, without: Option<String>) -> Result<(), Problem> {
+        if self.lead.is_some() {
+            // The store is not lost with this machine, and what another coordinator declares would not be in the copy.
+            return Ok(());
+        }
         let copy = self.copy.clone();
         let written = tokio::task::spawn_blocking(move || copy.write(without.as_deref())).await;
         let problem = || {
@@ -120,7 +129,7 @@ impl ResourceService {
                 self.start(&record).await?;
             } else if !request.dry_run && wanted.kind == sinks::KIND {
                 // Somebody who applies what is there already wants it to be tried again.
-                self.sinks.poke(&wanted.name)?;
+                self.poke(&wanted.name)?;
             }
             changes.push(change);
         }
@@ -128,6 +137,9 @@ impl ResourceService {
     }
 
     fn is_running(&self, wanted: &Wanted) -> bool {
+        if self.lead.is_some() {
+            return true;
+        }
         match wanted.kind {
             catalogs::KIND => self.catalogs.find(&wanted.name).is_some(),
             sources::KIND => self.sources.is_running(&wanted.name),
@@ -135,7 +147,28 @@ impl ResourceService {
         }
     }
 
+    /// Makes a sink try again, where it runs here.
+    fn poke(&self, name: &str) -> Result<(), Problem> {
+        match &self.lead {
+            Some(lead) if !lead.leads() => Ok(()),
+            Some(_) if !self.sinks.is_running(name) => Ok(()),
+            _ => self.sinks.poke(name),
+        }
+    }
+
+    /// Refuses at a coordinator that does not run sinks.
+    async fn require_sinks(&self) -> Result<(), Problem> {
+        match &self.lead {
+            Some(lead) => lead.require().await,
+            None => Ok(()),
+        }
+    }
+
     async fn start(&self, record: &ResourceRecord) -> Result<(), Problem> {
+        if let Some(lead) = &self.lead {
+            lead.look();
+            return Ok(());
+        }
         match record.kind.as_str() {
             catalogs::KIND => self.catalogs.start(record),
             sources::KIND => self.sources.start(record).await,
@@ -187,7 +220,9 @@ impl ResourceService {
         let all = self.all().await?;
         let known = all.iter().find(|known| known.kind == kind && known.name == name);
         let uid = known.ok_or_else(|| not_found(kind, name, &all))?.uid.clone();
+        // In a cluster whoever runs it sees that it is gone.
         match kind {
+            _ if self.lead.is_some() => {}
             catalogs::KIND => self.catalogs.stop(name),
             sources::KIND => self.sources.stop(name).await,
             _ => drop(self.sinks.stop(name).await),
@@ -196,10 +231,14 @@ impl ResourceService {
         self.keep_copy(Some(uid)).await?;
         let (store, wanted) = (self.store.clone(), name.to_owned());
         blocking(move || store.delete_resource(kind, &wanted)).await?;
+        if let Some(lead) = &self.lead {
+            lead.look();
+        }
         Ok(v1::DeleteReply { kind: kind.to_owned(), name: name.to_owned() })
     }
 
     async fn letters(&self, name: &str, limit: u64) -> Result<v1::ListDeadLettersReply, Problem> {
+        self.require_sinks().await?;
         let uid = self.sinks.find(name)?.uid;
         let limit = if limit == 0 { usize::MAX } else { usize::try_from(limit).unwrap_or(usize::MAX) };
         let store = self.store.clone();
@@ -219,6 +258,7 @@ impl ResourceService {
     }
 
     async fn replay(&self, name: &str) -> Result<u64, Problem> {
+        self.require_sinks().await?;
         let _turn = self.turn.lock().await;
         let running = self.sinks.find(name)?;
         let (store, now_us) = (self.store.clone(), self.clock.unix_us());
@@ -390,6 +430,7 @@ impl Resources for ResourceService {
         &self,
         request: Request<v1::ListSinksRequest>,
     ) -> Result<Response<v1::ListSinksReply>, Status> {
+        self.require_sinks().await.map_err(refuse)?;
         let (sinks, name) = (self.sinks.clone(), request.into_inner().name);
         let listed = tokio::task::spawn_blocking(move || sinks.statuses(&name)).await;
         let listed = listed.map_err(|panic| {
@@ -406,6 +447,7 @@ impl Resources for ResourceService {
     }
 
     async fn pause_sink(&self, request: Request<v1::SinkRequest>) -> Result<Response<v1::SinkReply>, Status> {
+        self.require_sinks().await.map_err(refuse)?;
         let name = request.into_inner().name;
         let _turn = self.turn.lock().await;
         self.sinks.set_paused(&name, true).await.map_err(refuse)?;
@@ -417,6 +459,7 @@ impl Resources for ResourceService {
         &self,
         request: Request<v1::SinkRequest>,
     ) -> Result<Response<v1::SinkReply>, Status> {
+        self.require_sinks().await.map_err(refuse)?;
         let name = request.into_inner().name;
         let _turn = self.turn.lock().await;
         self.sinks.set_paused(&name, false).await.map_err(refuse)?;
@@ -440,10 +483,21 @@ impl Resources for ResourceService {
         Ok(Response::new(v1::ReplayReply { rows }))
     }
 
+    async fn show_cluster(
+        &self,
+        _: Request<v1::ShowClusterRequest>,
+    ) -> Result<Response<v1::ShowClusterReply>, Status> {
+        let Some(joined) = self.joined.clone() else {
+            return Ok(Response::new(v1::ShowClusterReply::default()));
+        };
+        Ok(Response::new(joined.show().await.map_err(refuse)?))
+    }
+
     async fn purge_dead_letters(
         &self,
         request: Request<v1::SinkRequest>,
     ) -> Result<Response<v1::PurgeReply>, Status> {
+        self.require_sinks().await.map_err(refuse)?;
         let running = self.sinks.find(&request.into_inner().name).map_err(refuse)?;
         let store = self.store.clone();
         let rows = blocking(move || store.purge_dead_letters(&running.uid)).await.map_err(refuse)?;

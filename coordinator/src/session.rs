@@ -24,6 +24,7 @@ use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
 use crate::arrival::{Arrival, chain, check_batch, check_skip};
+use crate::cluster::Place;
 use crate::deletions;
 use crate::landing::{Landing, Outcome};
 use crate::ledger;
@@ -119,7 +120,17 @@ impl Sessions {
             refuse(&tx, "CLONED", message.clone(), None).await?;
             return Err(End::Protocol(message));
         }
+        let lost = match self.landing.place(&node).await {
+            Ok(Place::Here { lost }) => lost,
+            Ok(Place::Elsewhere(address)) => return self.redirect(&tx, &node, address).await,
+            Err(error) => {
+                // It is told before the line closes, so that its agent says why.
+                refuse(&tx, "UNAVAILABLE", chain(&error), None).await?;
+                return Err(error.into());
+            }
+        };
         let close = self.shutdown.child();
+        let _watch = close_with(&close, lost);
         let attached = self.nodes.attach(&node, carrier.to_string(), tx.clone(), close.clone()).await;
         let welcome = tokio::select! {
             welcome = self.welcome(&node, &hello) => welcome?,
@@ -136,6 +147,19 @@ impl Sessions {
             tx.send(message(coordinator_message::Kind::Deleted(v1::Deleted { through }))).await?;
         }
         Flow::new(self, node, attached, tx).run(rx, close).await
+    }
+
+    /// The node's shard is another coordinator's: it is told which.
+    async fn redirect(&self, tx: &CoordinatorSender, node: &NodeId, address: String) -> Result<(), End> {
+        debug!(%node, address, "a node belongs to another coordinator");
+        let refusal = v1::Refusal {
+            code: "REDIRECT".to_owned(),
+            message: format!("this node belongs to the coordinator at {address}"),
+            address,
+            ..v1::Refusal::default()
+        };
+        tx.send(message(coordinator_message::Kind::Refusal(refusal))).await?;
+        Ok(())
     }
 
     /// Two stores with one identity: the one that speaks now looks rolled back, and the other one still answers.
@@ -157,7 +181,7 @@ impl Sessions {
     async fn welcome(&self, node: &NodeId, hello: &v1::Hello) -> Result<v1::Welcome, End> {
         let now_us = self.clock.unix_us();
         let known = self.recorded(node);
-        let tails = self.landing.tails(node).await;
+        let tails = self.landing.tails(node).await?;
         let reason = ledger::new_epoch_reason(hello, known.as_ref(), &tails);
         if let Some(reason) = &reason {
             warn!(%node, %reason, "the node is told to begin a new epoch");
@@ -184,7 +208,7 @@ impl Sessions {
         });
         self.record(record).await?;
         let positions = match ledger::needs_positions(hello, reason.is_some(), &tails) {
-            true => wire_positions(self.landing.buffer().positions_of(node)),
+            true => wire_positions(self.landing.positions_of(node).await?),
             false => vec![],
         };
         Ok(v1::Welcome {
@@ -245,6 +269,17 @@ impl Sessions {
         });
         Ok(landed.await?)
     }
+}
+
+/// Closes a session when its shard is lost. Dropping what this returns ends the watch.
+fn close_with(close: &Shutdown, lost: Shutdown) -> tokio_util::task::AbortOnDropHandle<()> {
+    let close = close.clone();
+    #[expect(clippy::disallowed_methods, reason = "ends with the session that it watches for")]
+    let watch = tokio::spawn(async move {
+        lost.requested().await;
+        close.request();
+    });
+    tokio_util::task::AbortOnDropHandle::new(watch)
 }
 
 fn check_hello(node: &NodeId, hello: &v1::Hello) -> Result<(), (&'static str, String)> {

@@ -96,17 +96,22 @@ impl Sinks {
     }
 
     /// Starts every sink that is declared.
-    pub(crate) async fn start_all(&self) -> anyhow::Result<()> {
-        let store = self.inner.dependencies.store.clone();
-        let records = spawn_blocking(move || store.resources()).await??;
-        for record in records.into_iter().filter(|record| record.kind == KIND) {
-            if let Err(problem) = self.start(&record).await {
+    pub(crate) async fn start_all(&self, records: &[ResourceRecord]) {
+        for record in records.iter().filter(|record| record.kind == KIND) {
+            if let Err(problem) = self.start_or_show(record).await {
                 // A document that an earlier version took. The others must run.
                 warn!(sink = record.name, %problem, "a sink cannot be started");
-                self.broken().insert(record.name.clone(), problem.message);
             }
         }
-        Ok(())
+    }
+
+    /// Starts a sink; one that cannot even be started is shown with its reason.
+    pub(crate) async fn start_or_show(&self, record: &ResourceRecord) -> Result<(), Problem> {
+        let started = self.start(record).await;
+        if let Err(problem) = &started {
+            self.broken().insert(record.name.clone(), problem.message.clone());
+        }
+        started
     }
 
     /// Starts a sink, or starts it anew with its changed document.

@@ -253,13 +253,14 @@ impl Runner {
     }
 
     /// What landed of a kind of source under keys that begin with this source's.
-    fn landed(&self, kind: SourceKind) -> Vec<(String, SourcePosition)> {
-        let positions = self.landing.buffer().positions().into_iter();
+    async fn landed(&self, kind: SourceKind) -> Result<Vec<(String, SourcePosition)>, Problem> {
+        let positions = self.landing.own_positions().await;
+        let positions = positions.map_err(|error| cannot("learn how far it was read", &error))?.into_iter();
         let ours = positions.filter(|position| position.kind == kind).filter_map(|position| {
             let rest = position.key.strip_prefix(&self.uid)?;
             Some((rest.strip_prefix('/').unwrap_or(rest).to_owned(), position))
         });
-        ours.collect()
+        Ok(ours.collect())
     }
 }
 

@@ -14,6 +14,7 @@ use crate::catalog::catalogue_problem;
 use crate::landing::Landing;
 use crate::nodes::{NodeState, Nodes, Session};
 use crate::queries::Queries;
+use crate::reach::FromOthers;
 use crate::sinks::Sinks;
 use crate::sources::Sources;
 
@@ -155,8 +156,29 @@ impl Board {
         named.collect()
     }
 
-    /// All nodes.
-    pub fn nodes(&self) -> Vec<v1::NodeStatus> {
+    /// All nodes: those with a session elsewhere as that coordinator describes them.
+    pub fn nodes(&self, from_others: &FromOthers) -> Vec<v1::NodeStatus> {
+        let now_us = self.inner.clock.unix_us();
+        let own = self.own_nodes().into_iter().map(|status| (status.node.clone(), status));
+        let mut nodes: BTreeMap<String, v1::NodeStatus> = own.collect();
+        for status in &from_others.nodes {
+            let known = nodes.entry(status.node.clone()).or_default();
+            // It may have come here since.
+            if !known.connected {
+                // By our clock: it was seen when that coordinator answered.
+                *known = v1::NodeStatus { last_seen_us: now_us, ..status.clone() };
+            }
+        }
+        for (node, reason) in &from_others.unknown {
+            if let Some(status) = nodes.get_mut(node.as_str()) {
+                status.problems.push(reason.clone());
+            }
+        }
+        nodes.into_values().collect()
+    }
+
+    /// All nodes that are known here, connected where their session is here.
+    pub fn own_nodes(&self) -> Vec<v1::NodeStatus> {
         let (now_us, rates) = (self.inner.clock.unix_us(), self.rates());
         let known = self.inner.nodes.all().into_iter().filter(|(_, state)| state.record.is_some());
         let described = known.map(|(node, state)| {
@@ -167,14 +189,15 @@ impl Board {
     }
 
     /// Everything. Blocking.
-    pub fn status(&self) -> Result<v1::StatusReply, Problem> {
+    pub fn status(&self, from_others: &FromOthers) -> Result<v1::StatusReply, Problem> {
         let books = self.books()?;
-        let nodes = self.nodes();
+        let nodes = self.nodes(from_others);
+        let problems = self.problems().into_iter().chain(from_others.problems.iter().cloned());
         Ok(v1::StatusReply {
             coordinator_version: env!("CARGO_PKG_VERSION").to_owned(),
             as_of_us: self.inner.clock.unix_us(),
             started_us: self.inner.started_us,
-            problems: self.problems(),
+            problems: problems.collect(),
             streams: self.streams(&books),
             nodes,
         })
@@ -188,6 +211,7 @@ impl Board {
         problems.extend(self.inner.lake.problem());
         problems.extend(self.inner.sinks.problems());
         problems.extend(self.inner.sources.problems());
+        problems.extend(self.inner.landing.shards().map(|shards| shards.problems()).unwrap_or_default());
         let missing = self.inner.queries.inner.serving.sandbox_missing();
         if !missing.is_empty() {
             problems

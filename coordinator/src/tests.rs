@@ -21,8 +21,9 @@ use camino::Utf8PathBuf;
 use tokio::time::timeout;
 
 use crate::freshness::wait_for_ingest;
-use crate::landing::Landing;
+use crate::landing::{Landed, Landing};
 use crate::nodes::Nodes;
+use crate::reach::Reach;
 use crate::session::Sessions;
 
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -85,9 +86,11 @@ async fn open(home: &Utf8PathBuf) -> (Arc<Sessions>, Lake) {
         store: store.clone(),
         clock: clock.clone(),
         root: home.join("lake"),
+        objects: None,
+        lead: None,
     };
     let lake = Lake::open(dependencies, LakeConfig::default()).await.unwrap();
-    let landing = Landing::new(buffer, lake.waiting().clone(), clock.clone());
+    let landing = Landing::new(buffer, Landed::new(lake.waiting().clone()), clock.clone());
     let nodes = Nodes::new(store.nodes().unwrap());
     let (credit_bytes, shutdown) = (1 << 20, Shutdown::default());
     (Arc::new(Sessions { landing, nodes, store, clock, credit_bytes, room_bytes: u64::MAX, shutdown }), lake)
@@ -409,7 +412,8 @@ async fn waiting_for_ingest_ends_when_what_the_node_had_has_landed() {
     let rig = Rig::new().await;
     let mut agent = Agent::greet(rig.dial(Cut::default()), hello_of_run(9)).await.unwrap();
     let (nodes, landing) = (rig.sessions.nodes.clone(), rig.sessions.landing.clone());
-    let waiting = tokio::spawn(async move { wait_for_ingest(&nodes, &landing).await });
+    let reach = Reach::alone(nodes);
+    let waiting = tokio::spawn(async move { wait_for_ingest(&reach, &landing).await });
     let barrier = loop {
         if let down::Kind::Barrier(barrier) = agent.next().await.unwrap() {
             break barrier;

@@ -5,8 +5,10 @@
 
 mod accounting;
 mod alone;
+mod backup;
 mod bad_input;
 mod cli;
+mod cluster;
 mod comparison;
 mod coordinator_store;
 mod crash_points;

@@ -19,6 +19,10 @@ use crate::wait::{PATIENCE, eventually, wait_until};
 pub struct Settings {
     /// Where the agent finds the coordinator. Default: where it listens.
     pub coordinator_address: Option<String>,
+    /// Where it finds several.
+    pub coordinators: Vec<String>,
+    /// Where this home's coordinator listens for agents. Default: a free port.
+    pub agents_port: Option<u16>,
     /// Section `buffer` of the agent, in braces.
     pub buffer: String,
     /// More `Source` documents; the source `http` is always there.
@@ -56,12 +60,17 @@ impl Platform {
         let home = self.home();
         let init = ["init", "--home", home.to_str().unwrap(), "--node", node];
         Ran::of(self.command("aap-coordinator").args(init).output().unwrap()).ok();
-        let (agents, operators, http) = (free_port(), free_port(), free_port());
+        let (agents, operators, http) =
+            (settings.agents_port.unwrap_or_else(free_port), free_port(), free_port());
         let address = settings.coordinator_address.clone().unwrap_or_else(|| format!("127.0.0.1:{agents}"));
+        let address = match settings.coordinators.as_slice() {
+            [] => format!("address: '{address}'"),
+            several => format!("addresses: ['{}']", several.join("', '")),
+        };
         let buffer = if settings.buffer.is_empty() { "{}" } else { &settings.buffer };
         let agent = format!(
             "apiVersion: aap/v1\nkind: Agent\nmetadata: {{ name: {node} }}\n\
-             spec: {{ coordinator: {{ address: '{address}' }}, buffer: {buffer} }}\n"
+             spec: {{ coordinator: {{ {address} }}, buffer: {buffer} }}\n"
         );
         let listen = format!("type: http, token_file: run/operator.token, listen: '127.0.0.1:{http}'");
         let documents: Vec<String> =

@@ -13,7 +13,7 @@ use crate::tools;
 const LAYERS: [&[&str]; 7] = [
     &["aap-types"],
     &["aap-runtime"],
-    &["aap-proto", "aap-buffer", "aap-columns", "aap-decode", "aap-federation", "aap-sinks"],
+    &["aap-proto", "aap-backup", "aap-buffer", "aap-columns", "aap-decode", "aap-federation", "aap-sinks"],
     &[
         "aap-transport",
         "aap-sql",
@@ -41,8 +41,8 @@ const SAME_LAYER: [(&str, &str, &str); 2] = [
     ),
 ];
 
-/// What `cli` may see of ours: it links no storage, no engine, no Arrow.
-const CLI_SEES: [&str; 3] = ["aap-client", "aap-runtime", "aap-types"];
+/// What `cli` may see of ours: it links no storage, no engine, no Arrow. A backup knows files, not what is in them.
+const CLI_SEES: [&str; 4] = ["aap-backup", "aap-client", "aap-runtime", "aap-types"];
 
 /// Each driver is named by exactly one crate.
 const HOMES: [(&str, &str); 13] = [

@@ -1,10 +1,12 @@
 //! The `Agent` document.
 
+use aap_transport::is_address;
 use aap_types::ByteCount;
 use camino::Utf8PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::Period;
+use super::load::Complaint;
 
 /// `spec` of kind `Agent`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -18,12 +20,16 @@ pub struct AgentSpec {
     pub query: QuerySpec,
 }
 
-/// The coordinator, and who this node is to it.
+/// The coordinator, or those of a cluster, and who this node is to it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CoordinatorSpec {
-    /// `host:port`, UDP and TCP. `auto` takes what `run/coordinator.json` of the same home says.
-    pub address: String,
+    /// `host:port`, UDP and TCP. `auto` takes what `run/coordinator.json` of the same home says. Either this or `addresses`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
+    /// The coordinators of a cluster, `host:port` each: one of them at a time, and another when it fails.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<String>,
     /// Certificate authority (PEM). Relative to the home directory. Default: `tls/root.pem`.
     #[serde(default = "default_root", alias = "root")]
     pub ca: Utf8PathBuf,
@@ -36,6 +42,55 @@ pub struct CoordinatorSpec {
     /// Which carrier to use. Default: auto.
     #[serde(default)]
     pub carrier: CarrierChoice,
+}
+
+/// What stands for the address of the coordinator that runs in the same home.
+pub(crate) const AUTO: &str = "auto";
+
+/// Most addresses of an agent: a cluster has a handful of coordinators, and a round of dead ones should end some time.
+const ADDRESSES_MAX: usize = 32;
+
+impl CoordinatorSpec {
+    /// Every address that it may dial, or `auto`. Not empty.
+    pub fn all(&self) -> Vec<String> {
+        self.address.iter().chain(&self.addresses).cloned().collect()
+    }
+
+    pub(super) fn check(&self) -> Result<(), Complaint> {
+        let not_one = |address: &str| format!("`{address}` is not an address of the form HOST:PORT");
+        match (&self.address, self.addresses.as_slice()) {
+            (None, []) => {
+                let message = "a coordinator needs `address: HOST:PORT` (`auto`: that of the same home), or `addresses:` with several";
+                Err(("coordinator", message.to_owned()))
+            }
+            (Some(_), [_, ..]) => {
+                Err(("addresses", "a coordinator has either `address` or `addresses`, not both".to_owned()))
+            }
+            (Some(address), []) if address != AUTO && !is_address(address) => {
+                Err(("address", not_one(address)))
+            }
+            (Some(_), []) => Ok(()),
+            (None, several) => check_several(several, not_one).map_err(|message| ("addresses", message)),
+        }
+    }
+}
+
+fn check_several(addresses: &[String], not_one: impl Fn(&str) -> String) -> Result<(), String> {
+    if addresses.len() > ADDRESSES_MAX {
+        return Err(format!("{} addresses are more than {ADDRESSES_MAX}", addresses.len()));
+    }
+    for (at, address) in addresses.iter().enumerate() {
+        if address == AUTO {
+            return Err("`auto` stands in `address` alone, not in `addresses`".to_owned());
+        }
+        if !is_address(address) {
+            return Err(not_one(address));
+        }
+        if addresses[..at].contains(address) {
+            return Err(format!("`{address}` stands there twice"));
+        }
+    }
+    Ok(())
 }
 
 fn default_root() -> Utf8PathBuf {

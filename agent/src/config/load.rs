@@ -206,6 +206,9 @@ fn check_agent(spec: &super::AgentSpec) -> Result<(), Complaint> {
     if spec.buffer.budget.is_some_and(|budget| budget.0 < 4 * segment) {
         return Err(("budget", "the budget must hold at least four segments".to_owned()));
     }
+    if let Some(coordinator) = &spec.coordinator {
+        coordinator.check()?;
+    }
     if spec.query.concurrency == 0 {
         return Err(("concurrency", "at least one query must be able to run".to_owned()));
     }

@@ -76,6 +76,30 @@ fn what_cannot_work_is_refused_at_its_line() {
 }
 
 #[test]
+fn the_coordinators_of_a_cluster_are_addresses_instead_of_one() {
+    let with = |coordinator: &str| check(&GOOD.replace("address: '127.0.0.1:7400'", coordinator));
+    let all = |coordinator: &str| with(coordinator).unwrap().agent.coordinator.unwrap().all();
+    assert_eq!(all("address: auto"), ["auto"]);
+    assert_eq!(all("address: 'c.example.org:7400'"), ["c.example.org:7400"]);
+    assert_eq!(all("addresses: ['a:7400', '[::1]:7400']"), ["a:7400", "[::1]:7400"]);
+    let many: Vec<String> = (0..33).map(|number| format!("'c{number}:7400'")).collect();
+    for (coordinator, word) in [
+        ("", "`address: HOST:PORT`"),
+        ("addresses: []", "`address: HOST:PORT`"),
+        ("address: auto, addresses: ['a:7400']", "either `address` or `addresses`"),
+        ("address: 'c.example.org'", "`c.example.org` is not an address of the form HOST:PORT"),
+        ("addresses: ['a:7400', 'b']", "`b` is not an address of the form HOST:PORT"),
+        ("addresses: ['a:7400', auto]", "`auto` stands in `address` alone"),
+        ("addresses: ['a:7400', 'a:7400']", "`a:7400` stands there twice"),
+        (&format!("addresses: [{}]", many.join(", ")), "33 addresses are more than 32"),
+    ] {
+        let (line, message, _) = with(coordinator).unwrap_err();
+        assert!(message.contains(word), "{coordinator}: {message}");
+        assert_eq!(line, 5, "{coordinator}");
+    }
+}
+
+#[test]
 fn a_time_format_that_cannot_work_is_refused_by_its_path_and_line() {
     let source = |timestamp: &str| {
         format!(

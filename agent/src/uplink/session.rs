@@ -1,6 +1,5 @@
 //! One session: hello and welcome, then both directions side by side until one of them ends.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use aap_buffer::{Frame, FrameKind, mutant};
@@ -39,18 +38,27 @@ pub(super) enum End {
     Stopped,
     /// A better carrier can be had: dial again at once.
     BetterCarrier,
+    /// This node belongs to another coordinator, whose address this should be.
+    Redirected(String),
     /// It broke.
     Broken(String),
 }
 
-/// Holds a session to its end.
+impl From<String> for End {
+    fn from(reason: String) -> Self {
+        Self::Broken(reason)
+    }
+}
+
+/// Holds a session with the coordinator at `address` to its end.
 pub(super) async fn hold(
     session: AgentSession,
+    address: &str,
     deps: &UplinkDeps,
-    state: &Arc<State>,
     shutdown: &Shutdown,
     welcomed: impl FnOnce(),
 ) -> End {
+    let state = &deps.state;
     let AgentSession { tx, mut rx, carrier, mut better } = session;
     let welcome = tokio::select! {
         welcome = greet(&tx, &mut rx, deps) => welcome,
@@ -58,23 +66,24 @@ pub(super) async fn hold(
     };
     let welcome = match welcome {
         Ok(welcome) => welcome,
-        Err(reason) => return End::Broken(reason),
+        Err(end) => return end,
     };
     if let Err(reason) = follow(welcome, deps, state).await {
         return End::Broken(reason);
     }
     welcomed();
     deps.first_welcome.came();
-    tracing::info!(%carrier, "uplink connected");
+    tracing::info!(address, %carrier, "uplink connected");
     deps.board.uplink(|entry| {
         entry.connected = true;
+        address.clone_into(&mut entry.address);
         entry.carrier = carrier.to_string();
         entry.problem.clear();
     });
     let running = Running::default();
     let end = tokio::select! {
         reason = send_all(&tx, deps, state) => End::Broken(reason),
-        reason = receive_all(rx, &tx, deps, state, &running) => End::Broken(reason),
+        end = receive_all(rx, &tx, deps, state, &running) => end,
         reason = report_all(&tx, deps) => End::Broken(reason),
         () = better.available() => End::BetterCarrier,
         () = flushed(deps, state, shutdown) => End::Stopped,
@@ -84,7 +93,7 @@ pub(super) async fn hold(
 }
 
 /// Says hello and waits for the welcome.
-async fn greet(tx: &AgentSender, rx: &mut CoordinatorReceiver, deps: &UplinkDeps) -> Result<Welcome, String> {
+async fn greet(tx: &AgentSender, rx: &mut CoordinatorReceiver, deps: &UplinkDeps) -> Result<Welcome, End> {
     let identity = deps.buffer.identity();
     let hello = Hello {
         protocol_version: aap_proto::PROTOCOL_VERSION,
@@ -111,12 +120,26 @@ async fn greet(tx: &AgentSender, rx: &mut CoordinatorReceiver, deps: &UplinkDeps
             Ok(welcome)
         }
         Some(Down::Welcome(welcome)) => {
-            Err(format!("the coordinator asks for protocol version {}", welcome.protocol_version))
+            Err(format!("the coordinator asks for protocol version {}", welcome.protocol_version).into())
         }
-        Some(Down::Refusal(refusal)) => Err(format!("refused: {} ({})", refusal.message, refusal.code)),
-        Some(_) => Err("the coordinator did not begin with a welcome".to_owned()),
-        None => Err("the coordinator closed the session before its welcome".to_owned()),
+        Some(Down::Refusal(refusal)) if word(&refusal) == REDIRECT => Err(End::Redirected(refusal.address)),
+        Some(Down::Refusal(refusal)) => Err(refused_session(&refusal)),
+        Some(_) => Err("the coordinator did not begin with a welcome".to_owned().into()),
+        None => Err("the coordinator closed the session before its welcome".to_owned().into()),
     }
+}
+
+/// The word of a refusal that this node belongs to another coordinator.
+const REDIRECT: &str = "REDIRECT";
+
+/// The last word of a refusal's code, whatever stands before it.
+fn word(refusal: &Refusal) -> String {
+    let code = refusal.code.to_ascii_uppercase();
+    code.rsplit('.').next().unwrap_or(&code).to_owned()
+}
+
+fn refused_session(refusal: &Refusal) -> End {
+    End::Broken(format!("refused: {} ({})", refusal.message, refusal.code))
 }
 
 /// Does what the welcome says: deletions, positions, a new epoch, cursors.
@@ -275,21 +298,21 @@ fn batch(frame: Frame) -> Batch {
     }
 }
 
-/// Takes what the coordinator sends. Returns why it ended.
+/// Takes what the coordinator sends. Returns how it ended.
 async fn receive_all(
     mut rx: CoordinatorReceiver,
     tx: &AgentSender,
     deps: &UplinkDeps,
     state: &State,
     running: &Running,
-) -> String {
+) -> End {
     // Answers go out beside the loop, so that a slow network never keeps acknowledgements waiting. A coordinator
     // has few barriers and queries open at once; beyond this number the session is not worth keeping.
     let (answers, mut waiting) = mpsc::channel::<AgentMessage>(64);
     let answering = async {
         while let Some(message) = waiting.recv().await {
             if let Err(error) = tx.send(message).await {
-                return chain(&error);
+                return End::Broken(chain(&error));
             }
         }
         std::future::pending().await
@@ -298,17 +321,17 @@ async fn receive_all(
         loop {
             let message = match rx.recv().await {
                 Ok(Some(message)) => message,
-                Ok(None) => return "the coordinator ended the session".to_owned(),
-                Err(error) => return chain(&error),
+                Ok(None) => return "the coordinator ended the session".to_owned().into(),
+                Err(error) => return chain(&error).into(),
             };
-            if let Err(reason) = take(message.kind, &answers, tx, deps, state, running).await {
-                return reason;
+            if let Err(end) = take(message.kind, &answers, tx, deps, state, running).await {
+                return end;
             }
         }
     };
     tokio::select! {
-        reason = answering => reason,
-        reason = receiving => reason,
+        end = answering => end,
+        end = receiving => end,
     }
 }
 
@@ -319,7 +342,7 @@ async fn take(
     deps: &UplinkDeps,
     state: &State,
     running: &Running,
-) -> Result<(), String> {
+) -> Result<(), End> {
     match message {
         Some(Down::Ack(ack)) => {
             injected(deps, "agent.uplink_before_advance")?;
@@ -342,23 +365,22 @@ async fn take(
         Some(Down::CancelQuery(cancel)) => running.cancel(&cancel.id),
         Some(Down::Refusal(refusal)) => refused(refusal, deps, state).await?,
         Some(Down::Deleted(deleted)) => deps.deletions.tell(&deleted.through),
-        Some(Down::Welcome(_)) => return Err("a second welcome".to_owned()),
+        Some(Down::Welcome(_)) => return Err("a second welcome".to_owned().into()),
         // A newer coordinator says something that this version does not know.
         None => {}
     }
     Ok(())
 }
 
-/// The coordinator did not take a batch. Some reasons concern one stream, the others the session.
-async fn refused(refusal: Refusal, deps: &UplinkDeps, state: &State) -> Result<(), String> {
+/// The coordinator did not take a batch, or keeps the node no longer. Some reasons concern one stream, the others the session.
+async fn refused(refusal: Refusal, deps: &UplinkDeps, state: &State) -> Result<(), End> {
     let tail = StreamTail {
         epoch: refusal.epoch,
         stream: refusal.stream.clone(),
         sequence: refusal.sequence,
         ..StreamTail::default()
     };
-    let code = refusal.code.to_ascii_uppercase();
-    match (code.rsplit('.').next().unwrap_or(&code), key_of(deps, &tail)) {
+    match (word(&refusal).as_str(), key_of(deps, &tail)) {
         ("GAP", Some(key)) => {
             tracing::info!(%key, expected = refusal.sequence, "the coordinator misses batches; sending them again");
             state.rewind(&key, Sequence(refusal.sequence));
@@ -370,7 +392,11 @@ async fn refused(refusal: Refusal, deps: &UplinkDeps, state: &State) -> Result<(
             }
             Ok(())
         }
-        _ => Err(format!("refused: {} ({})", refusal.message, refusal.code)),
+        (REDIRECT, _) => {
+            tracing::info!(to = refusal.address, "the coordinator gave this node to another");
+            Err(End::Redirected(refusal.address))
+        }
+        _ => Err(refused_session(&refusal)),
     }
 }
 

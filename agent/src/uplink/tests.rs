@@ -1,4 +1,6 @@
-//! Delivery against a coordinator in memory: every message lost in turn, gaps, forks, ordered epochs.
+//! Delivery against a coordinator in memory: every message lost in turn, gaps, forks, ordered epochs; and several coordinators.
+
+mod cluster;
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -7,8 +9,9 @@ use aap_proto::v1::agent_message::Kind as Up;
 use aap_proto::v1::coordinator_message::Kind as Down;
 use aap_proto::v1::{Ack, Barrier, CoordinatorMessage, Credit, Refusal, StreamTail, Welcome};
 use aap_transport::testing::{Cut, faulty, pair};
-use aap_transport::{AgentReceiver, CoordinatorSender};
+use aap_transport::{AgentReceiver, AgentSession, CoordinatorSender};
 use aap_types::StreamName;
+use futures::future::BoxFuture;
 
 use super::*;
 use crate::config::FormatSpec;
@@ -38,31 +41,50 @@ struct Fake {
 }
 
 impl Dial for Fake {
-    fn dial(&self) -> BoxFuture<'_, Result<AgentSession, aap_transport::Error>> {
-        let (session, tx, rx) = pair();
-        let cut = {
-            let mut ledger = self.ledger.lock().unwrap();
-            ledger.sessions += 1;
-            if ledger.cuts.is_empty() { Cut::default() } else { ledger.cuts.remove(0) }
-        };
-        let ledger = self.ledger.clone();
-        #[expect(clippy::disallowed_methods, reason = "ends with the session")]
-        tokio::spawn(async move { coordinate(tx, rx, ledger).await });
-        Box::pin(async move { Ok(faulty(session, cut)) })
+    fn addresses(&self) -> Vec<String> {
+        vec!["memory:1".to_owned()]
     }
+
+    fn dial<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<AgentSession, aap_transport::Error>> {
+        let session = serve(&self.ledger, None);
+        Box::pin(async move { Ok(session) })
+    }
+}
+
+/// A session with a coordinator of this ledger. With `gives_to`, it sends the node there after its first batch.
+fn serve(ledger: &Arc<Mutex<Ledger>>, gives_to: Option<&str>) -> AgentSession {
+    let (session, tx, rx) = pair();
+    let cut = {
+        let mut ledger = ledger.lock().unwrap();
+        ledger.sessions += 1;
+        if ledger.cuts.is_empty() { Cut::default() } else { ledger.cuts.remove(0) }
+    };
+    let (ledger, gives_to) = (ledger.clone(), gives_to.map(redirect));
+    #[expect(clippy::disallowed_methods, reason = "ends with the session")]
+    tokio::spawn(async move { coordinate(tx, rx, ledger, gives_to).await });
+    faulty(session, cut)
+}
+
+fn redirect(to: &str) -> Down {
+    Down::Refusal(Refusal { code: "REDIRECT".into(), address: to.to_owned(), ..Refusal::default() })
 }
 
 fn down(kind: Down) -> CoordinatorMessage {
     CoordinatorMessage { kind: Some(kind) }
 }
 
-async fn coordinate(tx: CoordinatorSender, mut rx: AgentReceiver, ledger: Arc<Mutex<Ledger>>) {
+async fn coordinate(
+    tx: CoordinatorSender,
+    mut rx: AgentReceiver,
+    ledger: Arc<Mutex<Ledger>>,
+    gives_to: Option<Down>,
+) {
     while let Ok(Some(message)) = rx.recv().await {
         let answers = match message.kind {
             Some(Up::Hello(hello)) => {
                 vec![Down::Welcome(welcome(&ledger, &hello.tails)), Down::Barrier(Barrier { id: 7 })]
             }
-            Some(Up::Batch(batch)) => land(&ledger, &batch),
+            Some(Up::Batch(batch)) => land(&ledger, &batch).into_iter().chain(gives_to.clone()).collect(),
             Some(Up::BarrierReply(reply)) => {
                 ledger.lock().unwrap().barriers.push(reply.tails);
                 vec![]
@@ -108,6 +130,7 @@ fn land(ledger: &Mutex<Ledger>, batch: &aap_proto::v1::Batch) -> Vec<Down> {
         stream: batch.stream.clone(),
         epoch: batch.epoch,
         sequence,
+        ..Refusal::default()
     };
     let credit = Down::Credit(Credit { bytes: batch.payload.len() as u64 });
     if ledger.forked_epoch == Some(batch.epoch) {
@@ -153,6 +176,10 @@ struct Uplink {
 }
 
 fn connect(rig: &Rig, ledger: &Arc<Mutex<Ledger>>) -> Uplink {
+    connect_by(rig, Arc::new(Fake { ledger: ledger.clone() }))
+}
+
+fn connect_by(rig: &Rig, dial: Arc<dyn Dial>) -> Uplink {
     let deps = UplinkDeps {
         buffer: rig.deps.ingress.buffer.clone(),
         clock: rig.deps.ingress.clock.clone(),
@@ -165,7 +192,6 @@ fn connect(rig: &Rig, ledger: &Arc<Mutex<Ledger>>) -> Uplink {
         queries: None,
     };
     let shutdown = Shutdown::default();
-    let dial = Arc::new(Fake { ledger: ledger.clone() });
     #[expect(clippy::disallowed_methods, reason = "the test waits for it")]
     let task = tokio::spawn(run(dial, deps, shutdown.clone()));
     Uplink { shutdown, task }

@@ -192,7 +192,8 @@ fn announce(context: &mut Context<'_>, coverage: &Coverage) -> ExitCode {
         return ExitCode::Ok;
     }
     context.printer.error_line(&text);
-    for (node, reason) in coverage.failed.iter().zip(&coverage.reasons) {
+    let late = coverage.late.iter().zip(&coverage.late_reasons).filter(|(_, reason)| !reason.is_empty());
+    for (node, reason) in late.chain(coverage.failed.iter().zip(&coverage.reasons)) {
         context.printer.error_line(&crate::text::clean(&format!("  detail: `{node}`: {reason}")));
     }
     ExitCode::Partial

@@ -321,6 +321,7 @@ impl Operator for Fake {
                     late: vec!["b".into()],
                     failed: vec!["c".into()],
                     reasons: vec!["its disk is full".into()],
+                    late_reasons: vec![String::new()],
                 };
                 let whole = Coverage {
                     asked: partial.asked.clone(),

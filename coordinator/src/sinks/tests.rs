@@ -165,6 +165,8 @@ impl Rig {
             store: store.clone(),
             clock: clock.clone(),
             root: home.join("lake"),
+            objects: None,
+            lead: None,
         };
         let lake = Lake::open(dependencies, LakeConfig::default()).await.unwrap();
         land(&buffer, batches).await;

@@ -26,7 +26,9 @@ impl Read for Table {
             self.spec.stream().map_err(|why| cannot("name its stream", &std::io::Error::other(why)))?;
         // Another table, or another column, is another place: it begins with its first row.
         let place = format!("{}/{}", self.spec.table, self.spec.cursor);
-        let landed = runner.landed(SourceKind::Table).into_iter().find(|(key, _)| *key == place);
+        let landed = runner.landed(SourceKind::Table).await?.into_iter().find(|(key, _)| *key == place);
+        // Counts pages, so that of two positions the later one is known.
+        let mut pages = landed.as_ref().map_or(0, |(_, position)| position.offset);
         let landed = landed.map(|(_, position)| position.detail);
         info!(source = runner.name, after = landed, "source begins");
         let mut reader = TableReader::new(self.spec.clone(), landed);
@@ -45,7 +47,7 @@ impl Read for Table {
             let position = SourcePosition {
                 kind: SourceKind::Table,
                 key: format!("{}/{place}", runner.uid),
-                offset: 0,
+                offset: pages + 1,
                 detail: page.last.clone(),
             };
             let batches = page.batches.clone();
@@ -56,6 +58,7 @@ impl Read for Table {
                 encoded.await.map_err(|panic| cannot("make batches of rows", &panic))?;
             let batches = encoded?.into_iter().map(|batch| (stream.clone(), batch)).collect();
             runner.land(batches, vec![position], pause).await?;
+            pages += 1;
             reader.taken(&page);
         }
     }

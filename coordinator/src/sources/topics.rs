@@ -22,10 +22,10 @@ impl Topics {
     }
 
     /// Behind what landed of each partition.
-    fn begin(&self, runner: &Runner) -> Result<Begin, Problem> {
-        let start_ms = self.spec.start_ms(runner.made_us);
+    async fn begin(spec: &KafkaSourceSpec, runner: &Runner) -> Result<Begin, Problem> {
+        let start_ms = spec.start_ms(runner.made_us);
         let start_ms = start_ms.map_err(|why| Problem::new("config.invalid", ExitCode::Usage, why))?;
-        let landed = runner.landed(SourceKind::Kafka).into_iter().filter_map(|(rest, position)| {
+        let landed = runner.landed(SourceKind::Kafka).await?.into_iter().filter_map(|(rest, position)| {
             let (topic, partition) = rest.rsplit_once('/')?;
             Some(((topic.to_owned(), partition.parse().ok()?), i64::try_from(position.offset).ok()?))
         });
@@ -35,7 +35,7 @@ impl Topics {
 
 impl Read for Topics {
     async fn read(&mut self, runner: &Runner, pause: &mut Duration) -> Result<(), Problem> {
-        let begin = self.begin(runner)?;
+        let begin = Self::begin(&self.spec, runner).await?;
         info!(source = runner.name, partitions = begin.next.len(), "source begins");
         let reader = SourceReader::start(&runner.name, &self.spec, begin);
         let mut reader = reader.map_err(|error| cannot("start reading", &error))?;

@@ -18,6 +18,7 @@
 //! DIRECTORY/
 //!   STORE            who this store is: id, node, epoch, generation (counts openings), format version, checksum
 //!   LOCK             flock of the one owner
+//!   RESTORED         only after a restore: the next opening begins a new epoch
 //!   reserve          given up on a full disk, so that a checkpoint can still be written
 //!   lost+found/      bytes that did not match their checksums, by segment and offset
 //!   segments/
@@ -31,8 +32,8 @@
 //! - A group (one or more appends) is there whole or not at all. It is shown to readers after its fdatasync, never before.
 //! - A failed write or sync is never repeated on the same file: the group goes to a new segment or is refused.
 //! - Recovery cuts a torn tail; damage below the synced mark costs the damaged records, which become skips. It never
-//!   prevents a start. Where a tail may be older than what was acknowledged, a new epoch begins, so that no sequence is
-//!   given twice.
+//!   prevents a start. Where a tail may be older than what was acknowledged, or a backup was restored, a new epoch begins,
+//!   so that no sequence is given twice.
 //! - Reclaim takes only what the landing consumer's *durable* cursor has passed and no snapshot holds.
 //! - A skip that was read once reads the same again, digest included.
 //!

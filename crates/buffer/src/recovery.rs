@@ -17,7 +17,7 @@ mod tail;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use aap_runtime::Clock;
+use aap_runtime::{Clock, RESTORED};
 use aap_types::{Epoch, NodeId, Sequence};
 use camino::{Utf8Path, Utf8PathBuf};
 use serde::{Deserialize, Serialize};
@@ -81,7 +81,16 @@ pub(crate) fn open(
     recovery.check_delivery(&config.landing_consumer);
     // A segment that a killed process named, and whose name only the cache knows, is about to count.
     fs.sync_directory(&segments).map_err(|error| Error::io("sync", &segments, error))?;
-    recovery.settle_identity(clock.as_ref(), &config)?;
+    let is_restored = is_restored(fs.as_ref(), &directory)?;
+    if is_restored {
+        recovery.doubt.get_or_insert_with(|| "it was restored from a backup".to_owned());
+    }
+    let is_durable = recovery.settle_identity(clock.as_ref(), &config)?;
+    if is_restored && is_durable {
+        let mark = directory.join(RESTORED);
+        let removed = fs.remove(&mark).and_then(|()| fs.sync_directory(&directory));
+        removed.map_err(|error| Error::io("remove", &mark, error))?;
+    }
 
     let Recovery { index, report, next_segment, next_group, previous, base, .. } = recovery;
     let shared = Arc::new(Shared::new(fs.clone(), config, index));
@@ -129,6 +138,16 @@ pub(crate) fn examine(
         // `STORE` is lost; its checkpoints know whose it is.
         Err(Error::ForeignNode { found, .. }) if node == unknown => attempt(found, StoreFound::Damaged),
         other => other,
+    }
+}
+
+/// Whether this store was put back from a backup and not opened since.
+fn is_restored(fs: &dyn FileSystem, directory: &Utf8Path) -> Result<bool, Error> {
+    let mark = directory.join(RESTORED);
+    match fs.open(&mark, Open::Read) {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(Error::io("open", &mark, error)),
     }
 }
 
@@ -313,8 +332,8 @@ impl Recovery {
         lost.into_iter().for_each(|text| self.problem(text));
     }
 
-    /// Counts this opening, and mints an epoch where sequences could be given twice.
-    fn settle_identity(&mut self, clock: &dyn Clock, config: &BufferConfig) -> Result<(), Error> {
+    /// Counts this opening, and mints an epoch where sequences could be given twice. Returns whether that is durable now.
+    fn settle_identity(&mut self, clock: &dyn Clock, config: &BufferConfig) -> Result<bool, Error> {
         let has_data = !self.index.segments.is_empty();
         if self.durability != Durability::Fsync && has_data && !self.clean {
             self.doubt.get_or_insert_with(|| "not closed, and not synced at every group".to_owned());
@@ -343,9 +362,9 @@ impl Recovery {
                 // minted now is durable by the first checkpoint, before anything is given a number in it.
                 self.index.identity.generation = found;
                 self.problem(format!("{error}: no space"));
-                Ok(())
+                Ok(false)
             }
-            other => other,
+            other => other.map(|()| true),
         }
     }
 }

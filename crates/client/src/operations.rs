@@ -7,15 +7,17 @@
 //! | file | owns |
 //! |---|---|
 //! | `vocabulary.rs` | the types: [`Operation`], [`Argument`], [`Output`], [`Field`] |
-//! | `platform.rs` | up, down, logs, status, version, completion, help |
+//! | `platform.rs` | up, down, backup, restore, logs, status, version, completion, help |
 //! | `data.rs` | query, ingest, stream, node |
 //! | `resources.rs` | apply, diff, get, delete: declared objects |
 //! | `sinks.rs` | sink, sink dlq |
 //! | `sources.rs` | source: types, and files of sources tried out; with no daemon running |
+//! | `cluster.rs` | cluster: coordinators and the servers behind them |
 //! | `buffer.rs` | buffer: works on a directory, with no daemon running |
 //! | `globals.rs` | [`GLOBALS`]: arguments that every command takes |
 
 mod buffer;
+mod cluster;
 mod data;
 mod globals;
 mod platform;
@@ -40,6 +42,10 @@ pub const NOUNS: &[Noun] = &[
     },
     Noun { name: "sink dlq", summary: "Dead letters of a sink: rows that its server will not take" },
     Noun { name: "source", summary: "Sources: which types there are, and whether a file of them works" },
+    Noun {
+        name: "cluster",
+        summary: "The coordinators: who is there, who owns what, the servers behind them",
+    },
     Noun { name: "buffer", summary: "A buffer directory on this machine, with or without a daemon" },
 ];
 
@@ -51,6 +57,7 @@ pub fn all() -> impl Iterator<Item = &'static Operation> {
         data::OPERATIONS,
         sinks::OPERATIONS,
         sources::OPERATIONS,
+        cluster::OPERATIONS,
         buffer::OPERATIONS,
     ];
     parts.into_iter().flatten()

@@ -88,6 +88,12 @@ pub(crate) fn is_lasting(error: &KafkaError) -> bool {
     )
 }
 
+/// Whether the log is another than the one that was read: its brokers lost records, or it was made anew.
+pub(crate) fn is_another_log(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode as C;
+    matches!(code(error), Some(C::LogTruncation | C::UnknownTopicId))
+}
+
 /// Whether an offset is not in the log any more, or not yet.
 pub(crate) fn is_out_of_range(error: &KafkaError) -> bool {
     use RDKafkaErrorCode as C;
@@ -109,6 +115,15 @@ pub(crate) fn unreachable(message: impl Into<String>, why: impl Into<String>) ->
     Failure::new(FailureKind::Retry, problem.cause(why))
 }
 
+/// Where brokers do not want us: waiting does not change that.
+pub(crate) fn if_unwanted(watch: &Watch) -> Result<(), Failure> {
+    match (watch.denied(), watch.tls()) {
+        (Some(reason), _) => Err(denied("log in", reason)),
+        (None, Some(reason)) => Err(tls(reason)),
+        (None, None) => Ok(()),
+    }
+}
+
 /// The thread does not answer.
 pub(crate) fn stuck() -> Failure {
     unreachable(
@@ -125,10 +140,11 @@ pub(crate) fn refused(problem: Problem) -> Failure {
 /// Wrong credentials, or rights that are missing.
 pub(crate) fn denied(doing: &str, why: impl Into<String>) -> Failure {
     let problem =
-        Problem::new("sink.denied", ExitCode::Denied, format!("Kafka does not let this sink {doing}"));
+        Problem::new("sink.denied", ExitCode::Denied, format!("Kafka does not let the platform {doing}"));
     refused(problem.cause(why).hint(
         "check `sasl`; the user needs Write on the transactional id, Describe, DescribeConfigs and Write on the topics, Read on the \
-         ledger topic and on the group `aap.*`, and Create where topics are to be made",
+         ledger topic and on the group `aap.*`, and Create where topics are to be made; for the landing topic of a cluster also \
+         Read and Delete on it",
     ))
 }
 

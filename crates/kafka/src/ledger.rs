@@ -20,7 +20,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use crate::failure;
 use crate::settings::TRANSACTION_TIMEOUT_MS;
 use crate::watch::Watch;
-use crate::worker::{Deadline, late};
+use crate::worker::Deadline;
 
 /// The only partition that is used.
 pub(crate) const PARTITION: i32 = 0;
@@ -142,7 +142,7 @@ pub(crate) fn read(
             return Err(failure::denied("read the ledger", reason));
         }
     }
-    Err(late("give the ledger", READ_TIMEOUT, watch.last()))
+    Err(deadline.late("give the ledger", watch.last()))
 }
 
 fn not_understood(topic: &str, offset: i64, found: &str) -> Failure {

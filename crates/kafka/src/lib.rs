@@ -1,4 +1,4 @@
-//! Rows into Kafka, exactly once; topics as tables of a query. The only crate that names `rdkafka`.
+//! Rows into Kafka, exactly once; topics as tables of a query; the topic that a cluster of coordinators lands in. The only crate that names `rdkafka`.
 //!
 //! One transactional producer writes the records of a group and, in the same transaction, one record per slice to a compacted
 //! topic, the ledger. A reader with `isolation.level=read_committed` sees each row once.
@@ -44,9 +44,11 @@
 //! | `ledger.rs` | the form of its records, and reading it |
 //! | `remote.rs`, `remote/` | [`KafkaTables`]: topics as tables of a query |
 //! | `source.rs` | [`SourceReader`]: topics as a source |
+//! | `landing.rs`, `landing/` | [`ShardWriter`], [`LandingReader`]: the landing topic of a cluster |
 
 mod encode;
 mod failure;
+mod landing;
 mod ledger;
 mod place;
 mod remote;
@@ -63,12 +65,16 @@ use std::time::Duration;
 use aap_sinks::{Failure, Group, GroupLimits, Guarantee, Positions, Sink, Target};
 use futures::future::BoxFuture;
 
+pub use landing::{
+    LandingChunk, LandingReader, LandingSpec, LandingWatcher, RECORD_BYTES_MAX, SHARDS, ShardWriter,
+    prepare_landing,
+};
 pub use remote::{KafkaTables, KafkaTablesSpec};
 pub use source::{Begin, Chunk, KafkaSourceSpec, Partition, RecordFormat, SourceReader};
 pub use spec::{Compression, Format, KafkaSpec, Mechanism, Sasl, SpecError, Tls};
 
 use place::Place;
-use worker::Worker;
+use worker::{ONE_CALLER, Worker};
 
 /// How much is committed at a time: a commit costs some 10 ms and a marker in each partition, which a hundred thousand rows
 /// pay easily; more only takes memory, and delays whoever reads.
@@ -95,7 +101,8 @@ impl KafkaSink {
         job: impl FnOnce(&mut Place) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, Failure> {
         if self.worker.is_none() {
-            self.worker = Some(Worker::start(Place::new(self.target.clone(), self.spec.clone()))?);
+            let place = Place::new(self.target.clone(), self.spec.clone());
+            self.worker = Some(Worker::start(place, ONE_CALLER)?);
         }
         let answer = match &self.worker {
             Some(worker) => worker.call(job).await,

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use aap_runtime::{Clock, SystemClock};
 use aap_sinks::{Failure, Positions, Target};
+use rdkafka::error::KafkaError;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
 use crate::failure;
@@ -14,13 +15,16 @@ use crate::settings::{Bounds, Settings};
 use crate::spec::KafkaSpec;
 use crate::topics::{Role, Topic, Topics, counted};
 use crate::watch::Watch;
-use crate::worker::{Deadline, late};
+use crate::worker::Deadline;
 use crate::write;
 
 /// How long a cluster may take to answer at all.
 const REACH_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long one look takes; what went wrong meanwhile is read after it.
 const REACH_PAUSE: Duration = Duration::from_millis(250);
+/// The same while others are fenced. To be asked again makes librdkafka look again at once, for the coordinator of its transactions
+/// and whether that has ended what was left open; by itself it would wait half a second each time.
+const FENCE_PAUSE: Duration = Duration::from_millis(50);
 /// How long taking over may take: the cluster ends the transaction of whoever was before, with all its partitions.
 const TAKE_OVER_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -54,7 +58,7 @@ impl Place {
         self.taken = None;
         self.topics.clear();
         self.valid()?;
-        let settings = Settings::new(&self.target, &self.spec)?;
+        let settings = Settings::of(&self.target, &self.spec)?;
         let watch = Watch::default();
         let scout = settings.scout(&watch)?;
         reach(&scout, &watch)?;
@@ -73,14 +77,15 @@ impl Place {
     /// What is there, changing nothing.
     pub(crate) fn probe(&mut self) -> Result<Vec<String>, Failure> {
         self.valid()?;
-        let settings = Settings::new(&self.target, &self.spec)?;
+        let settings = Settings::of(&self.target, &self.spec)?;
         let watch = Watch::default();
         let scout = settings.scout(&watch)?;
         reach(&scout, &watch)?;
         drop(scout);
         let admin = settings.admin(&watch)?;
         let topics = Topics { admin: &admin, watch: &watch, spec: &self.spec };
-        let mut lines = vec![format!("Kafka cluster of {}", counted(topics.brokers()? as i64, "broker"))];
+        let brokers = topics.brokers(&self.spec.ledger_topic)?;
+        let mut lines = vec![format!("Kafka cluster of {}", counted(brokers as i64, "broker"))];
         match self.fixed_topic() {
             Some(name) => lines.push(looked_at(&topics, &name, Role::Rows)?),
             None => lines.push(format!("topics `{}`: one for each stream", self.spec.topic)),
@@ -129,7 +134,8 @@ impl Place {
             .key(key.as_str())
             .payload(value.as_str());
         producer.send(record).map_err(|(error, _)| failure::of(doing, &error, watch))?;
-        write::commit(producer, watch, doing, &Deadline::after(write::DELIVER_TIMEOUT))?;
+        let deadline = Deadline::after(write::DELIVER_TIMEOUT);
+        write::commit(producer, watch, doing, &deadline, write::COMMIT_TIMEOUT)?;
         let consumer = settings.consumer(watch)?;
         ledger::read(&consumer, watch, &self.spec.ledger_topic, &self.target.uid, &mark)
     }
@@ -142,25 +148,43 @@ fn fresh_mark() -> String {
 }
 
 /// Waits until a broker answers, and tells at once where it does not want us.
-fn reach(scout: &BaseProducer<Watch>, watch: &Watch) -> Result<(), Failure> {
+pub(crate) fn reach(scout: &BaseProducer<Watch>, watch: &Watch) -> Result<(), Failure> {
     let deadline = Deadline::after(REACH_TIMEOUT);
     while !deadline.passed() {
         let answered = scout.client().fetch_cluster_id(REACH_PAUSE).is_some();
-        while scout.in_flight_count() > 0 && !deadline.passed() {
-            scout.poll(Duration::ZERO);
-        }
-        scout.poll(Duration::ZERO);
+        hear(scout, &deadline);
         if answered {
             return Ok(());
         }
-        if let Some(reason) = watch.denied() {
-            return Err(failure::denied("log in", reason));
-        }
-        if let Some(reason) = watch.tls() {
-            return Err(failure::tls(reason));
+        failure::if_unwanted(watch)?;
+    }
+    Err(deadline.late("answer", watch.last()))
+}
+
+/// Fences whoever wrote under the same id, and waits until the transaction that they left is ended. Needs no scout before it: it
+/// tells at once where no broker wants us.
+pub(crate) fn fence(producer: &BaseProducer<Watch>, watch: &Watch) -> Result<(), Failure> {
+    let deadline = Deadline::after(TAKE_OVER_TIMEOUT);
+    loop {
+        let fenced = producer.init_transactions(FENCE_PAUSE);
+        hear(producer, &deadline);
+        match fenced {
+            Ok(()) => return Ok(()),
+            // It goes on by itself, and the next call waits for the same.
+            Err(KafkaError::Transaction(error)) if error.is_retriable() && !deadline.passed() => {
+                failure::if_unwanted(watch)?;
+            }
+            Err(error) => return Err(failure::of("let this writer take over", &error, watch)),
         }
     }
-    Err(late("answer", REACH_TIMEOUT, watch.last()))
+}
+
+/// Takes in what librdkafka has to tell: it waits for somebody who polls.
+fn hear(producer: &BaseProducer<Watch>, deadline: &Deadline) {
+    while producer.in_flight_count() > 0 && !deadline.passed() {
+        producer.poll(Duration::ZERO);
+    }
+    producer.poll(Duration::ZERO);
 }
 
 fn looked_at(topics: &Topics<'_>, name: &str, role: Role) -> Result<String, Failure> {

@@ -114,7 +114,7 @@ impl KafkaTables {
     fn settings(&self) -> Result<Settings, Failure> {
         let spec =
             self.spec.as_sink().map_err(|why| crate::failure::setting("a setting is not usable", why))?;
-        Settings::new(&Target { name: "query".to_owned(), uid: "query".to_owned() }, &spec)
+        Settings::of(&Target { name: "query".to_owned(), uid: "query".to_owned() }, &spec)
     }
 
     fn problem(&self, failure: &Failure) -> Problem {

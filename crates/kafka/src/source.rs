@@ -258,7 +258,7 @@ fn read(
 ) -> Result<(), Failure> {
     let setting = |why: String| failure::setting("a setting of the Kafka source is not usable", why);
     let access = spec.access(spec.topics.first().map_or("", String::as_str)).map_err(setting)?;
-    let settings = Settings::new(&Target { name: name.to_owned(), uid: "source".to_owned() }, &access)?;
+    let settings = Settings::of(&Target { name: name.to_owned(), uid: "source".to_owned() }, &access)?;
     let watch = Watch::default();
     let consumer = settings.follower(&watch)?;
     let clock = SystemClock::default();

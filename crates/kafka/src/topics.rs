@@ -12,10 +12,11 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::metadata::Metadata;
 
 use crate::failure;
-use crate::settings::KAFKA_BATCH_BYTES;
+use crate::landing::{RECORD_BYTES_MAX, SHARDS};
+use crate::settings::{BATCH_OVERHEAD, KAFKA_BATCH_BYTES};
 use crate::spec::{IN_SYNC_SAFE, KafkaSpec, REPLICAS_SAFE};
 use crate::watch::Watch;
-use crate::worker::{Deadline, late};
+use crate::worker::Deadline;
 
 /// How long a request to the cluster may take.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -32,6 +33,14 @@ const LEDGER_SETTINGS: [(&str, &str); 4] = [
     ("min.cleanable.dirty.ratio", "0.1"),
 ];
 
+/// What a landing topic's segments hold at most. Space of records that were deleted comes back by whole segments, so this and
+/// the number of shards bound what is kept in vain: 8 GiB, where Kafka's own gigabyte would make it 64.
+const LANDING_SEGMENT_BYTES: usize = 128 << 20;
+/// How settings say that nothing is deleted for its age or size.
+const FOR_EVER: &str = "-1";
+/// What a batch of the landing topic may have at least.
+const LANDING_BATCH_BYTES: usize = RECORD_BYTES_MAX + BATCH_OVERHEAD;
+
 /// What a topic is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {
@@ -39,6 +48,25 @@ pub(crate) enum Role {
     Rows,
     /// Positions.
     Ledger,
+    /// What the coordinators of a cluster land.
+    Landing,
+}
+
+impl Role {
+    /// Settings that a topic is made with, beside those for its replicas.
+    fn settings(self) -> Vec<(&'static str, String)> {
+        match self {
+            Self::Rows => vec![],
+            Self::Ledger => LEDGER_SETTINGS.map(|(key, value)| (key, value.to_owned())).to_vec(),
+            Self::Landing => vec![
+                ("cleanup.policy", "delete".to_owned()),
+                ("retention.ms", FOR_EVER.to_owned()),
+                ("retention.bytes", FOR_EVER.to_owned()),
+                ("max.message.bytes", LANDING_BATCH_BYTES.to_string()),
+                ("segment.bytes", LANDING_SEGMENT_BYTES.to_string()),
+            ],
+        }
+    }
 }
 
 /// A topic that is there.
@@ -54,9 +82,31 @@ pub(crate) struct Topic {
     pub(crate) batch_bytes: usize,
     /// Whether old records go while their key lives.
     loses: bool,
+    /// Whether records stay until they are deleted by name.
+    keeps: bool,
 }
 
 impl Topic {
+    /// Why it cannot be the landing topic, and what to do.
+    fn unfit_for_landing(&self) -> Option<(String, String)> {
+        let (partitions, batch) = (self.partitions, self.batch_bytes);
+        if partitions != SHARDS {
+            let partitions = counted(i64::from(partitions), "partition");
+            let why = format!("it has {partitions}, and the cluster has {SHARDS} shards");
+            return Some((why, "name another topic, which is made as it has to be".to_owned()));
+        }
+        if !self.keeps {
+            let why = "it deletes or compacts records that are not in the lake yet";
+            let hint =
+                "set its `cleanup.policy` to `delete`, and its `retention.ms` and `retention.bytes` to -1";
+            return Some((why.to_owned(), hint.to_owned()));
+        }
+        (batch < LANDING_BATCH_BYTES).then(|| {
+            let why = format!("its `max.message.bytes` is {batch}; a record may need {LANDING_BATCH_BYTES}");
+            (why, format!("set its `max.message.bytes` to {LANDING_BATCH_BYTES}"))
+        })
+    }
+
     /// As `aap sink probe` says it.
     pub(crate) fn line(&self, name: &str) -> String {
         format!(
@@ -125,7 +175,7 @@ impl Topics<'_> {
             }
             deadline.pause(PAUSE);
         }
-        Err(late(&format!("elect leaders of the topic `{name}`"), CREATE_TIMEOUT, self.watch.last()))
+        Err(deadline.late(&format!("elect leaders of the topic `{name}`"), self.watch.last()))
     }
 
     fn settings(&self, name: &str) -> Result<ConfigResource, Failure> {
@@ -144,9 +194,9 @@ impl Topics<'_> {
         }
     }
 
-    /// How many brokers the cluster has.
-    pub(crate) fn brokers(&self) -> Result<usize, Failure> {
-        Ok(self.metadata(&self.spec.ledger_topic)?.brokers().len())
+    /// How many brokers the cluster has; told beside a topic, which need not be there.
+    pub(crate) fn brokers(&self, name: &str) -> Result<usize, Failure> {
+        Ok(self.metadata(name)?.brokers().len())
     }
 
     /// Of one topic, which does not make it: `allow.auto.create.topics` is off.
@@ -168,9 +218,8 @@ impl Topics<'_> {
         if replicas >= REPLICAS_SAFE {
             topic = topic.set("min.insync.replicas", &in_sync);
         }
-        if role == Role::Ledger {
-            topic = LEDGER_SETTINGS.iter().fold(topic, |topic, (key, value)| topic.set(key, value));
-        }
+        let settings = role.settings();
+        topic = settings.iter().fold(topic, |topic, (key, value)| topic.set(key, value));
         let options = AdminOptions::new()
             .request_timeout(Some(CREATE_TIMEOUT))
             .operation_timeout(Some(REQUEST_TIMEOUT));
@@ -190,7 +239,7 @@ impl Topics<'_> {
             Some(count) => Ok(count),
             None if self.spec.allow_unreplicated => Ok(-1),
             None => {
-                let brokers = self.brokers()?;
+                let brokers = self.brokers(name)?;
                 if brokers < REPLICAS_SAFE as usize {
                     let cluster = counted(brokers as i64, "broker");
                     return Err(unreplicated(
@@ -212,7 +261,7 @@ impl Topics<'_> {
             }
             deadline.pause(PAUSE);
         }
-        Err(late(&format!("tell of the new topic `{name}`"), CREATE_TIMEOUT, self.watch.last()))
+        Err(deadline.late(&format!("tell of the new topic `{name}`"), self.watch.last()))
     }
 
     /// Whether it keeps what it is given.
@@ -226,6 +275,17 @@ impl Topics<'_> {
                 )
                 .cause("its `cleanup.policy` is not `compact`")
                 .hint("set its `cleanup.policy` to `compact`, or give this sink another `ledger_topic`"),
+            ));
+        }
+        if let (Role::Landing, Some((why, hint))) = (role, topic.unfit_for_landing()) {
+            return Err(failure::refused(
+                Problem::new(
+                    "landing.topic",
+                    ExitCode::Failed,
+                    format!("a cluster cannot land in the topic `{name}`"),
+                )
+                .cause(why)
+                .hint(hint),
             ));
         }
         let safe = topic.replicas >= REPLICAS_SAFE && topic.in_sync >= IN_SYNC_SAFE;
@@ -283,5 +343,7 @@ fn described_as(settings: &ConfigResource, partitions: i32, replicas: i32) -> To
             .and_then(|text| text.parse().ok())
             .unwrap_or(KAFKA_BATCH_BYTES),
         loses: text("cleanup.policy") != Some("compact"),
+        keeps: text("cleanup.policy") == Some("delete")
+            && [text("retention.ms"), text("retention.bytes")] == [Some(FOR_EVER); 2],
     }
 }

@@ -17,6 +17,7 @@ struct Seen {
     tls: Option<String>,
     last: Option<String>,
     lost: Option<Lost>,
+    delivered: Option<i64>,
     broken: Option<String>,
 }
 
@@ -62,6 +63,12 @@ impl Watch {
         self.seen().lost.clone()
     }
 
+    /// The offset of the last record that was delivered since [`Self::clear`], of a producer that asks for such reports; below
+    /// zero where the brokers know only that it is there.
+    pub(crate) fn delivered(&self) -> Option<i64> {
+        self.seen().delivered
+    }
+
     /// Why the transaction cannot be committed any more, since [`Self::clear`].
     pub(crate) fn broken(&self) -> Option<String> {
         self.seen().broken.clone()
@@ -99,17 +106,20 @@ impl ClientContext for Watch {
 impl ProducerContext for Watch {
     type DeliveryOpaque = ();
 
-    /// Only for those that were lost: `delivery.report.only.error` is set.
+    /// A sink hears only of those that were lost: it sets `delivery.report.only.error`. Others come in the order of their offsets.
     fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
-        if let Err((error, message)) = result {
-            let mut seen = self.seen();
-            let purged = matches!(
-                error.rdkafka_error_code(),
-                Some(RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight)
-            );
-            // Those that are thrown away because of the first one do not say why.
-            if seen.lost.is_none() && !purged {
-                seen.lost = Some(Lost { error: error.clone(), topic: message.topic().to_owned() });
+        let mut seen = self.seen();
+        match result {
+            Ok(message) => seen.delivered = Some(message.offset()),
+            Err((error, message)) => {
+                let purged = matches!(
+                    error.rdkafka_error_code(),
+                    Some(RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight)
+                );
+                // Those that are thrown away because of the first one do not say why.
+                if seen.lost.is_none() && !purged {
+                    seen.lost = Some(Lost { error: error.clone(), topic: message.topic().to_owned() });
+                }
             }
         }
     }

@@ -11,8 +11,8 @@ use crate::failure;
 
 /// Longest call, above the sum of the deadlines inside of it: who waits longer waits for a thread that hangs.
 const CALL_TIMEOUT: Duration = Duration::from_secs(300);
-/// Calls that wait: one, behind one whose caller went away while it ran.
-const CALLS_WAITING: usize = 1;
+/// Calls that wait, where one caller makes one after the other: one, behind one whose caller went away while it ran.
+pub(crate) const ONE_CALLER: usize = 1;
 
 type Job<S> = Box<dyn FnOnce(&mut S) + Send>;
 
@@ -28,9 +28,9 @@ impl<S> std::fmt::Debug for Worker<S> {
 }
 
 impl<S: Send + 'static> Worker<S> {
-    /// Starts a thread that owns `state`.
-    pub(crate) fn start(state: S) -> Result<Self, Failure> {
-        let (jobs, queue) = sync_channel(CALLS_WAITING);
+    /// Starts a thread that owns `state`. So many calls may wait; one more fails as if the thread hung.
+    pub(crate) fn start(state: S, waiting: usize) -> Result<Self, Failure> {
+        let (jobs, queue) = sync_channel(waiting);
         std::thread::Builder::new()
             .name("aap-kafka".to_owned())
             .spawn(move || serve(state, &queue))
@@ -38,7 +38,7 @@ impl<S: Send + 'static> Worker<S> {
         Ok(Self { jobs })
     }
 
-    /// What `job` answers; `None` where the thread hangs or is gone.
+    /// What `job` answers; `None` where the thread hangs or is gone, or too many calls wait.
     pub(crate) async fn call<T: Send + 'static>(
         &self,
         job: impl FnOnce(&mut S) -> Result<T, Failure> + Send + 'static,
@@ -84,16 +84,16 @@ impl Deadline {
         self.left().is_zero()
     }
 
+    /// The failure of what did not end until now.
+    pub(crate) fn late(&self, doing: &str, last: Option<String>) -> Failure {
+        failure::unreachable(
+            format!("Kafka did not {doing} within {} s", self.after.as_secs()),
+            last.unwrap_or_else(|| "no answer, and no error either".to_owned()),
+        )
+    }
+
     /// Lets a condition become true, looked at every so often.
     pub(crate) fn pause(&self, pause: Duration) {
         std::thread::park_timeout(pause.min(self.left()));
     }
-}
-
-/// A failure of what did not end in time.
-pub(crate) fn late(doing: &str, after: Duration, last: Option<String>) -> Failure {
-    failure::unreachable(
-        format!("Kafka did not {doing} within {} s", after.as_secs()),
-        last.unwrap_or_else(|| "no answer, and no error either".to_owned()),
-    )
 }

@@ -17,12 +17,12 @@ use crate::settings::Settings;
 use crate::spec::KafkaSpec;
 use crate::topics::{Role, Topics};
 use crate::watch::Watch;
-use crate::worker::{Deadline, late};
+use crate::worker::Deadline;
 
 /// How long the records of a group may take to be acknowledged. Below the transaction's timeout, with the commit.
 pub(crate) const DELIVER_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long the commit may take after that.
-const COMMIT_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long the commit may take, from the end of that time on.
+pub(crate) const COMMIT_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long giving up may take, and before it what is on its way; what stays open, the cluster or the next taking over ends.
 const ABORT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a look at librdkafka's queue takes while it is full, or drains.
@@ -81,7 +81,7 @@ impl Place {
 
     fn look_at(&mut self, names: &[String]) -> Result<(), Failure> {
         let watch = Watch::default();
-        let admin = Settings::new(&self.target, &self.spec)?.admin(&watch)?;
+        let admin = Settings::of(&self.target, &self.spec)?.admin(&watch)?;
         let topics = Topics { admin: &admin, watch: &watch, spec: &self.spec };
         let before = self.bounds;
         for name in names {
@@ -127,7 +127,8 @@ impl Batch<'_> {
         let doing = "write a group";
         producer.begin_transaction().map_err(|error| failure::of(doing, &error, watch))?;
         let deadline = Deadline::after(DELIVER_TIMEOUT);
-        let sent = self.send_all(group, &deadline).and_then(|()| commit(producer, watch, doing, &deadline));
+        let end = |()| commit(producer, watch, doing, &deadline, COMMIT_TIMEOUT);
+        let sent = self.send_all(group, &deadline).and_then(end);
         sent.map_err(|failure| self.abort(failure))
     }
 
@@ -195,21 +196,29 @@ impl Batch<'_> {
         })
     }
 
-    /// Hands a record to librdkafka, which copies it; waits while it has enough.
-    fn send(&self, mut record: BaseRecord<'_, [u8], [u8]>, deadline: &Deadline) -> Result<(), Failure> {
-        let Taken { producer, watch, .. } = self.taken;
-        loop {
-            match producer.send(record) {
-                Ok(()) => return Ok(()),
-                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), again)) => {
-                    if deadline.passed() {
-                        return Err(late("take the records of a group", DELIVER_TIMEOUT, watch.last()));
-                    }
-                    producer.poll(POLL);
-                    record = again;
+    fn send(&self, record: BaseRecord<'_, [u8], [u8]>, deadline: &Deadline) -> Result<(), Failure> {
+        send(&self.taken.producer, &self.taken.watch, record, deadline)
+    }
+}
+
+/// Hands a record to librdkafka, which copies it; waits while it has enough.
+pub(crate) fn send(
+    producer: &BaseProducer<Watch>,
+    watch: &Watch,
+    mut record: BaseRecord<'_, [u8], [u8]>,
+    deadline: &Deadline,
+) -> Result<(), Failure> {
+    loop {
+        match producer.send(record) {
+            Ok(()) => return Ok(()),
+            Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), again)) => {
+                if deadline.passed() {
+                    return Err(deadline.late("take the records of a group", watch.last()));
                 }
-                Err((error, _)) => return Err(lost_or(producer, &error, watch, "write a record")),
+                producer.poll(POLL);
+                record = again;
             }
+            Err((error, _)) => return Err(lost_or(producer, &error, watch, "write a record")),
         }
     }
 }
@@ -254,12 +263,13 @@ fn drain(producer: &BaseProducer<Watch>) {
     }
 }
 
-/// Waits until all records are acknowledged, then commits them.
+/// Waits until all records are acknowledged, until the deadline at most, then commits them, until so long after it.
 pub(crate) fn commit(
     producer: &BaseProducer<Watch>,
     watch: &Watch,
     doing: &str,
     deadline: &Deadline,
+    ending: Duration,
 ) -> Result<(), Failure> {
     // Not `flush`, nor the commit's own: rdkafka looks in steps of 100 ms there.
     while producer.in_flight_count() > 0 {
@@ -271,10 +281,12 @@ pub(crate) fn commit(
             return Err(lost_or(producer, &KafkaError::Canceled, watch, doing));
         }
         if deadline.passed() {
-            return Err(late(doing, DELIVER_TIMEOUT, watch.last()));
+            return Err(deadline.late(doing, watch.last()));
         }
     }
-    producer.commit_transaction(COMMIT_TIMEOUT).map_err(|error| lost_or(producer, &error, watch, doing))
+    producer
+        .commit_transaction(deadline.left() + ending)
+        .map_err(|error| lost_or(producer, &error, watch, doing))
 }
 
 /// An error by its cause: a record that was lost says more than the commit that failed for it.
@@ -298,7 +310,7 @@ fn fatal(code: RDKafkaErrorCode, reason: &str, doing: &str) -> Failure {
         // What only an operator can change stays so.
         refused @ Failure { kind: FailureKind::Refused, .. } => refused,
         _ => Failure::moved(format!(
-            "this sink's producer was replaced or gave up, when it wanted to {doing}: {reason}"
+            "the producer was replaced or gave up, when it wanted to {doing}: {reason}"
         )),
     }
 }

@@ -1,5 +1,7 @@
 //! What can go wrong in the lake.
 
+use std::time::Duration;
+
 use camino::Utf8PathBuf;
 
 /// A failure of the lake. Nothing became visible unless the operation says otherwise.
@@ -27,6 +29,66 @@ pub enum Error {
         #[source]
         source: object_store::Error,
     },
+    /// The object store did not answer in time.
+    #[error("{doing} `{path}` in the lake: no answer within {s} s", s = deadline.as_secs())]
+    Late {
+        /// What was being attempted.
+        doing: &'static str,
+        /// Relative to the lake's root.
+        path: String,
+        /// How long it was waited for.
+        deadline: Duration,
+    },
+    /// The object store does not have a file that the catalogue named: it was deleted or merged with others meanwhile.
+    #[error("`{path}` is not in the lake any more")]
+    Gone {
+        /// Relative to the lake's root.
+        path: String,
+        /// What the store said.
+        #[source]
+        source: object_store::Error,
+    },
+    /// What the object store has under the name of a file is not that file.
+    #[error("`{path}` has {found} bytes in the lake, but {expected} in the catalogue")]
+    SizeDiffers {
+        /// Relative to the lake's root.
+        path: String,
+        /// As the catalogue says.
+        expected: u64,
+        /// As they came.
+        found: u64,
+    },
+    /// The daemon stops.
+    #[error("{doing} `{path}` in the lake: the coordinator stops")]
+    Stopping {
+        /// What was being attempted.
+        doing: &'static str,
+        /// Relative to the lake's root.
+        path: String,
+    },
+    /// A document about the object store says what cannot be, or names what cannot be read.
+    #[error("open the object store `{place}` of the lake")]
+    Open {
+        /// Which one.
+        place: String,
+        /// Why it failed.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The folder of the lake is in use in another way.
+    #[error("`{root}` holds {found}: give the lake another folder")]
+    OtherUse {
+        /// The folder.
+        root: Utf8PathBuf,
+        /// What is there.
+        found: &'static str,
+    },
+    /// Several coordinators, and files that only one of them can read.
+    #[error("the coordinators of a cluster need a lake in an object store")]
+    NotShared,
+    /// This coordinator stopped leading while it changed the lake.
+    #[error("another coordinator leads the lake now")]
+    LeadLost,
     /// Rows could not be brought into one form.
     #[error("{doing}")]
     Arrow {
@@ -83,6 +145,24 @@ impl Error {
     /// Whether the same rows would fail again, rather than the disk or the catalogue.
     pub(crate) fn is_about_data(&self) -> bool {
         matches!(self, Self::Arrow { .. } | Self::Parquet { .. } | Self::Refused)
+    }
+
+    /// Whether a file was missing that the catalogue named a moment ago: whoever reads the catalogue again finds others.
+    pub fn is_gone(&self) -> bool {
+        matches!(self, Self::Gone { .. })
+    }
+
+    /// Whether another coordinator may lead now. Nothing is wrong then, and nothing became visible.
+    pub(crate) fn is_lost_lead(&self) -> bool {
+        matches!(self, Self::LeadLost | Self::Store(aap_store::Error::Fenced { .. }))
+    }
+
+    /// The file that cannot be had, where it alone is what is wrong.
+    pub(crate) fn broken_file(&self) -> Option<&str> {
+        match self {
+            Self::Gone { path, .. } | Self::SizeDiffers { path, .. } => Some(path),
+            _ => None,
+        }
     }
 
     /// Rows could not be handled by whoever was fed them.

@@ -107,7 +107,8 @@ impl Lake {
         ends.into_iter().collect()
     }
 
-    fn cut(&self, key: &StreamKey) -> Sequence {
+    /// Up to where a key is in the lake, or deleted, as far as readers were told.
+    pub fn cut(&self, key: &StreamKey) -> Sequence {
         lock(&self.inner.told).cuts.get(key).copied().unwrap_or_default()
     }
 
@@ -154,6 +155,7 @@ impl Lake {
         files.sort_by_key(|file| stretch(file));
         let horizon = files.first().map_or(to, |first| stretch(first).1.min(to));
         files.retain(|file| stretch(file).0 <= horizon);
+        self.fetch(&files)?;
         // Nothing of the key lies between the horizon and the next file.
         let to = horizon;
         let mut found = vec![];

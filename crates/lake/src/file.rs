@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use aap_buffer::Identity;
 use aap_store::{LakeFile, SequenceRange};
 use aap_types::{Epoch, NodeId, Sequence, StreamName};
 use arrow_schema::SchemaRef;
@@ -29,9 +30,11 @@ impl<'a> NewFile<'a> {
         united: &'a United,
     ) -> Result<Self, Error> {
         let created_us = lake.inner.clock.unix_us();
-        // Unique for ever even if the clock goes back: the generation counts the openings of the landing buffer.
-        let generation = lake.inner.buffer.identity().generation;
-        let unique = format!("{created_us:016x}-{generation:04x}-{:06x}", lake.inner.next_file());
+        // Unique for ever even if the clock goes back: the generation counts the openings of the landing buffer, and each
+        // coordinator has one of its own.
+        let Identity { generation, store_id: [a, b, c, d, ..], .. } = lake.inner.buffer.identity();
+        let (store, number) = (u32::from_be_bytes([a, b, c, d]), lake.inner.next_file());
+        let unique = format!("{created_us:016x}-{generation:04x}-{number:06x}-{store:08x}");
         let path = format!("{folder}/{unique}.parquet");
         lake.inner.orphans().push(path.clone());
         let schema = united.schema();

@@ -9,13 +9,15 @@ use aap_runtime::{Clock, failpoint};
 use aap_store::{Catalogue, LakeCommit, LakeFile, MetadataStore, RowCounts};
 use aap_types::{Sequence, StreamKey, StreamName};
 use camino::{Utf8Path, Utf8PathBuf};
+use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use tracing::{debug, info, warn};
 
-use crate::feed::KnownColumns;
+use crate::lead::{AGAIN, Lead};
 use crate::pins::Pins;
 use crate::storage::Storage;
-use crate::{Error, FrameInfo, LakeConfig, Pin, Waiting, manifest};
+use crate::tell::Told;
+use crate::{Error, FrameInfo, LakeConfig, LakeObjects, Pin, Waiting, manifest};
 
 /// The name under which the lake consumes the landing buffer.
 pub const CONSUMER: &str = "lake";
@@ -32,8 +34,13 @@ pub struct LakeDependencies {
     pub store: Arc<dyn MetadataStore>,
     /// The time.
     pub clock: Arc<dyn Clock>,
-    /// Where the files lie.
+    /// Where the files lie; with `objects`, where their copies lie.
     pub root: Utf8PathBuf,
+    /// The object store that the files lie in. `None`: they lie below `root`.
+    pub objects: Option<LakeObjects>,
+    /// Whether this coordinator leads, where several have the lake. `None`: it is alone. Whoever tells gives the store its fence
+    /// before it says yes, says no before it takes it away, says nothing twice, and keeps the channel.
+    pub lead: Option<watch::Receiver<bool>>,
 }
 
 /// The lake. Cheap to clone.
@@ -56,7 +63,8 @@ pub(crate) struct Inner {
     /// What buffer, readers and the manifest were told last.
     pub(crate) told: Mutex<Told>,
     /// Whether the catalogue may say more than they were told.
-    untold: AtomicBool,
+    pub(crate) untold: AtomicBool,
+    pub(crate) lead: Lead,
     /// Files that were begun and are not known to be visible.
     orphans: Mutex<Vec<String>>,
     /// Files that cannot be merged, and why.
@@ -68,15 +76,6 @@ pub(crate) struct Inner {
     files_named: AtomicU64,
     /// Loads so far: each begins at another node, so that one cannot keep the others waiting.
     pub(crate) loads: AtomicUsize,
-}
-
-#[derive(Debug, Default)]
-pub(crate) struct Told {
-    version: u64,
-    files: HashSet<String>,
-    pub(crate) cuts: HashMap<StreamKey, Sequence>,
-    pub(crate) deleted: HashMap<StreamKey, Sequence>,
-    pub(crate) columns: KnownColumns,
 }
 
 impl Inner {
@@ -95,24 +94,33 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Lake {
-    /// Opens the lake: repairs the catalogue from the manifest if that is newer, sweeps what a crash left, tells the
-    /// buffer how far the lake is, and counts what waits.
+    /// Opens the lake, tells the buffer how far it is, and counts what waits. A coordinator that is alone repairs the catalogue
+    /// from the manifest if that is newer, and sweeps what a crash left; one of a cluster does what there is to do when it
+    /// leads, and asks nothing of the object store here.
     pub async fn open(dependencies: LakeDependencies, config: LakeConfig) -> Result<Self, Error> {
         spawn_blocking(move || Self::open_blocking(dependencies, config)).await?
     }
 
     fn open_blocking(dependencies: LakeDependencies, config: LakeConfig) -> Result<Self, Error> {
-        let LakeDependencies { buffer, store, clock, root } = dependencies;
-        let storage = Storage::open(&root)?;
-        let catalogue = settle_catalogue(store.as_ref(), &storage)?;
+        let LakeDependencies { buffer, store, clock, root, objects, lead } = dependencies;
+        let (pins, lead) = (Pins::default(), Lead::new(lead));
+        let storage = Storage::open(&root, objects, &pins)?;
+        if !lead.is_alone() && !storage.is_shared() {
+            return Err(Error::NotShared);
+        }
+        let catalogue = match lead.is_alone() {
+            true => settle_catalogue(store.as_ref(), &storage)?,
+            false => store.catalogue()?,
+        };
         let visible: HashSet<&str> = catalogue.files.iter().map(|file| file.path.as_str()).collect();
-        let swept = storage.sweep(&visible)?;
+        let swept = if lead.is_alone() { storage.sweep(&visible)? } else { 0 };
         if swept > 0 {
             info!(files = swept, "swept lake files that never became visible");
         }
+        storage.forget_others(&visible);
         let waiting = Waiting::default();
         count_waiting(&buffer, &catalogue, &waiting, clock.unix_us())?;
-        let (pins, turn, told, untold, orphans, unmergeable) = Default::default();
+        let (turn, told, untold, orphans, unmergeable) = Default::default();
         let (problem, notes, files_named, loads) = Default::default();
         let inner = Inner {
             buffer,
@@ -125,6 +133,7 @@ impl Lake {
             turn,
             told,
             untold,
+            lead,
             orphans,
             unmergeable,
             problem,
@@ -152,12 +161,26 @@ impl Lake {
         Ok(self.inner.store.catalogue()?)
     }
 
-    /// Where a file of the catalogue lies.
+    /// Where a file of the catalogue lies, or its copy, once it was fetched.
     pub fn locate(&self, path: &str) -> Utf8PathBuf {
         self.inner.storage.locate(path)
     }
 
-    /// The root of the files.
+    /// What others call a file of the catalogue: its path on this disk, or its url.
+    pub fn address(&self, path: &str) -> String {
+        self.inner.storage.address(path)
+    }
+
+    /// Makes sure that files of the catalogue can be opened where [`Self::locate`] says, until the pin is dropped that was taken
+    /// before the catalogue was read. Blocking, for as long as it takes to download what is not on the local disk yet.
+    ///
+    /// # Errors
+    /// The object store does not give them. If [`Error::is_gone`], another catalogue may name others.
+    pub fn fetch<'a>(&self, files: impl IntoIterator<Item = &'a LakeFile>) -> Result<(), Error> {
+        self.inner.storage.fetch(files)
+    }
+
+    /// The root of the files, or of their copies.
     pub fn root(&self) -> &Utf8Path {
         self.inner.storage.root()
     }
@@ -176,9 +199,21 @@ impl Lake {
         (!all.is_empty()).then(|| all.join("; "))
     }
 
+    /// Tells the landing buffer again how far a key is in the lake: for frames that came to it after they were there.
+    pub fn tell_cut(&self, key: &StreamKey) {
+        let told = lock(&self.inner.told);
+        if let Some(cut) = told.cuts.get(key) {
+            self.inner.buffer.advance(CONSUMER, key, *cut);
+            self.inner.waiting.passed(key, *cut);
+        }
+    }
+
     /// Adds to the problems until the next start.
     pub fn note(&self, problem: String) {
-        lock(&self.inner.notes).push(problem);
+        let mut notes = lock(&self.inner.notes);
+        if !notes.contains(&problem) {
+            notes.push(problem);
+        }
     }
 
     /// Says why there is no progress. Returns whether that is new.
@@ -191,6 +226,9 @@ impl Lake {
 
     /// Deletes everything a stream holds now. First it is hidden, in one transaction; then the files go, as soon as
     /// nobody reads them. Returns the rows and files that were visible. What lands later makes the stream anew.
+    ///
+    /// In a cluster any coordinator may be asked, but a store with a fence refuses where it does not lead. What has landed and is
+    /// not in this coordinator's buffer yet stays.
     pub async fn delete(&self, stream: &StreamName) -> Result<(u64, u64), Error> {
         let stream = stream.clone();
         self.in_turn(move |lake| lake.delete_now(&stream)).await
@@ -218,8 +256,15 @@ impl Lake {
         let waiting = waiting.beyond(&cuts);
         let waiting_rows: u64 =
             waiting.iter().filter(|(key, _)| key.stream == *stream).map(|(_, counts)| counts.rows).sum();
-        let floors: Vec<(StreamKey, Sequence)> =
-            inner.buffer.tails().into_iter().filter(|(key, _)| key.stream == *stream).collect();
+        // The lake may be further than this buffer, and may have keys that it does not know.
+        let mut floors: BTreeMap<StreamKey, Sequence> = BTreeMap::new();
+        for (key, end) in inner.buffer.tails().into_iter().chain(cuts) {
+            if key.stream == *stream {
+                let floor = floors.entry(key).or_default();
+                *floor = (*floor).max(end);
+            }
+        }
+        let floors: Vec<(StreamKey, Sequence)> = floors.into_iter().collect();
         inner.untold.store(true, Ordering::SeqCst);
         let deleted = inner.store.delete_stream(stream, &floors, inner.clock.unix_us())?;
         let rows = waiting_rows + deleted.files.iter().map(|file| file.rows).sum::<u64>();
@@ -235,16 +280,13 @@ impl Lake {
 
     /// Unlinks what can be, and tells what is not told yet.
     pub(crate) async fn unlink(&self) -> Result<(), Error> {
-        let unlink = |lake: &Self| {
+        self.in_turn(|lake| {
+            lake.tell_buffer();
             lake.unlink_unread();
-            Ok(())
-        };
-        self.in_turn(unlink).await
-    }
-
-    /// Unlinks hidden files that no reader can know.
-    pub(crate) fn unlink_unread(&self) {
-        self.inner.storage.remove(self.inner.pins.unread());
+            lake.inner.storage.evict();
+            if lake.inner.lead.goes_on() { lake.unlink_condemned() } else { Ok(()) }
+        })
+        .await
     }
 
     /// One change of the catalogue, and what follows from it.
@@ -265,6 +307,10 @@ impl Lake {
     fn commit_now(&self, change: &LakeCommit) -> Result<(), Error> {
         let inner = &self.inner;
         failpoint::hit("lake.after_files_before_commit");
+        if !inner.lead.goes_on() {
+            self.remove_orphans();
+            return Err(Error::LeadLost);
+        }
         inner.untold.store(true, Ordering::SeqCst);
         if let Err(error) = inner.store.commit(change) {
             self.remove_orphans();
@@ -276,45 +322,6 @@ impl Lake {
         self.tell()?;
         self.unlink_unread();
         Ok(())
-    }
-
-    /// Tells the manifest, then the buffer and the readers, what the catalogue says. Whatever keeps it from that, the
-    /// next turn does it: the catalogue alone decides.
-    fn tell(&self) -> Result<(), Error> {
-        let inner = &self.inner;
-        if !inner.untold.load(Ordering::SeqCst) {
-            return Ok(());
-        }
-        let catalogue = inner.store.catalogue()?;
-        if catalogue.version != lock(&inner.told).version {
-            manifest::write(&inner.storage, &catalogue)?;
-            failpoint::hit("lake.after_manifest_before_advance");
-            self.tell_of(&catalogue);
-        }
-        inner.untold.store(false, Ordering::SeqCst);
-        Ok(())
-    }
-
-    fn tell_of(&self, catalogue: &Catalogue) {
-        let inner = &self.inner;
-        let mut told = lock(&inner.told);
-        for (key, cut) in catalogue.cursors.iter().filter(|(key, cut)| told.cuts.get(key) != Some(cut)) {
-            inner.buffer.advance(CONSUMER, key, *cut);
-            inner.waiting.passed(key, *cut);
-        }
-        let files: HashSet<String> = catalogue.files.iter().map(|file| file.path.clone()).collect();
-        inner.pins.hide(told.files.difference(&files).cloned());
-        *told = Told {
-            version: catalogue.version,
-            files,
-            cuts: cut_map(catalogue),
-            deleted: catalogue.deleted.iter().cloned().collect(),
-            columns: catalogue
-                .streams
-                .iter()
-                .map(|known| (known.stream.clone(), Arc::new(known.columns.clone())))
-                .collect(),
-        };
     }
 
     /// Removes files that were begun and did not become visible. A commit that failed may stand nevertheless: only the
@@ -329,7 +336,8 @@ impl Lake {
                 let visible: HashSet<String> =
                     catalogue.files.into_iter().map(|file: LakeFile| file.path).collect();
                 orphans.retain(|path| !visible.contains(path));
-                self.inner.storage.remove(orphans);
+                let failed = self.inner.storage.remove(orphans);
+                self.condemn(failed, AGAIN);
             }
             Err(_unknown) => self.inner.orphans().append(&mut orphans),
         }

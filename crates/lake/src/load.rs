@@ -38,7 +38,7 @@ impl Lake {
     /// Brings what waits of a stream into the lake, about `file_bytes` of it. Returns whether more waits.
     pub async fn load(&self, stream: &StreamName) -> Result<bool, Error> {
         let stream = stream.clone();
-        self.in_turn(move |lake| {
+        self.as_leader(move |lake| {
             let more = lake.load_now(&stream);
             // It took and freed tens of MiB in pieces of all sizes, which the allocator would keep.
             release_freed();

@@ -20,7 +20,7 @@ impl Lake {
     /// Merges one group of small files. Returns whether there was one. Files that cannot be merged are left as they
     /// are from then on.
     pub async fn compact_once(&self) -> Result<bool, Error> {
-        self.in_turn(|lake| {
+        self.as_leader(|lake| {
             let merged = lake.compact_now();
             if matches!(merged, Ok(true)) {
                 release_freed();
@@ -37,7 +37,10 @@ impl Lake {
         let Some(group) = self.small_files(&catalogue) else { return Ok(false) };
         let stream = group[0].stream.clone();
         let known = catalogue.streams.iter().find(|known| known.stream == stream);
-        let merged = self.merge(&group, known.map_or(&[], |known| &known.columns));
+        let merged = {
+            let _pin = self.pin();
+            self.merge(&group, known.map_or(&[], |known| &known.columns))
+        };
         let (file, columns) = match merged {
             Ok(merged) => merged,
             Err(failure) => {
@@ -83,7 +86,7 @@ impl Lake {
 
     /// Hides and unlinks what retention no longer keeps. Returns the number of files.
     pub async fn expire(&self) -> Result<usize, Error> {
-        self.in_turn(Self::expire_now).await
+        self.as_leader(Self::expire_now).await
     }
 
     fn expire_now(&self) -> Result<usize, Error> {

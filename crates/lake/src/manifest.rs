@@ -3,16 +3,21 @@
 //! It is written after each commit and before the landing buffer may reclaim what the commit took over. So if the
 //! metadata store is lost or older than the newest manifest, the manifest is the state to go on from, and nothing is
 //! missing.
+//!
+//! In a cluster the database is the truth: its backups and replicas are the operator's, and nothing is restored from here. A
+//! manifest that is newer than the catalogue, because the database went back, is put aside as `<version>.json.lost`, and while
+//! one lies there nothing is swept: it may name files that nobody else knows any more.
 
 use aap_store::Catalogue;
-use camino::Utf8PathBuf;
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
 use crate::Error;
+use crate::lake::chain;
 use crate::storage::Storage;
 
 const FOLDER: &str = "_manifest";
+const LOST: &str = ".json.lost";
 /// Manifests kept: readers that opened an older list still find what it names for a while.
 const KEPT: u64 = 16;
 
@@ -25,48 +30,70 @@ struct Manifest {
 
 /// Writes the catalogue. An earlier attempt of the same version is replaced. Blocking.
 pub(crate) fn write(storage: &Storage, catalogue: &Catalogue) -> Result<(), Error> {
-    let folder = storage.locate(FOLDER);
-    std::fs::create_dir_all(&folder).map_err(Error::file("create", &folder))?;
-    let path = place(storage, catalogue.version);
+    let path = place(catalogue.version);
     let manifest = Manifest { format_version: "1.0".to_owned(), catalogue: catalogue.clone() };
-    let json = serde_json::to_vec(&manifest)
-        .map_err(|error| Error::file("describe the lake in", &path)(std::io::Error::other(error)))?;
-    aap_runtime::write_durably(&path, &json, 0o640).map_err(Error::file("write", &path))?;
-    for old in versions(storage)?.into_iter().filter(|version| version + KEPT <= catalogue.version) {
-        let path = place(storage, old);
-        if let Err(error) = std::fs::remove_file(&path) {
-            warn!(%path, %error, "cannot remove an old manifest");
-        }
-    }
+    let json = serde_json::to_vec(&manifest).map_err(|error| {
+        Error::file("describe the lake in", &storage.locate(&path))(std::io::Error::other(error))
+    })?;
+    storage.write(&path, json)?;
+    let mut old = Listed::of(storage)?.versions;
+    old.retain(|version| version + KEPT <= catalogue.version);
+    // What cannot be removed is among the old ones of the next.
+    storage.remove(old.into_iter().map(place).collect());
     Ok(())
 }
 
 /// The newest manifest that can be read. Blocking.
 pub(crate) fn newest(storage: &Storage) -> Result<Option<Catalogue>, Error> {
-    let mut versions = versions(storage)?;
-    versions.sort_unstable();
-    for version in versions.into_iter().rev() {
-        let path = place(storage, version);
-        let bytes = std::fs::read(&path).map_err(Error::file("read", &path))?;
+    for version in Listed::of(storage)?.versions.into_iter().rev() {
+        let path = place(version);
+        let bytes = storage.read(&path)?;
         match serde_json::from_slice::<Manifest>(&bytes) {
             Ok(manifest) => return Ok(Some(manifest.catalogue)),
-            Err(error) => warn!(%path, %error, "a manifest cannot be read; the one before it is taken"),
+            Err(error) => {
+                warn!(%path, error = %chain(&error), "a manifest cannot be read; the one before it is taken");
+            }
         }
     }
     Ok(None)
 }
 
-fn place(storage: &Storage, version: u64) -> Utf8PathBuf {
-    storage.locate(&format!("{FOLDER}/{version}.json"))
+/// What lies in the folder.
+#[derive(Debug)]
+pub(crate) struct Listed {
+    /// Of the manifests, in order.
+    pub(crate) versions: Vec<u64>,
+    /// Of those that were put aside, in order.
+    pub(crate) lost: Vec<u64>,
 }
 
-fn versions(storage: &Storage) -> Result<Vec<u64>, Error> {
-    let folder = storage.locate(FOLDER);
-    let entries = match folder.read_dir_utf8() {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(vec![]),
-        Err(error) => return Err(Error::file("list", &folder)(error)),
-    };
-    let names = entries.flatten().map(|entry| entry.file_name().to_owned());
-    Ok(names.filter_map(|name| name.strip_suffix(".json")?.parse().ok()).collect())
+impl Listed {
+    /// Blocking.
+    pub(crate) fn of(storage: &Storage) -> Result<Self, Error> {
+        let names = storage.names(FOLDER)?;
+        let with = |ending: &str| {
+            let numbers = names.iter().filter_map(|name| name.strip_suffix(ending)?.parse().ok());
+            let mut numbers: Vec<u64> = numbers.collect();
+            numbers.sort_unstable();
+            numbers
+        };
+        Ok(Self { versions: with(".json"), lost: with(LOST) })
+    }
+}
+
+/// Puts a manifest aside that knows more than the catalogue. Blocking.
+pub(crate) fn put_aside(storage: &Storage, version: u64) -> Result<(), Error> {
+    let path = place(version);
+    storage.write(&lost(version), storage.read(&path)?)?;
+    storage.remove(vec![path]);
+    Ok(())
+}
+
+/// Where a manifest lies that was put aside.
+pub(crate) fn lost(version: u64) -> String {
+    format!("{FOLDER}/{version}{LOST}")
+}
+
+fn place(version: u64) -> String {
+    format!("{FOLDER}/{version}.json")
 }

@@ -36,7 +36,7 @@ struct Run {
 }
 
 impl Lake {
-    /// Merges files of one folder. Nothing is visible of it yet.
+    /// Merges files of one folder, under a pin. Nothing is visible of it yet.
     pub(crate) fn merge(
         &self,
         group: &[LakeFile],
@@ -50,6 +50,10 @@ impl Lake {
             Box::new(Failure { suspects: suspects.iter().map(|file| file.path.clone()).collect(), error })
         };
         let one = |file: &LakeFile, error| Box::new(Failure { suspects: vec![file.path.clone()], error });
+        self.fetch(group).map_err(|error| match error.broken_file().map(str::to_owned) {
+            Some(broken) => Box::new(Failure { suspects: vec![broken], error }),
+            None => all(error),
+        })?;
         let mut united = United::over(known);
         let mut files = vec![];
         for file in group {

@@ -28,7 +28,7 @@
 //! | file | owns |
 //! |---|---|
 //! | `spec.rs` | [`S3Spec`]: what an operator says about a sink |
-//! | `open.rs`, `wire.rs` | a store from it; HTTP and TLS |
+//! | `open.rs` | a store from it |
 //! | `chain.rs`, `footer.rs` | the objects: names, the last, the next; what their footers say |
 //! | `encode.rs` | slices as a Parquet file |
 //! | `fail.rs` | what the runner is told of trouble |
@@ -41,7 +41,6 @@ mod open;
 mod spec;
 #[cfg(test)]
 mod tests;
-mod wire;
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, Hasher, RandomState};

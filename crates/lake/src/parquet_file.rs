@@ -13,7 +13,7 @@ use parquet::file::metadata::{KeyValue, SortingColumn};
 use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterPropertiesBuilder};
 
 use crate::Error;
-use crate::storage::ObjectWriter;
+use crate::writer::ObjectWriter;
 
 /// Small enough that a query of a short time skips most of a day's file; large enough for good compression.
 const ROW_GROUP_ROWS: usize = 256 << 10;

@@ -38,6 +38,16 @@ impl Pins {
         state.hidden.extend(paths.into_iter().map(|path| (number, path)));
     }
 
+    /// A moment: later than that of every pin that is held now, and earlier than that of every one that is taken from now on.
+    pub(crate) fn mark(&self) -> u64 {
+        self.state().tick()
+    }
+
+    /// The moment of the oldest pin that is held.
+    pub(crate) fn oldest_reader(&self) -> Option<u64> {
+        self.state().readers.first().copied()
+    }
+
     /// Takes the files out that no reader can still know.
     pub(crate) fn unread(&self) -> Vec<String> {
         let mut state = self.state();

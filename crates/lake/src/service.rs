@@ -1,13 +1,15 @@
 //! When the lake takes what: by size, by age, when the landing buffer fills up.
 //!
 //! Nothing that fails keeps anything else waiting: each stream and each kind of upkeep fails, and is tried again, by
-//! itself.
+//! itself. Where another coordinator leads, all there is to do is to look what became of the catalogue.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::pin::pin;
 use std::time::Duration;
 
 use aap_runtime::Shutdown;
 use aap_types::{Sequence, StreamKey, StreamName};
+use futures::future::{Either, select};
 use tokio::time::sleep;
 use tracing::warn;
 
@@ -21,6 +23,9 @@ const TICK: Duration = Duration::from_secs(1);
 const UPKEEP: Duration = Duration::from_secs(10);
 /// After a failure: long enough not to fill the log, short enough not to fill the buffer.
 const PAUSE: Duration = Duration::from_secs(10);
+/// What a change under way may still take when the daemon stops, before an object store is not waited for any more: half of what
+/// the daemon waits for everything. Nothing is lost by it: what is not in the lake is still in the landing buffer.
+const LAST_CHANGE: Duration = Duration::from_secs(5);
 
 /// What is known from one pass to the next.
 #[derive(Debug, Default)]
@@ -31,6 +36,8 @@ pub(crate) struct Passes {
     upkeep_failed: Vec<String>,
     /// Streams whose columns stand in the catalogue.
     declared: BTreeSet<StreamName>,
+    /// Until when nothing is changed, and why, if something is wrong.
+    rests: Option<(Duration, Option<String>)>,
 }
 
 impl Lake {
@@ -38,7 +45,7 @@ impl Lake {
     pub async fn run(self, shutdown: Shutdown) -> Result<(), Error> {
         let mut passes = Passes::default();
         while !shutdown.is_requested() {
-            if self.pass(&mut passes, &shutdown).await {
+            if self.stoppable_pass(&mut passes, &shutdown).await {
                 continue;
             }
             tokio::select! {
@@ -46,14 +53,65 @@ impl Lake {
                 () = sleep(TICK) => {}
             }
         }
+        self.inner.storage.stop();
         Ok(())
     }
 
+    /// A pass that does not wait for an object store when the daemon stops.
+    async fn stoppable_pass(&self, passes: &mut Passes, shutdown: &Shutdown) -> bool {
+        let late = async {
+            shutdown.requested().await;
+            sleep(LAST_CHANGE).await;
+        };
+        let pass = pin!(self.pass(passes, shutdown));
+        match select(pass, pin!(late)).await {
+            Either::Left((busy, _)) => busy,
+            Either::Right(((), pass)) => {
+                self.inner.storage.stop();
+                pass.await
+            }
+        }
+    }
+
     /// One load of each stream that is due, so that a busy one keeps none waiting, and upkeep when it is time. Returns
-    /// whether there is more to do at once.
+    /// whether there is more to do at once. Without the lead, only a look at the catalogue.
     pub(crate) async fn pass(&self, passes: &mut Passes, shutdown: &Shutdown) -> bool {
-        let mut busy = false;
         let mut problems = vec![];
+        let busy = match self.may_change(passes).await {
+            true => self.change(passes, &mut problems, shutdown).await,
+            false => false,
+        };
+        problems.extend(self.unlink().await.err().map(|error| chain(&error)));
+        problems.extend(passes.rests.iter().filter_map(|(_, reason)| reason.clone()));
+        problems.extend(passes.failed.values().map(|(_, reason)| reason.clone()));
+        problems.extend(passes.upkeep_failed.iter().cloned());
+        self.report(problems);
+        busy
+    }
+
+    /// Whether this coordinator leads, and is not resting from an attempt to.
+    async fn may_change(&self, passes: &mut Passes) -> bool {
+        let now = self.inner.clock.monotonic();
+        if passes.rests.as_ref().is_some_and(|(until, _)| now < *until) {
+            return false;
+        }
+        passes.rests = None;
+        match self.as_leader(|_| Ok(true)).await {
+            Ok(true) => return true,
+            Ok(false) => *passes = Passes::default(),
+            Err(error) => *passes = self.rest(&error),
+        }
+        false
+    }
+
+    /// Forgets what was known, for a while. That another coordinator leads is no problem.
+    fn rest(&self, error: &Error) -> Passes {
+        let until = self.inner.clock.monotonic() + PAUSE;
+        Passes { rests: Some((until, (!error.is_lost_lead()).then(|| chain(error)))), ..Passes::default() }
+    }
+
+    async fn change(&self, passes: &mut Passes, problems: &mut Vec<String>, shutdown: &Shutdown) -> bool {
+        let mut busy = false;
         problems.extend(self.declare_new(passes).await.err().map(|error| chain(&error)));
         for stream in self.due_streams() {
             let now = self.inner.clock.monotonic();
@@ -64,6 +122,10 @@ impl Lake {
             passes.failed.remove(&stream);
             match self.load(&stream).await {
                 Ok(more) => busy |= more,
+                Err(error) if error.is_lost_lead() => {
+                    *passes = self.rest(&error);
+                    return false;
+                }
                 Err(error) => {
                     let reason = format!("stream `{stream}`: {}", chain(&error));
                     passes.failed.insert(stream, (now + PAUSE, reason));
@@ -73,23 +135,26 @@ impl Lake {
         if self.inner.clock.monotonic() >= passes.upkeep_at && !shutdown.is_requested() {
             busy |= self.keep_up(passes).await;
         }
-        problems.extend(self.unlink().await.err().map(|error| chain(&error)));
-        problems.extend(passes.failed.values().map(|(_, reason)| reason.clone()));
-        problems.extend(passes.upkeep_failed.iter().cloned());
-        self.report(problems);
         busy
     }
 
     /// Merges one group of files; retention when there is none. Returns whether there may be another.
     async fn keep_up(&self, passes: &mut Passes) -> bool {
         passes.upkeep_failed.clear();
-        match self.compact_once().await {
+        let merged = self.compact_once().await;
+        let expired = match merged {
             Ok(true) => return true,
-            Ok(false) => {}
-            Err(error) => passes.upkeep_failed.push(format!("merging files: {}", chain(&error))),
-        }
-        if let Err(error) = self.expire().await {
-            passes.upkeep_failed.push(format!("retention: {}", chain(&error)));
+            _ => self.expire().await,
+        };
+        for (doing, error) in [("merging files", merged.err()), ("retention", expired.err())] {
+            match error {
+                Some(error) if error.is_lost_lead() => {
+                    *passes = self.rest(&error);
+                    return false;
+                }
+                Some(error) => passes.upkeep_failed.push(format!("{doing}: {}", chain(&error))),
+                None => {}
+            }
         }
         passes.upkeep_at = self.inner.clock.monotonic() + UPKEEP;
         false
@@ -110,7 +175,7 @@ impl Lake {
         let new: Vec<StreamName> = waiting.difference(&passes.declared).cloned().collect();
         if !new.is_empty() {
             let streams = new.clone();
-            self.in_turn(move |lake| lake.declare(&streams)).await?;
+            self.as_leader(move |lake| lake.declare(&streams)).await?;
             passes.declared.extend(new);
         }
         Ok(())

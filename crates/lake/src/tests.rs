@@ -7,18 +7,26 @@
 //! | `tests/upkeep.rs` | which rows stand in which file; retention |
 //! | `tests/feed.rs` | what sinks are given |
 //! | `tests/faults.rs` | what cannot be read or written |
+//! | `tests/store.rs` | a lake in an object store: what its trouble costs, and its copies on disk |
+//! | `tests/cluster.rs` | several coordinators, of which one leads |
+//!
+//! Most promises are kept wherever the files lie, and are tried in both places: [`Place`].
 
 #![expect(clippy::disallowed_methods, reason = "tests own the tasks they spawn")]
 
+mod cluster;
 mod columns;
 mod faults;
 mod feed;
+#[path = "../tests/support/s3.rs"]
+mod s3;
 mod seam;
+mod store;
 mod upkeep;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use aap_buffer::scan::Scanner;
@@ -38,15 +46,53 @@ use bytes::Bytes;
 use camino::Utf8PathBuf;
 
 use crate::service::Passes;
-use crate::{CONSUMER, Error, FrameInfo, Lake, LakeConfig, LakeDependencies, parquet_file};
+use crate::{CONSUMER, Error, FrameInfo, Lake, LakeConfig, LakeDependencies, LakeObjects, parquet_file};
 
 const START_MS: u64 = 1_700_000_000_000;
+/// Copies go as soon as no reader needs them.
+const TINY_CACHE: u64 = 1;
+
+/// Where the files of a rig lie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Disk,
+    /// With a cache that keeps nothing.
+    Objects,
+}
+
+impl Place {
+    fn objects(self) -> Option<LakeObjects> {
+        let memory = || LakeObjects::over(Arc::new(object_store::memory::InMemory::new()), TINY_CACHE);
+        (self == Self::Objects).then(memory)
+    }
+}
+
+/// Tests of promises that take a [`Place`].
+macro_rules! in_both_places {
+    ($($promise:ident;)*) => {
+        $(mod $promise {
+            use super::Place;
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+            async fn on_disk() {
+                super::$promise(Place::Disk).await;
+            }
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+            async fn in_objects() {
+                super::$promise(Place::Objects).await;
+            }
+        })*
+    };
+}
+use in_both_places;
 
 /// A landing buffer and a lake over it, on a real disk.
 struct Rig {
     home: Utf8PathBuf,
     _directory: tempfile::TempDir,
     clock: Arc<ManualClock>,
+    objects: Option<LakeObjects>,
     buffer: Buffer,
     store: Arc<Faulty>,
     lake: Lake,
@@ -54,12 +100,20 @@ struct Rig {
 
 impl Rig {
     async fn new(config: LakeConfig) -> Self {
+        Self::on(Place::Disk, config).await
+    }
+
+    async fn on(place: Place, config: LakeConfig) -> Self {
+        Self::over(place.objects(), config).await
+    }
+
+    async fn over(objects: Option<LakeObjects>, config: LakeConfig) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let home = Utf8PathBuf::from_path_buf(directory.path().to_owned()).unwrap();
         let clock = Arc::new(ManualClock::at(START_MS));
         let (buffer, store) = (open_buffer(&home, &clock).await, open_store(&home));
-        let lake = open_lake(&home, &clock, &buffer, &store, config).await.unwrap();
-        Self { home, _directory: directory, clock, buffer, store, lake }
+        let lake = open_lake(&home, &clock, &buffer, &store, objects.clone(), config).await.unwrap();
+        Self { home, _directory: directory, clock, objects, buffer, store, lake }
     }
 
     /// As after the death of the process: nothing in memory survives.
@@ -68,7 +122,9 @@ impl Rig {
         tokio::task::spawn_blocking(move || buffer.close()).await.unwrap();
         self.buffer = open_buffer(&self.home, &self.clock).await;
         self.store = open_store(&self.home);
-        self.lake = open_lake(&self.home, &self.clock, &self.buffer, &self.store, config).await.unwrap();
+        let objects = self.objects.clone();
+        let opened = open_lake(&self.home, &self.clock, &self.buffer, &self.store, objects, config);
+        self.lake = opened.await.unwrap();
     }
 
     async fn land(&self, key: &StreamKey, sequence: u64, rows: RecordBatch) {
@@ -93,8 +149,7 @@ impl Rig {
     fn values(&self, stream: &str, column: &str) -> Vec<Option<String>> {
         let mut values = vec![];
         for file in self.files().iter().filter(|file| file.stream.as_str() == stream) {
-            let file = std::fs::File::open(self.lake.locate(&file.path)).unwrap();
-            for batch in parquet_file::decode(&file) {
+            for batch in self.batches(file) {
                 let text = aap_columns::text(batch.column_by_name(column).unwrap()).unwrap();
                 let text = text.as_string::<i32>().iter();
                 values.extend(text.map(|value| value.map(str::to_owned)));
@@ -110,10 +165,22 @@ impl Rig {
         known.columns.iter().find(|(name, _)| name == column).map(|(_, kind)| kind.clone())
     }
 
+    /// The batches of a file.
+    fn batches(&self, file: &aap_store::LakeFile) -> Vec<RecordBatch> {
+        let _pin = self.lake.pin();
+        fetch(&self.lake, [file]).unwrap();
+        parquet_file::decode(&std::fs::File::open(self.lake.locate(&file.path)).unwrap())
+    }
+
+    /// Puts something else in the place of a file, or of anything.
+    fn overwrite(&self, path: &str, bytes: &[u8]) {
+        let storage = &self.lake.inner.storage;
+        tokio::task::block_in_place(|| storage.write(path, bytes.to_vec())).unwrap();
+    }
+
+    /// The files that there are, visible or not.
     fn on_disk(&self) -> Vec<String> {
-        let mut files = self.lake.inner.storage.parquet_files().unwrap();
-        files.sort();
-        files
+        stored(&self.lake)
     }
 
     fn visible_files(&self) -> Vec<String> {
@@ -125,6 +192,17 @@ impl Rig {
     fn files(&self) -> Vec<aap_store::LakeFile> {
         self.lake.catalogue().unwrap().files
     }
+}
+
+/// The files that there are, visible or not.
+fn stored(lake: &Lake) -> Vec<String> {
+    let mut files = tokio::task::block_in_place(|| lake.inner.storage.parquet_files()).unwrap();
+    files.sort();
+    files
+}
+
+fn fetch<'a>(lake: &Lake, files: impl IntoIterator<Item = &'a aap_store::LakeFile>) -> Result<(), Error> {
+    tokio::task::block_in_place(|| lake.fetch(files))
 }
 
 async fn open_buffer(home: &Utf8PathBuf, clock: &Arc<ManualClock>) -> Buffer {
@@ -140,8 +218,11 @@ async fn open_buffer(home: &Utf8PathBuf, clock: &Arc<ManualClock>) -> Buffer {
 }
 
 fn open_store(home: &Utf8PathBuf) -> Arc<Faulty> {
-    let store = SqliteStore::open(&home.join("meta.db")).unwrap();
-    Arc::new(Faulty { store, fault: AtomicU8::new(NONE) })
+    open_store_at(&home.join("meta.db"))
+}
+
+fn open_store_at(path: &camino::Utf8Path) -> Arc<Faulty> {
+    Arc::new(Faulty::over(Arc::new(SqliteStore::open(path).unwrap())))
 }
 
 async fn open_lake(
@@ -149,10 +230,12 @@ async fn open_lake(
     clock: &Arc<ManualClock>,
     buffer: &Buffer,
     store: &Arc<Faulty>,
+    objects: Option<LakeObjects>,
     config: LakeConfig,
 ) -> Result<Lake, Error> {
     let (store, clock): (Arc<dyn MetadataStore>, Arc<dyn Clock>) = (store.clone(), clock.clone());
-    let dependencies = LakeDependencies { buffer: buffer.clone(), store, clock, root: home.join("lake") };
+    let (buffer, root) = (buffer.clone(), home.join("lake"));
+    let dependencies = LakeDependencies { buffer, store, clock, root, objects, lead: None };
     Lake::open(dependencies, config).await
 }
 
@@ -165,8 +248,16 @@ const BAD_STREAM: u8 = 3;
 /// A store whose commit fails before or after it took effect: what a crash there leaves.
 #[derive(Debug)]
 struct Faulty {
-    store: SqliteStore,
+    store: Arc<dyn MetadataStore>,
     fault: AtomicU8,
+    /// Who may commit, and who this is.
+    lease: Option<(Arc<Mutex<usize>>, usize)>,
+}
+
+impl Faulty {
+    fn over(store: Arc<dyn MetadataStore>) -> Self {
+        Self { store, fault: AtomicU8::new(NONE), lease: None }
+    }
 }
 
 impl MetadataStore for Faulty {
@@ -184,6 +275,13 @@ impl MetadataStore for Faulty {
     }
     fn commit(&self, commit: &LakeCommit) -> Result<(), aap_store::Error> {
         let crash = || aap_store::Error::Unreadable("crash".to_owned());
+        // Held until the commit is made, so that whoever takes over waits for it.
+        let holder = self.lease.as_ref().map(|(holder, _)| holder.lock().unwrap());
+        if let (Some(holder), Some((_, me))) = (holder.as_deref(), &self.lease)
+            && holder != me
+        {
+            return Err(aap_store::Error::Fenced { lease: "leader".to_owned() });
+        }
         match self.fault.load(Ordering::SeqCst) {
             BEFORE_COMMIT => Err(crash()),
             AFTER_COMMIT => self.store.commit(commit).and_then(|()| Err(crash())),
@@ -257,7 +355,9 @@ fn visible(buffer: &Buffer, lake: &Lake, stream: &StreamName) -> BTreeMap<(Strin
     let snapshot = buffer.snapshot(Some(std::slice::from_ref(stream)));
     let catalogue = lake.catalogue().unwrap();
     let mut seen = BTreeMap::new();
-    for file in catalogue.files.iter().filter(|file| file.stream == *stream) {
+    let files = || catalogue.files.iter().filter(|file| file.stream == *stream);
+    fetch(lake, files()).unwrap();
+    for file in files() {
         let file = std::fs::File::open(lake.locate(&file.path)).expect("a pinned file is there");
         for batch in parquet_file::decode(&file) {
             let node = batch.column_by_name("_node").unwrap().as_string::<i32>();

@@ -15,5 +15,5 @@ mod tls;
 mod url;
 
 pub(crate) use error::{Error, Trouble};
-pub(crate) use session::{Access, CHUNK_BYTES, Copying, Session};
+pub(crate) use session::{Access, CHUNK_BYTES, Copying, Limits, Session};
 pub use url::{ServerUrl, UrlError};

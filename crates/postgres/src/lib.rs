@@ -25,7 +25,7 @@
 //! | `sink.rs`, `sink/` | [`PostgresSink`], its [`PostgresSpec`], its ledger |
 //! | `remote.rs`, `remote/` | [`PostgresTables`]: tables as tables of a query |
 //! | `source.rs` | [`TableReader`]: the new rows of a table |
-//! | `store.rs`, `store/` | [`PostgresStore`]: the coordinators' metadata |
+//! | `store.rs`, `store/` | [`PostgresStore`]: the coordinators' metadata, their leases, and what those of a cluster share |
 
 mod connection;
 mod copy;

@@ -5,15 +5,22 @@
 //!               └── the connection was lost before COMMIT: once more on a new one
 //!               └── no answer to COMMIT: an error; whoever asks again finds what became of it
 //! ```
-//! The trait blocks and the client does not, so a store has a runtime of its own, of one thread that is the caller's.
+//! The trait blocks and the client does not, so a connection has a runtime of its own, of one thread that is the caller's.
+//! There are two: one for all of the above, and one for leases, which must not wait behind anything.
 //!
 //! | file | owns |
 //! |---|---|
 //! | `schema.rs` | tables, and how those of an earlier version become those of this one |
 //! | `lake.rs` | nodes, streams, files, cuts |
 //! | `resources.rs` | declared objects, state and dead letters of sinks |
+//! | `leases.rs` | leases on their own connection, and the fence of the lake |
+//! | `cluster.rs` | whose the metadata is, positions of sources |
+//! | `line.rs` | a connection and what drives it; failures |
 
+mod cluster;
 mod lake;
+mod leases;
+mod line;
 mod resources;
 mod schema;
 
@@ -22,15 +29,15 @@ use std::sync::{Mutex, PoisonError};
 
 use aap_runtime::SecretRef;
 use aap_store::{
-    Catalogue, Deleted, Error, LakeCommit, MetadataStore, NodeRecord, ResourceRecord, ResourceStore,
-    Retention, SinkDeadLetter, SinkState,
+    Catalogue, Deleted, Error, Fence, Fencing, LakeCommit, MetadataStore, NodeRecord, ResourceRecord,
+    ResourceStore, Retention, SinkDeadLetter, SinkState,
 };
 use aap_types::{NodeId, Sequence, StreamKey, StreamName};
 use serde::{Deserialize, Serialize};
-use tokio::runtime::Runtime;
 
-use crate::connection::{Access, Error as ServerError, ServerUrl, Session, Trouble};
+use crate::connection::{Access, Error as ServerError, ServerUrl, Session};
 use crate::names::{IDENTIFIER_BYTES_MAX, quoted};
+use line::{Failure, Line};
 
 /// Where metadata lies.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,42 +76,8 @@ pub struct PostgresStore {
     access: Access,
     schema: String,
     line: Mutex<Line>,
-}
-
-/// A connection and what drives it.
-#[derive(Debug)]
-struct Line {
-    /// Taken only by drop.
-    runtime: Option<Runtime>,
-    session: Option<Session>,
-    /// A commit was not answered: it may still become visible.
-    in_doubt: bool,
-}
-
-/// Either the server failed, or the change was refused for a reason of ours.
-#[derive(Debug)]
-enum Failure {
-    Server(ServerError),
-    Refused(Error),
-}
-
-impl From<ServerError> for Failure {
-    fn from(error: ServerError) -> Self {
-        Self::Server(error)
-    }
-}
-
-impl Failure {
-    fn during(self, doing: &'static str) -> Error {
-        match self {
-            Self::Server(error) => Error::Server { doing, source: Box::new(error) },
-            Self::Refused(error) => error,
-        }
-    }
-
-    fn is_lost_line(&self) -> bool {
-        matches!(self, Self::Server(error) if error.trouble() == Trouble::Away)
-    }
+    lease_line: Mutex<Line>,
+    fencing: Mutex<Fencing>,
 }
 
 /// How a transaction is begun.
@@ -120,13 +93,12 @@ impl PostgresStore {
     /// # Errors
     /// [`Error::Newer`] where a later version has been there, [`Error::Server`].
     pub fn open(spec: &PostgresStoreSpec) -> Result<Self, Error> {
-        let cannot =
-            |source: std::io::Error| Error::Server { doing: "begin a runtime", source: Box::new(source) };
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(cannot)?;
         let store = Self {
             access: Access { url: spec.url.clone(), password: spec.password.clone() },
             schema: spec.schema.clone(),
-            line: Mutex::new(Line { runtime: Some(runtime), session: None, in_doubt: false }),
+            line: Mutex::new(Line::new()?),
+            lease_line: Mutex::new(Line::new()?),
+            fencing: Mutex::default(),
         };
         store.transact(Kind::Write, "bring metadata to the newest version", async |session: &Session| {
             schema::migrate(session, &spec.schema).await
@@ -137,10 +109,26 @@ impl PostgresStore {
     /// Takes the schema for the landing buffer `owner`, whose cuts it holds: those of two buffers cannot stand in one.
     ///
     /// # Errors
-    /// [`Error::Foreign`] where another one has taken it.
+    /// [`Error::Foreign`] where another one, or a cluster, has taken it.
     pub fn claim(&self, owner: &str) -> Result<(), Error> {
-        let found = self.write("take the metadata", async |s: &Session| lake::claim(s, owner).await)?;
-        if found == owner { Ok(()) } else { Err(Error::Foreign { found }) }
+        self.write("take the metadata", async |s: &Session| {
+            cluster::claim(s, |found| found.by_embedded(owner)).await
+        })
+    }
+
+    /// A change of files or cuts, under the fence.
+    fn change_lake<T>(
+        &self,
+        doing: &'static str,
+        change: impl AsyncFn(&Session) -> Result<T, Failure>,
+    ) -> Result<T, Error> {
+        self.write(doing, async |s: &Session| {
+            let fencing = self.fencing.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            if let Some(fence) = fencing.fence().map_err(Failure::Refused)? {
+                leases::check_fence(s, fence).await?;
+            }
+            change(s).await
+        })
     }
 
     fn read<T>(
@@ -168,10 +156,7 @@ impl PostgresStore {
     ) -> Result<T, Error> {
         // A panic while the lock was held dropped its future, and the server rolls back.
         let mut line = self.line.lock().unwrap_or_else(PoisonError::into_inner);
-        let Line { runtime, session, in_doubt } = &mut *line;
-        let Some(runtime) = runtime.as_ref() else {
-            return Err(Error::Unreadable("a store that was closed".to_owned()));
-        };
+        let (runtime, session, in_doubt) = line.parts()?;
         runtime.block_on(async {
             let mut is_first = session.is_some();
             loop {
@@ -230,8 +215,7 @@ impl PostgresStore {
             Kind::Read => open.begin_snapshot().await.map_err(before)?,
             Kind::Write => open.begin().await.map_err(before)?,
         }
-        let path = format!("SET LOCAL search_path = {}", quoted(&self.schema));
-        open.batch("choose the schema", &path).await.map_err(before)?;
+        choose(open, &self.schema).await.map_err(before)?;
         if kind == Kind::Write {
             open.batch("wait for other writers", schema::LOCK).await.map_err(before)?;
         }
@@ -249,15 +233,10 @@ impl PostgresStore {
     }
 }
 
-impl Drop for PostgresStore {
-    fn drop(&mut self) {
-        let line = self.line.get_mut().unwrap_or_else(PoisonError::into_inner);
-        line.session = None;
-        // Waiting for it is not allowed where futures run, and there is nothing to wait for.
-        if let Some(runtime) = line.runtime.take() {
-            runtime.shutdown_background();
-        }
-    }
+/// Has names mean those of the schema, until the transaction ends.
+async fn choose(session: &Session, schema: &str) -> Result<(), ServerError> {
+    let path = format!("SET LOCAL search_path = {}", quoted(schema));
+    session.batch("choose the schema", &path).await
 }
 
 impl MetadataStore for PostgresStore {
@@ -277,8 +256,12 @@ impl MetadataStore for PostgresStore {
         self.read("read the catalogue", async |s: &Session| lake::catalogue(s).await)
     }
 
+    fn catalogue_version(&self) -> Result<u64, Error> {
+        self.read("read the version of the catalogue", async |s: &Session| lake::version(s).await)
+    }
+
     fn commit(&self, commit: &LakeCommit) -> Result<(), Error> {
-        self.write("commit a change of the lake", async |s: &Session| lake::commit(s, commit).await)
+        self.change_lake("commit a change of the lake", async |s: &Session| lake::commit(s, commit).await)
     }
 
     fn declare_columns(&self, stream: &StreamName, columns: &[(String, String)]) -> Result<(), Error> {
@@ -291,7 +274,9 @@ impl MetadataStore for PostgresStore {
         floors: &[(StreamKey, Sequence)],
         now_us: i64,
     ) -> Result<Deleted, Error> {
-        self.write("delete stream", async |s: &Session| lake::delete_stream(s, stream, floors, now_us).await)
+        self.change_lake("delete stream", async |s: &Session| {
+            lake::delete_stream(s, stream, floors, now_us).await
+        })
     }
 
     fn deletions_of(&self, node: &NodeId) -> Result<Vec<(StreamKey, Sequence)>, Error> {
@@ -299,11 +284,15 @@ impl MetadataStore for PostgresStore {
     }
 
     fn restore(&self, catalogue: &Catalogue) -> Result<(), Error> {
-        self.write("restore the catalogue", async |s: &Session| lake::restore(s, catalogue).await)
+        self.change_lake("restore the catalogue", async |s: &Session| lake::restore(s, catalogue).await)
     }
 
     fn set_retention(&self, stream: &StreamName, retention: Option<&Retention>) -> Result<(), Error> {
         self.write("set retention", async |s: &Session| lake::set_retention(s, stream, retention).await)
+    }
+
+    fn set_fence(&self, fence: Option<Fence>) {
+        self.fencing.lock().unwrap_or_else(PoisonError::into_inner).set(fence);
     }
 }
 

@@ -14,6 +14,10 @@
 
 use camino::{Utf8Path, Utf8PathBuf};
 
+/// A file of this name in the directory of a store says that it was put back from a backup. What was numbered after the backup
+/// may be known elsewhere under the numbers that the store would give next, so it begins a new epoch when it is opened.
+pub const RESTORED: &str = "RESTORED";
+
 /// The root of one platform's files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Home(Utf8PathBuf);

@@ -30,7 +30,7 @@ mod supervisor;
 
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use durable_file::write_durably;
-pub use home::Home;
+pub use home::{Home, RESTORED};
 pub use limits::raise_open_file_limit;
 pub use logging::{LogFormat, init_logging};
 pub use notify::notify_ready;

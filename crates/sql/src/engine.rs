@@ -174,7 +174,7 @@ impl Engine {
     }
 }
 
-/// What becomes of a table that the catalogue does not know.
+/// What becomes of a table that the catalogue does not know. Where it is passed on, a statement is only split.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Unknown {
     Refused,
@@ -201,7 +201,10 @@ async fn resolve(
         return Ok(Manifest::default());
     }
     let resolved = tokio::task::spawn_blocking(move || {
-        let resolved = catalog.resolve(&need)?;
+        let resolved = match unknown {
+            Unknown::Refused => catalog.resolve(&need)?,
+            Unknown::Passed => catalog.outline(&need)?,
+        };
         match need.iter().find(|need| !resolved.manifest.tables.iter().any(|table| table.name == need.name)) {
             Some(missing) if unknown == Unknown::Refused => {
                 Err(problem::unknown_table(&missing.name, &catalog.table_names()))

@@ -213,7 +213,7 @@ struct Beyond {
 
 impl Catalog for Beyond {
     fn resolve(&self, need: &[TableNeed]) -> Result<ResolvedTables, Problem> {
-        let mut resolved = self.tables.resolve(need)?;
+        let mut resolved = self.tables.outline(need)?;
         for table in resolved.manifest.tables.iter_mut().filter(|table| table.name == self.stream.as_str()) {
             table.parquet.clear();
             table.after.clone_from(&self.seen);

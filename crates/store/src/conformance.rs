@@ -1,4 +1,10 @@
-//! What every metadata store promises. Run with a maker of new, empty stores.
+//! What every metadata store promises, and what one of a cluster promises beside. Run with a maker of new, empty stores.
+//!
+//! | file | owns |
+//! |---|---|
+//! | `leases.rs` | [`run_cluster`]: leases, fences, claims, positions |
+
+mod leases;
 
 use aap_types::{BatchId, ByteCount, Epoch, Sequence, StreamKey};
 
@@ -6,6 +12,8 @@ use crate::{
     CursorMove, Error, LakeCommit, LakeFile, MetadataStore, NodeRecord, ResourceRecord, ResourceStore,
     Retention, RowCounts, SequenceRange, SinkDeadLetter, SinkState,
 };
+
+pub use leases::{Clustered, Timed, run_cluster};
 
 /// A store of both kinds.
 pub trait Store: MetadataStore + ResourceStore {}
@@ -62,7 +70,7 @@ fn file(stream: &str, path: &str) -> LakeFile {
 }
 
 /// A commit of one file of `stream` whose cut moves.
-pub(crate) fn landing(stream: &str, path: &str, from: u64, to: u64) -> LakeCommit {
+pub fn landing(stream: &str, path: &str, from: u64, to: u64) -> LakeCommit {
     LakeCommit {
         stream: stream.parse().unwrap(),
         add: vec![file(stream, path)],
@@ -80,6 +88,7 @@ fn files_and_cut_become_visible_together(store: &dyn Store) {
     assert_eq!(seen.files, [file("logs", "a"), file("logs", "b")]);
     assert_eq!(seen.cursors, [(key("logs"), Sequence(6))]);
     assert_eq!((seen.streams[0].counts.rows, seen.streams[0].columns.len(), seen.version), (20, 2, 2));
+    assert_eq!(store.catalogue_version().unwrap(), 2);
 }
 
 fn a_commit_built_on_an_old_cut_changes_nothing(store: &dyn Store) {

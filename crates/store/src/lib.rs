@@ -11,13 +11,17 @@
 //! |---|---|
 //! | `model.rs` | the records |
 //! | `sqlite.rs`, `schema.rs` | [`SqliteStore`]: one file, WAL, `synchronous=FULL` |
-//! | `memory.rs` | [`MemoryStore`] for tests |
+//! | `memory.rs`, `memory/` | [`MemoryStore`] for tests |
+//! | `lease.rs` | [`LeaseStore`]: rights that one coordinator has at a time, and the [`Fence`] of the lake |
+//! | `cluster.rs` | [`ClusterStore`]: whose metadata it is, and positions of sources that all coordinators see |
 //! | `resources.rs` | what the SQLite store knows of declared objects and of sinks |
-//! | `conformance.rs` | the suite that every store passes (feature `conformance`) |
+//! | `conformance.rs`, `conformance/` | the suites that every store passes (feature `conformance`) |
 
+mod cluster;
 #[cfg(any(test, feature = "conformance"))]
 #[expect(clippy::unwrap_used, reason = "a promise that is not kept panics")]
 pub mod conformance;
+mod lease;
 mod memory;
 mod model;
 mod resources;
@@ -30,6 +34,8 @@ use std::collections::BTreeMap;
 
 use aap_types::{NodeId, Sequence, StreamKey, StreamName};
 
+pub use cluster::{Claim, ClusterStore, LandedPosition};
+pub use lease::{Acquired, Fence, Fencing, Lease, LeaseStore};
 pub use memory::MemoryStore;
 pub use model::{
     Catalogue, CursorMove, Deleted, LakeCommit, LakeFile, NodeRecord, ResourceRecord, Retention, RowCounts,
@@ -58,11 +64,25 @@ pub enum Error {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The metadata is another coordinator's.
-    #[error("the metadata belongs to the landing buffer `{found}`")]
+    /// The metadata is another coordinator's, or another cluster's.
+    #[error("the metadata belongs to the landing buffer or cluster `{found}`")]
     Foreign {
         /// Whose it is.
         found: String,
+    },
+    /// Coordinators that trust different authorities cannot be one cluster.
+    #[error(
+        "the cluster's certificate authority is another one, with the fingerprint `{found}`: give this coordinator that one"
+    )]
+    OtherAuthority {
+        /// The fingerprint of the one that the cluster has.
+        found: String,
+    },
+    /// Another coordinator may have taken over, so the lake must not be changed from here.
+    #[error("this coordinator does not have the lease `{lease}`, without which it may not change the lake")]
+    Fenced {
+        /// Its name.
+        lease: String,
     },
     /// The file was written by a later version.
     #[error("`{path}` has schema version {found}; this build knows versions up to {known}")]
@@ -152,10 +172,15 @@ pub trait MetadataStore: std::fmt::Debug + Send + Sync + 'static {
     fn node(&self, node: &NodeId) -> Result<Option<NodeRecord>, Error>;
     /// Files, cuts, streams and columns as of one moment.
     fn catalogue(&self) -> Result<Catalogue, Error>;
+    /// The version of the catalogue: what a coordinator asks every second that only wants to know whether files or cuts changed.
+    fn catalogue_version(&self) -> Result<u64, Error> {
+        Ok(self.catalogue()?.version)
+    }
     /// Makes files visible, hides others and moves cuts, all or nothing.
     ///
     /// # Errors
-    /// [`Error::CutMoved`] and [`Error::FileGone`] when the view on which the commit was built is out of date.
+    /// [`Error::CutMoved`] and [`Error::FileGone`] when the view on which the commit was built is out of date;
+    /// [`Error::Fenced`], as for every change of the lake.
     fn commit(&self, commit: &LakeCommit) -> Result<(), Error>;
     /// Declares columns of a stream that has no data in the lake yet, or has new ones. Here as in a commit, a column
     /// that is known already keeps its spelling and gets the type that holds both.
@@ -175,6 +200,11 @@ pub trait MetadataStore: std::fmt::Debug + Send + Sync + 'static {
     fn restore(&self, catalogue: &Catalogue) -> Result<(), Error>;
     /// How long a stream is kept; `None` for the default of the configuration.
     fn set_retention(&self, stream: &StreamName, retention: Option<&Retention>) -> Result<(), Error>;
+    /// From now on what changes files or cuts (`commit`, `delete_stream`, `restore`) first checks, in its own transaction, that this
+    /// lease has this token and has not expired, and whoever takes the lease over waits for that transaction. After `None` nothing
+    /// is changed any more, except where there never was a fence: a store of one coordinator needs none. One of a cluster is
+    /// given a fence with the token 0 until it has a lease.
+    fn set_fence(&self, _fence: Option<Fence>) {}
 }
 
 /// What operators declared, and what became of it: sinks with their state and dead letters. Implemented by the same stores.

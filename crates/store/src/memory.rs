@@ -1,19 +1,29 @@
 //! Metadata in memory, for tests of whoever uses the store.
+//!
+//! | file | owns |
+//! |---|---|
+//! | `cluster.rs` | leases, whose the metadata is, positions of sources |
+
+mod cluster;
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use aap_types::{BatchId, NodeId, Sequence, StreamKey, StreamName, unite_columns};
+use aap_runtime::SystemClock;
+use aap_types::{BatchId, NodeId, Sequence, SourceKind, StreamKey, StreamName, unite_columns};
 
 use crate::{
-    Catalogue, Deleted, Error, LakeCommit, LakeFile, MetadataStore, NodeRecord, ResourceRecord,
-    ResourceStore, Retention, RowCounts, SinkDeadLetter, SinkState, StreamRecord,
+    Catalogue, Claim, Deleted, Error, Fence, Fencing, LakeCommit, LakeFile, LandedPosition, MetadataStore,
+    NodeRecord, ResourceRecord, ResourceStore, Retention, RowCounts, SinkDeadLetter, SinkState, StreamRecord,
 };
+use cluster::LeaseRow;
 
-/// Metadata in memory. Behaves as [`crate::SqliteStore`] does, but forgets.
+/// Metadata in memory. Behaves as [`crate::SqliteStore`] does, and as the store of a cluster, but forgets.
 #[derive(Debug, Default)]
 pub struct MemoryStore {
-    state: Mutex<State>,
+    shared: Arc<Mutex<State>>,
+    fencing: Mutex<Fencing>,
 }
 
 #[derive(Debug, Default)]
@@ -29,6 +39,12 @@ struct State {
     sinks: BTreeMap<String, SinkState>,
     ledgers: BTreeMap<String, (u64, String)>,
     dead_letters: BTreeMap<(String, BatchId, u64), SinkDeadLetter>,
+    clock: SystemClock,
+    /// How far the time of leases is ahead of the clock.
+    ahead: Duration,
+    leases: BTreeMap<String, LeaseRow>,
+    claim: Claim,
+    positions: BTreeMap<(NodeId, SourceKind, String), LandedPosition>,
 }
 
 impl State {
@@ -39,7 +55,19 @@ impl State {
 
 impl MemoryStore {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The state, for a change of the lake.
+    fn lake(&self) -> Result<MutexGuard<'_, State>, Error> {
+        let fencing = self.fencing.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = self.state();
+        match fencing.fence()? {
+            Some(fence) if !state.is_held_at(&fence.lease, fence.token) => {
+                Err(Error::Fenced { lease: fence.lease.clone() })
+            }
+            _ => Ok(state),
+        }
     }
 }
 
@@ -80,7 +108,7 @@ impl MetadataStore for MemoryStore {
     }
 
     fn commit(&self, commit: &LakeCommit) -> Result<(), Error> {
-        let mut state = self.state();
+        let mut state = self.lake()?;
         for change in &commit.cursors {
             let found = state.cursors.get(&change.key).copied().unwrap_or_default();
             if found != change.from {
@@ -113,7 +141,7 @@ impl MetadataStore for MemoryStore {
         floors: &[(StreamKey, Sequence)],
         _now_us: i64,
     ) -> Result<Deleted, Error> {
-        let mut state = self.state();
+        let mut state = self.lake()?;
         for (key, floor) in floors {
             let cut = state.cursors.entry(key.clone()).or_default();
             *cut = (*cut).max(*floor);
@@ -136,7 +164,7 @@ impl MetadataStore for MemoryStore {
     }
 
     fn restore(&self, catalogue: &Catalogue) -> Result<(), Error> {
-        let mut state = self.state();
+        let mut state = self.lake()?;
         state.deleted = catalogue.deleted.iter().cloned().collect();
         state.files.clone_from(&catalogue.files);
         state.cursors = catalogue.cursors.iter().cloned().collect();
@@ -158,6 +186,10 @@ impl MetadataStore for MemoryStore {
             None => state.retention.remove(stream),
         };
         Ok(())
+    }
+
+    fn set_fence(&self, fence: Option<Fence>) {
+        self.fencing.lock().unwrap_or_else(PoisonError::into_inner).set(fence);
     }
 }
 

@@ -2,8 +2,8 @@
 
 use camino::Utf8PathBuf;
 
-use crate::conformance::{self, landing};
-use crate::{Error, MemoryStore, MetadataStore, SqliteStore};
+use crate::conformance::{self, Timed, landing};
+use crate::{ClusterStore, Error, Fence, MemoryStore, MetadataStore, SqliteStore};
 
 #[test]
 fn stores_keep_their_promises() {
@@ -15,6 +15,40 @@ fn stores_keep_their_promises() {
         directories.push(directory);
         Box::new(SqliteStore::open(&path).unwrap())
     });
+}
+
+#[test]
+fn a_store_of_a_cluster_keeps_its_promises() {
+    conformance::run_cluster(&mut || {
+        let store = MemoryStore::default();
+        let clock = store.beside();
+        Timed { store: Box::new(store), pass: Box::new(move |time| clock.advance(time)) }
+    });
+}
+
+#[test]
+fn each_coordinator_has_a_fence_of_its_own() {
+    let (one, other) = (MemoryStore::default(), MemoryStore::default());
+    let beside = one.beside();
+    one.set_fence(Some(Fence { lease: "leader".to_owned(), token: 0 }));
+    assert!(matches!(one.commit(&landing("logs", "a", 0, 3)), Err(Error::Fenced { .. })));
+    beside.commit(&landing("logs", "a", 0, 3)).unwrap();
+    assert_eq!(one.catalogue().unwrap().files.len(), 1);
+    assert_eq!(other.catalogue().unwrap().files.len(), 0);
+}
+
+#[test]
+fn an_embedded_coordinator_hands_its_metadata_to_a_cluster_and_to_no_other() {
+    let store = MemoryStore::default();
+    store.claim("mine").unwrap();
+    assert!(matches!(store.claim_cluster("east", "aa"), Err(Error::Foreign { found }) if found == "mine"));
+    let wrong = store.convert_claim("another", "east", "aa");
+    assert!(matches!(wrong, Err(Error::Foreign { found }) if found == "mine"));
+    for _ in 0..2 {
+        store.convert_claim("mine", "east", "aa").unwrap();
+    }
+    store.claim_cluster("east", "aa").unwrap();
+    assert!(matches!(store.claim("mine"), Err(Error::Foreign { found }) if found == "east"));
 }
 
 #[test]

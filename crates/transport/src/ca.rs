@@ -5,6 +5,8 @@
 //! DIR/root.pem  root.key    the authority: ECDSA P-256, self-signed
 //! DIR/server.pem .key       the coordinator: server authentication only, its DNS names and addresses
 //! DIR/nodes/ID.pem .key     a node: client authentication only, one URI name `spiffe://aap/node/ID`
+//! DIR/coordinator.pem .key  the coordinator as it calls others of its cluster: client authentication only, one URI name
+//!                           `spiffe://aap/coordinator/NAME`
 //! ```
 //!
 //! Every file has mode 0600 and is replaced whole. The key is written before its certificate; a pair that does
@@ -23,7 +25,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aap_runtime::{Clock, write_durably};
-use aap_types::NodeId;
+use aap_types::{CoordinatorName, NodeId};
 use camino::{Utf8Path, Utf8PathBuf};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
@@ -114,10 +116,23 @@ impl Authority {
     /// The identity of `node`, issued again under the same conditions as [`Self::server_files`].
     pub fn node_files(&self, node: &NodeId) -> Result<TlsFiles, Error> {
         let files = self.files(&format!("nodes/{node}"));
-        let wanted = [node_name(node)?];
+        let wanted = [uri_name(&identity::node_uri(node))?];
         let _lock = lock(&self.directory)?;
         if let Some(reason) = self.fault(&files, &wanted)? {
             let (certificate, key) = self.issue_node(node)?;
+            replace(&files, &certificate, &key, reason)?;
+        }
+        Ok(files)
+    }
+
+    /// The identity with which the coordinator `name` calls others of its cluster, issued again under the same conditions as
+    /// [`Self::server_files`], and where it is another coordinator's: homes of a cluster begin as copies of the first one's `tls`.
+    pub fn coordinator_files(&self, name: &CoordinatorName) -> Result<TlsFiles, Error> {
+        let files = self.files("coordinator");
+        let wanted = [uri_name(&identity::coordinator_uri(name))?];
+        let _lock = lock(&self.directory)?;
+        if let Some(reason) = self.fault(&files, &wanted)? {
+            let (certificate, key) = self.issue_coordinator(name)?;
             replace(&files, &certificate, &key, reason)?;
         }
         Ok(files)
@@ -143,7 +158,14 @@ impl Authority {
 
     /// A fresh node certificate and key, PEM; nothing is written.
     pub fn issue_node(&self, node: &NodeId) -> Result<(String, String), Error> {
-        self.issue(node.as_str(), vec![node_name(node)?], ExtendedKeyUsagePurpose::ClientAuth)
+        let name = uri_name(&identity::node_uri(node))?;
+        self.issue(node.as_str(), vec![name], ExtendedKeyUsagePurpose::ClientAuth)
+    }
+
+    /// A fresh certificate and key of a coordinator that calls others, PEM; nothing is written.
+    pub fn issue_coordinator(&self, name: &CoordinatorName) -> Result<(String, String), Error> {
+        let uri = uri_name(&identity::coordinator_uri(name))?;
+        self.issue(name.as_str(), vec![uri], ExtendedKeyUsagePurpose::ClientAuth)
     }
 
     fn issue(
@@ -261,9 +283,8 @@ fn dns_name(name: &str) -> Result<rcgen::string::Ia5String, Error> {
     name.try_into().map_err(|_| bad())
 }
 
-fn node_name(node: &NodeId) -> Result<SanType, Error> {
-    let uri = identity::node_uri(node);
-    uri.as_str().try_into().map(SanType::URI).map_err(issue_error(node.as_str()))
+fn uri_name(uri: &str) -> Result<SanType, Error> {
+    uri.try_into().map(SanType::URI).map_err(issue_error(uri))
 }
 
 /// Whether `leaf` carries every name of `wanted`.

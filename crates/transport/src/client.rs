@@ -55,6 +55,12 @@ impl Dialer {
         Ok(Self { config, target, suspect: Arc::default() })
     }
 
+    /// A dialer of another coordinator, from the same sockets as this one.
+    pub fn beside(&self, config: ClientConfig) -> Result<Self, Error> {
+        let target = Target { endpoints: self.target.endpoints.clone(), ..Target::parse(&config.address)? };
+        Ok(Self { config, target, suspect: Arc::default() })
+    }
+
     /// Opens a session. Returns when the coordinator has accepted the node's certificate. Not retried: the caller
     /// knows how urgent it is.
     pub async fn connect(&self) -> Result<AgentSession, Error> {
@@ -125,6 +131,11 @@ pub async fn connect(config: &ClientConfig) -> Result<AgentSession, Error> {
     Dialer::new(config.clone())?.connect().await
 }
 
+/// Whether `text` has the form `HOST:PORT`, so that it can be dialled.
+pub fn is_address(text: &str) -> bool {
+    Target::parse(text).is_ok()
+}
+
 /// A parsed `HOST:PORT`.
 #[derive(Debug, Clone)]
 pub(crate) struct Target {
@@ -135,7 +146,7 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    fn parse(text: &str) -> Result<Self, Error> {
+    pub(crate) fn parse(text: &str) -> Result<Self, Error> {
         let bad = || Error::BadAddress { address: text.to_owned() };
         let (host, port) = text.rsplit_once(':').ok_or_else(bad)?;
         port.parse::<u16>().map_err(|_| bad())?;

@@ -1,14 +1,19 @@
-//! The gRPC carrier: one `Uplink.Session` call per session, over TLS over TCP.
+//! The gRPC carrier: one `Uplink.Session` call per session, over TLS over TCP; and what coordinators call on each other, `Peer`.
+//!
+//! Who may call what stands in the certificate: a node opens sessions and nothing else, a coordinator calls `Peer` and nothing else.
 //!
 //! TLS and TCP are ours and not tonic's, so that limits, deadlines and the node's identity are the same on both
 //! carriers. The server answers the call with headers at once; with them the agent knows that its certificate was
 //! accepted, which TLS 1.3 alone does not tell it.
 
 mod client;
+mod peer;
 mod server;
 
 pub(crate) use client::connect;
-pub(crate) use server::{AcceptedStream, run};
+pub(crate) use peer::peers;
+pub use peer::{PeerChannel, peer_channel};
+pub(crate) use server::{AcceptedStream, run, with_sessions};
 
 use std::io;
 

@@ -1,21 +1,37 @@
-//! The node's name in its certificate: exactly one URI name `spiffe://aap/node/<id>`.
+//! Whom a certificate names: exactly one URI name, `spiffe://aap/node/ID` or `spiffe://aap/coordinator/NAME`.
 
-use aap_types::NodeId;
+use aap_types::{CoordinatorName, NameError, NodeId};
 use rustls_pki_types::CertificateDer;
 use x509_parser::extensions::GeneralName;
 
 use crate::Error;
 
-/// What stands before the node's name.
-const PREFIX: &str = "spiffe://aap/node/";
+/// What stands before a node's name.
+const NODE: &str = "spiffe://aap/node/";
+/// What stands before a coordinator's name.
+const COORDINATOR: &str = "spiffe://aap/coordinator/";
+
+/// Who connects, by its verified certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Identity {
+    /// A node: it may open sessions.
+    Node(NodeId),
+    /// A coordinator of the same cluster: it may call `Peer`.
+    Coordinator(CoordinatorName),
+}
 
 /// The URI that names `node`.
 pub(crate) fn node_uri(node: &NodeId) -> String {
-    format!("{PREFIX}{node}")
+    format!("{NODE}{node}")
 }
 
-/// The node that a verified client certificate chain belongs to.
-pub(crate) fn node_of(chain: Option<&[CertificateDer<'_>]>) -> Result<NodeId, Error> {
+/// The URI that names a coordinator.
+pub(crate) fn coordinator_uri(name: &CoordinatorName) -> String {
+    format!("{COORDINATOR}{name}")
+}
+
+/// Whom a verified client certificate chain belongs to.
+pub(crate) fn identity_of(chain: Option<&[CertificateDer<'_>]>) -> Result<Identity, Error> {
     let refuse = |reason: &str| Error::NoNode { reason: reason.to_owned() };
     let leaf = chain.and_then(<[_]>::first).ok_or_else(|| refuse("there is no certificate"))?;
     let (_, leaf) =
@@ -26,6 +42,18 @@ pub(crate) fn node_of(chain: Option<&[CertificateDer<'_>]>) -> Result<NodeId, Er
     let [GeneralName::URI(uri)] = names else {
         return Err(refuse("it must carry one URI name and no other"));
     };
-    let id = uri.strip_prefix(PREFIX).ok_or_else(|| refuse("its URI is not that of a node"))?;
-    id.parse().map_err(|error: aap_types::NameError| refuse(&error.to_string()))
+    let bad = |error: NameError| refuse(&error.to_string());
+    match (uri.strip_prefix(NODE), uri.strip_prefix(COORDINATOR)) {
+        (Some(id), _) => id.parse().map(Identity::Node).map_err(bad),
+        (None, Some(name)) => name.parse().map(Identity::Coordinator).map_err(bad),
+        (None, None) => Err(refuse("its URI is not that of a node")),
+    }
+}
+
+/// The node that a verified client certificate chain belongs to.
+pub(crate) fn node_of(chain: Option<&[CertificateDer<'_>]>) -> Result<NodeId, Error> {
+    match identity_of(chain)? {
+        Identity::Node(node) => Ok(node),
+        Identity::Coordinator(_) => Err(Error::NoNode { reason: "it is that of a coordinator".to_owned() }),
+    }
 }

@@ -1,4 +1,5 @@
-//! The session between an agent and its coordinator: who may hold it, and what carries it.
+//! The session between an agent and its coordinator: who may hold it, and what carries it. Beside it, what coordinators of a cluster call on
+//! each other, on the same port.
 //!
 //! The agent dials, the coordinator listens with UDP and TCP on one port number. Two carriers move the same
 //! messages (`aap_proto::v1::AgentMessage` up, `CoordinatorMessage` down):
@@ -13,6 +14,8 @@
 //! Both speak TLS 1.3 only, with certificates of the embedded authority on both sides. The node's identity is
 //! the URI name in its certificate, never something that it says.
 //!
+//! In a cluster the TCP port has a second service, `Peer`, for certificates that name a coordinator and for no others.
+//!
 //! Delivery promise of a session: messages of one data stream (its schemas, batches and skips) arrive in the
 //! order in which they were sent, so do parts of answers to queries, and all other messages among themselves. There
 //! is no order between these. What was sent but not acknowledged when a session ends may or may not have arrived.
@@ -20,13 +23,13 @@
 //! | file | owns |
 //! |---|---|
 //! | `ca.rs` | [`Authority`]: the embedded certificate authority in a directory |
-//! | `identity.rs` | the node's name in its certificate |
+//! | `identity.rs` | the name of a node or a coordinator in its certificate |
 //! | `tls.rs` | [`TlsFiles`] and the TLS configurations of both sides; those of sources: [`ListenerTls`], [`OutwardTls`] |
 //! | `session.rs` | [`AgentSession`] and the sender and receiver halves of both sides |
 //! | `client.rs` | [`Dialer`]: choice of carrier, fallback and return |
 //! | `server.rs` | [`Server`]: the listener and its limits |
 //! | `gate.rs` | how many connections and handshakes there may be |
-//! | `grpc.rs` | the gRPC carrier |
+//! | `grpc.rs` | the gRPC carrier; [`peer_channel`]: calls between coordinators |
 //! | `quic.rs` | the QUIC carrier |
 //! | `inbox.rs` | what a receiver receives from |
 //! | `testing.rs` | a session in memory and a faulty one (feature `testing`) |
@@ -48,8 +51,9 @@ pub mod testing;
 mod tls;
 
 pub use ca::{Authority, is_host_name};
-pub use client::{ClientConfig, Dialer, Prefer, connect};
+pub use client::{ClientConfig, Dialer, Prefer, connect, is_address};
 pub use error::Error;
+pub use grpc::{PeerChannel, peer_channel};
 pub use limits::{QUIC_CONNECT_DEADLINE, STALL_DEADLINE};
 pub use server::{Server, ServerConfig, Serving, serve};
 pub use session::{

@@ -6,8 +6,10 @@ use std::time::Duration;
 /// handshake takes two round trips, 600 ms on a satellite link.
 pub const QUIC_CONNECT_DEADLINE: Duration = Duration::from_secs(2);
 
-/// How long TCP, TLS and the first answer may take together.
-pub(crate) const GRPC_CONNECT_DEADLINE: Duration = Duration::from_secs(10);
+/// How long TCP, TLS and the first answer may take together. The kernel of a frozen coordinator accepts, and nothing follows:
+/// with [`QUIC_CONNECT_DEADLINE`] before it such a one is left within 10 s. Enough for a first packet that is lost twice,
+/// which the kernel repeats after 1 s and 3 s, and for five round trips by satellite.
+pub(crate) const GRPC_CONNECT_DEADLINE: Duration = Duration::from_secs(7);
 
 /// How long a message may wait for room before the session counts as stuck. A coordinator that is out of disk
 /// holds its agents back for a while; a peer that is gone is noticed sooner by the keep-alive.
@@ -48,6 +50,15 @@ pub(crate) const TCP_USER_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) const HEADER_BYTES_MAX: u32 = 16 << 10;
 /// Streams of an HTTP/2 connection: a session is one.
 pub(crate) const HTTP2_STREAMS_MAX: u32 = 4;
+
+/// How long TCP and TLS to another coordinator of the cluster may take: they are close to each other, and whoever asked waits.
+pub(crate) const PEER_CONNECT_DEADLINE: Duration = Duration::from_secs(1);
+/// Calls of one coordinator at another that run at once: a query of all nodes asks each of a thousand, and so does a second one.
+pub(crate) const PEER_STREAMS_MAX: u32 = 4096;
+/// Of an answer of another coordinator, unread: several parts, and 100 MB/s at 10 ms.
+pub(crate) const PEER_STREAM_WINDOW_BYTES: u32 = 1 << 20;
+/// The same of all its answers together. More than one stream's, so that a reader that is slow holds up its own answer and no other.
+pub(crate) const PEER_CONNECTION_WINDOW_BYTES: u32 = 32 << 20;
 
 /// How long running sessions may take to end after the request to stop.
 pub(crate) const CLOSE_DEADLINE: Duration = Duration::from_secs(5);

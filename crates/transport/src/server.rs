@@ -4,6 +4,7 @@ use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 
+use aap_proto::v1::peer_server::Peer;
 use aap_runtime::Shutdown;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -11,11 +12,15 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::task::TaskTracker;
+use tonic::service::Routes;
 use tracing::{debug, warn};
 
 use crate::gate::Gate;
 use crate::grpc::{self, AcceptedStream};
-use crate::limits::{ACCEPT_PAUSE, CLOSE_DEADLINE, HANDSHAKE_DEADLINE, PORT_TRIES};
+use crate::identity::Identity;
+use crate::limits::{
+    ACCEPT_PAUSE, CLOSE_DEADLINE, HANDSHAKE_DEADLINE, HTTP2_STREAMS_MAX, PEER_STREAMS_MAX, PORT_TRIES,
+};
 use crate::tls::ALPN_GRPC;
 use crate::{Error, SessionHandler, TlsFiles, quic};
 
@@ -35,6 +40,8 @@ pub struct Server {
     udp: UdpSocket,
     address: SocketAddr,
     tls: TlsFiles,
+    /// What other coordinators call, where this is one of several.
+    peers: Option<Routes>,
 }
 
 /// A running listener.
@@ -89,7 +96,14 @@ impl Server {
         let fail = |source| Error::Bind { address: config.bind, source: Arc::new(source) };
         let (tcp, udp) = bind_both(config.bind).await.map_err(fail)?;
         let address = tcp.local_addr().map_err(fail)?;
-        Ok(Self { tcp, udp, address, tls: config.tls.clone() })
+        Ok(Self { tcp, udp, address, tls: config.tls.clone(), peers: None })
+    }
+
+    /// Answers other coordinators of the cluster too, over TCP: `service` gets calls of those whose certificate names a
+    /// coordinator, and finds the [`aap_types::CoordinatorName`] among the extensions of the request. Without this they are not let in.
+    #[must_use]
+    pub fn with_peers(self, service: impl Peer) -> Self {
+        Self { peers: Some(grpc::peers(service)), ..self }
     }
 
     /// Where it listens, with UDP and TCP.
@@ -100,7 +114,8 @@ impl Server {
     /// Serves until `shutdown`; then sessions get their end (`recv` gives `None`) and five seconds to finish.
     pub async fn run(self, handler: Arc<dyn SessionHandler>, shutdown: Shutdown) -> Result<(), Error> {
         let listening = Listening { handler, tasks: TaskTracker::new(), gate: Gate::default() };
-        let tcp = run_tcp(self.tcp, self.tls.server(ALPN_GRPC)?, listening.clone(), shutdown.clone());
+        let tls = self.tls.server(ALPN_GRPC)?;
+        let tcp = run_tcp(self.tcp, tls, self.peers, listening.clone(), shutdown.clone());
         let udp = quic::run(self.udp, &self.tls, listening.clone(), shutdown.clone());
         let too_late = async {
             shutdown.requested().await;
@@ -132,18 +147,34 @@ async fn bind_both(address: SocketAddr) -> io::Result<(TcpListener, UdpSocket)> 
     }
 }
 
+/// Where accepted connections go. Nodes and coordinators are served apart, because one call at a time is enough for a node.
+struct Accepted {
+    nodes: mpsc::Sender<AcceptedStream>,
+    /// Absent where no coordinator is let in.
+    coordinators: Option<mpsc::Sender<AcceptedStream>>,
+}
+
 async fn run_tcp(
     listener: TcpListener,
     tls: rustls::ServerConfig,
+    peers: Option<Routes>,
     listening: Listening,
     stop: Shutdown,
 ) -> Result<(), Error> {
     // One place: an accepted connection is taken up at once.
-    let (accepted, queue) = mpsc::channel(1);
+    let (nodes, queued_nodes) = mpsc::channel(1);
+    let (coordinators, queued_coordinators) = mpsc::channel(1);
+    let accepted = Accepted { nodes, coordinators: peers.is_some().then_some(coordinators) };
     let tls = TlsAcceptor::from(Arc::new(tls));
     let accept = accept_tcp(listener, tls, accepted, listening.gate.clone());
-    let serve = grpc::run(queue, listening, stop.clone());
-    tokio::join!(until(&stop, accept), serve).1
+    // Both services on both, so that whoever calls the wrong one is told that it may not.
+    let routes = grpc::with_sessions(peers.unwrap_or_default(), listening, stop.clone());
+    let ((), served_nodes, served_coordinators) = tokio::join!(
+        until(&stop, accept),
+        grpc::run(queued_nodes, routes.clone(), HTTP2_STREAMS_MAX, stop.clone()),
+        grpc::run(queued_coordinators, routes, PEER_STREAMS_MAX, stop.clone()),
+    );
+    served_nodes.and(served_coordinators)
 }
 
 /// Runs `work` until `shutdown`.
@@ -155,12 +186,8 @@ async fn until(shutdown: &Shutdown, work: impl Future<Output = ()>) {
 }
 
 /// Accepts for ever. No error of a peer or of the descriptor table ends it.
-async fn accept_tcp(
-    listener: TcpListener,
-    tls: TlsAcceptor,
-    accepted: mpsc::Sender<AcceptedStream>,
-    gate: Gate,
-) {
+async fn accept_tcp(listener: TcpListener, tls: TlsAcceptor, accepted: Accepted, gate: Gate) {
+    let accepted = Arc::new(accepted);
     let tasks = TaskTracker::new();
     let mut failing = false;
     loop {
@@ -185,15 +212,32 @@ async fn accept_tcp(
             let result = timeout(HANDSHAKE_DEADLINE, handshake).await;
             drop(turn);
             match result {
-                Ok(Ok(stream)) => {
-                    debug!(%address, node = %stream.node(), "node connected");
-                    // The receiver is gone only when the listener stops.
-                    drop(accepted.send(stream).await);
-                }
+                Ok(Ok(stream)) => accepted.take(stream, address).await,
                 Ok(Err(error)) => debug!(%address, error = %chain(&error), "handshake refused"),
                 Err(_) => debug!(%address, "handshake took too long"),
             }
         });
+    }
+}
+
+impl Accepted {
+    async fn take(&self, stream: AcceptedStream, address: SocketAddr) {
+        let queue = match stream.identity() {
+            Identity::Node(node) => {
+                debug!(%address, %node, "node connected");
+                &self.nodes
+            }
+            Identity::Coordinator(coordinator) => {
+                let Some(queue) = &self.coordinators else {
+                    debug!(%address, %coordinator, "handshake refused: this coordinator is in no cluster");
+                    return;
+                };
+                debug!(%address, %coordinator, "coordinator connected");
+                queue
+            }
+        };
+        // The receiver is gone only when the listener stops.
+        drop(queue.send(stream).await);
     }
 }
 

@@ -22,7 +22,7 @@ mod size;
 
 pub use column_type::{ColumnType, unite_columns};
 pub use identity::{BatchId, Digest, Epoch, Sequence, StreamKey};
-pub use name::{NameError, NodeId, StreamName};
+pub use name::{CoordinatorName, NameError, NodeId, StreamName};
 pub use near::nearest;
 pub use position::{SourceKind, SourcePosition};
 pub use problem::{ExitCode, Hint, Problem};

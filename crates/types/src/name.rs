@@ -85,6 +85,11 @@ name_type!(
     "node"
 );
 name_type!(
+    /// The name of a coordinator in its cluster. It is the subject of the certificate with which it calls others.
+    CoordinatorName,
+    "coordinator"
+);
+name_type!(
     /// The name of a stream: a table to whoever queries it.
     StreamName,
     "stream"

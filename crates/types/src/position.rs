@@ -24,7 +24,8 @@ pub enum SourceKind {
 }
 
 impl SourceKind {
-    fn from_byte(byte: u8) -> Option<Self> {
+    /// The kind of this number.
+    pub fn from_byte(byte: u8) -> Option<Self> {
         Some(match byte {
             1 => Self::File,
             2 => Self::Ingest,

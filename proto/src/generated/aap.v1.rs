@@ -314,6 +314,9 @@ pub struct Refusal {
     pub epoch: u64,
     #[prost(uint64, tag = "5")]
     pub sequence: u64,
+    /// With the code REDIRECT, before any welcome: `HOST:PORT` of the coordinator that this node belongs to now.
+    #[prost(string, tag = "6")]
+    pub address: ::prost::alloc::string::String,
 }
 /// Generated client implementations.
 pub mod uplink_client {
@@ -891,6 +894,9 @@ pub struct Coverage {
     /// why, for each of `failed`
     #[prost(string, repeated, tag = "5")]
     pub reasons: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// why, for each of `late`; empty where it is just not connected
+    #[prost(string, repeated, tag = "6")]
+    pub late_reasons: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListQueriesRequest {}
@@ -2704,6 +2710,50 @@ pub struct PurgeReply {
     #[prost(uint64, tag = "1")]
     pub rows: u64,
 }
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ShowClusterRequest {}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ShowClusterReply {
+    /// empty: one coordinator, no cluster
+    #[prost(string, tag = "1")]
+    pub cluster: ::prost::alloc::string::String,
+    /// also those whose lease is over
+    #[prost(message, repeated, tag = "2")]
+    pub coordinators: ::prost::alloc::vec::Vec<ClusterCoordinator>,
+    #[prost(uint32, repeated, tag = "3")]
+    pub unowned_shards: ::prost::alloc::vec::Vec<u32>,
+    /// The servers behind them.
+    #[prost(string, tag = "4")]
+    pub metadata: ::prost::alloc::string::String,
+    #[prost(string, tag = "5")]
+    pub landing: ::prost::alloc::string::String,
+    #[prost(string, tag = "6")]
+    pub lake: ::prost::alloc::string::String,
+    /// The settings in force, as YAML; secrets are references.
+    #[prost(string, tag = "7")]
+    pub config: ::prost::alloc::string::String,
+    #[prost(string, repeated, tag = "8")]
+    pub problems: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ClusterCoordinator {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// where agents find it
+    #[prost(string, tag = "2")]
+    pub agents: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub version: ::prost::alloc::string::String,
+    #[prost(bool, tag = "4")]
+    pub is_this: bool,
+    #[prost(bool, tag = "5")]
+    pub leads: bool,
+    #[prost(uint32, repeated, tag = "6")]
+    pub shards: ::prost::alloc::vec::Vec<u32>,
+    /// 0: it is over
+    #[prost(uint64, tag = "7")]
+    pub lease_left_ms: u64,
+}
 /// Generated client implementations.
 pub mod resources_client {
     #![allow(
@@ -3000,6 +3050,31 @@ pub mod resources_client {
                 .insert(GrpcMethod::new("aap.v1.Resources", "PurgeDeadLetters"));
             self.inner.unary(req, path, codec).await
         }
+        /// Who the coordinators are, and who of them owns what.
+        pub async fn show_cluster(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ShowClusterRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ShowClusterReply>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/aap.v1.Resources/ShowCluster",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("aap.v1.Resources", "ShowCluster"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -3060,6 +3135,14 @@ pub mod resources_server {
             &self,
             request: tonic::Request<super::SinkRequest>,
         ) -> std::result::Result<tonic::Response<super::PurgeReply>, tonic::Status>;
+        /// Who the coordinators are, and who of them owns what.
+        async fn show_cluster(
+            &self,
+            request: tonic::Request<super::ShowClusterRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ShowClusterReply>,
+            tonic::Status,
+        >;
     }
     #[derive(Debug)]
     pub struct ResourcesServer<T> {
@@ -3571,6 +3654,51 @@ pub mod resources_server {
                     };
                     Box::pin(fut)
                 }
+                "/aap.v1.Resources/ShowCluster" => {
+                    #[allow(non_camel_case_types)]
+                    struct ShowClusterSvc<T: Resources>(pub Arc<T>);
+                    impl<
+                        T: Resources,
+                    > tonic::server::UnaryService<super::ShowClusterRequest>
+                    for ShowClusterSvc<T> {
+                        type Response = super::ShowClusterReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ShowClusterRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Resources>::show_cluster(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ShowClusterSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
                 _ => {
                     Box::pin(async move {
                         let mut response = http::Response::new(
@@ -3608,6 +3736,509 @@ pub mod resources_server {
     /// Generated gRPC service name
     pub const SERVICE_NAME: &str = "aap.v1.Resources";
     impl<T> tonic::server::NamedService for ResourcesServer<T> {
+        const NAME: &'static str = SERVICE_NAME;
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Landed {
+    /// Whose batch it is. Empty in a mark.
+    #[prost(string, tag = "1")]
+    pub node: ::prost::alloc::string::String,
+    /// Encapsulated Arrow IPC schema message of the batch: a record can be read without those before it.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub schema: ::prost::bytes::Bytes,
+    #[prost(oneof = "landed::Kind", tags = "3, 4, 5")]
+    pub kind: ::core::option::Option<landed::Kind>,
+}
+/// Nested message and enum types in `Landed`.
+pub mod landed {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Kind {
+        #[prost(message, tag = "3")]
+        Batch(super::Batch),
+        #[prost(message, tag = "4")]
+        Skip(super::Skip),
+        /// A coordinator took the shard over. Everything before it is committed or will never be.
+        #[prost(message, tag = "5")]
+        Mark(super::Mark),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Mark {
+    /// The coordinator's name.
+    #[prost(string, tag = "1")]
+    pub coordinator: ::prost::alloc::string::String,
+    /// The fencing token of its lease.
+    #[prost(uint64, tag = "2")]
+    pub token: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PeerBarrierRequest {
+    #[prost(string, tag = "1")]
+    pub node: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PeerBarrierReply {
+    #[prost(message, repeated, tag = "1")]
+    pub tails: ::prost::alloc::vec::Vec<StreamTail>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PeerQueryRequest {
+    #[prost(string, tag = "1")]
+    pub node: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub id: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub sql: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "4")]
+    pub limits: ::core::option::Option<QueryLimits>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PeerNodesRequest {}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PeerNodesReply {
+    #[prost(message, repeated, tag = "1")]
+    pub nodes: ::prost::alloc::vec::Vec<NodeStatus>,
+}
+/// Generated client implementations.
+pub mod peer_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    #[derive(Debug, Clone)]
+    pub struct PeerClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl PeerClient<tonic::transport::Channel> {
+        /// Attempt to create a new client by connecting to a given endpoint.
+        pub async fn connect<D>(dst: D) -> Result<Self, tonic::transport::Error>
+        where
+            D: TryInto<tonic::transport::Endpoint>,
+            D::Error: Into<StdError>,
+        {
+            let conn = tonic::transport::Endpoint::new(dst)?.connect().await?;
+            Ok(Self::new(conn))
+        }
+    }
+    impl<T> PeerClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> PeerClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            PeerClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        /// The durable ends of a node now, as it answers a `Barrier`.
+        pub async fn barrier(
+            &mut self,
+            request: impl tonic::IntoRequest<super::PeerBarrierRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::PeerBarrierReply>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/aap.v1.Peer/Barrier");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("aap.v1.Peer", "Barrier"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// A node's answer to a query. Ending the call cancels the query.
+        pub async fn run_query(
+            &mut self,
+            request: impl tonic::IntoRequest<super::PeerQueryRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::QueryOutput>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/aap.v1.Peer/RunQuery");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("aap.v1.Peer", "RunQuery"));
+            self.inner.server_streaming(req, path, codec).await
+        }
+        /// The nodes that have a session there.
+        pub async fn nodes(
+            &mut self,
+            request: impl tonic::IntoRequest<super::PeerNodesRequest>,
+        ) -> std::result::Result<tonic::Response<super::PeerNodesReply>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/aap.v1.Peer/Nodes");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("aap.v1.Peer", "Nodes"));
+            self.inner.unary(req, path, codec).await
+        }
+    }
+}
+/// Generated server implementations.
+pub mod peer_server {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    /// Generated trait containing gRPC methods that should be implemented for use with PeerServer.
+    #[async_trait]
+    pub trait Peer: std::marker::Send + std::marker::Sync + 'static {
+        /// The durable ends of a node now, as it answers a `Barrier`.
+        async fn barrier(
+            &self,
+            request: tonic::Request<super::PeerBarrierRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::PeerBarrierReply>,
+            tonic::Status,
+        >;
+        /// Server streaming response type for the RunQuery method.
+        type RunQueryStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::QueryOutput, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// A node's answer to a query. Ending the call cancels the query.
+        async fn run_query(
+            &self,
+            request: tonic::Request<super::PeerQueryRequest>,
+        ) -> std::result::Result<tonic::Response<Self::RunQueryStream>, tonic::Status>;
+        /// The nodes that have a session there.
+        async fn nodes(
+            &self,
+            request: tonic::Request<super::PeerNodesRequest>,
+        ) -> std::result::Result<tonic::Response<super::PeerNodesReply>, tonic::Status>;
+    }
+    #[derive(Debug)]
+    pub struct PeerServer<T> {
+        inner: Arc<T>,
+        accept_compression_encodings: EnabledCompressionEncodings,
+        send_compression_encodings: EnabledCompressionEncodings,
+        max_decoding_message_size: Option<usize>,
+        max_encoding_message_size: Option<usize>,
+    }
+    impl<T> PeerServer<T> {
+        pub fn new(inner: T) -> Self {
+            Self::from_arc(Arc::new(inner))
+        }
+        pub fn from_arc(inner: Arc<T>) -> Self {
+            Self {
+                inner,
+                accept_compression_encodings: Default::default(),
+                send_compression_encodings: Default::default(),
+                max_decoding_message_size: None,
+                max_encoding_message_size: None,
+            }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
+        where
+            F: tonic::service::Interceptor,
+        {
+            InterceptedService::new(Self::new(inner), interceptor)
+        }
+        /// Enable decompressing requests with the given encoding.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.accept_compression_encodings.enable(encoding);
+            self
+        }
+        /// Compress responses with the given encoding, if the client supports it.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.send_compression_encodings.enable(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.max_decoding_message_size = Some(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.max_encoding_message_size = Some(limit);
+            self
+        }
+    }
+    impl<T, B> tonic::codegen::Service<http::Request<B>> for PeerServer<T>
+    where
+        T: Peer,
+        B: Body + std::marker::Send + 'static,
+        B::Error: Into<StdError> + std::marker::Send + 'static,
+    {
+        type Response = http::Response<tonic::body::Body>;
+        type Error = std::convert::Infallible;
+        type Future = BoxFuture<Self::Response, Self::Error>;
+        fn poll_ready(
+            &mut self,
+            _cx: &mut Context<'_>,
+        ) -> Poll<std::result::Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, req: http::Request<B>) -> Self::Future {
+            match req.uri().path() {
+                "/aap.v1.Peer/Barrier" => {
+                    #[allow(non_camel_case_types)]
+                    struct BarrierSvc<T: Peer>(pub Arc<T>);
+                    impl<T: Peer> tonic::server::UnaryService<super::PeerBarrierRequest>
+                    for BarrierSvc<T> {
+                        type Response = super::PeerBarrierReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::PeerBarrierRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Peer>::barrier(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = BarrierSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/aap.v1.Peer/RunQuery" => {
+                    #[allow(non_camel_case_types)]
+                    struct RunQuerySvc<T: Peer>(pub Arc<T>);
+                    impl<
+                        T: Peer,
+                    > tonic::server::ServerStreamingService<super::PeerQueryRequest>
+                    for RunQuerySvc<T> {
+                        type Response = super::QueryOutput;
+                        type ResponseStream = T::RunQueryStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::PeerQueryRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Peer>::run_query(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RunQuerySvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/aap.v1.Peer/Nodes" => {
+                    #[allow(non_camel_case_types)]
+                    struct NodesSvc<T: Peer>(pub Arc<T>);
+                    impl<T: Peer> tonic::server::UnaryService<super::PeerNodesRequest>
+                    for NodesSvc<T> {
+                        type Response = super::PeerNodesReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::PeerNodesRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Peer>::nodes(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = NodesSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
+            }
+        }
+    }
+    impl<T> Clone for PeerServer<T> {
+        fn clone(&self) -> Self {
+            let inner = self.inner.clone();
+            Self {
+                inner,
+                accept_compression_encodings: self.accept_compression_encodings,
+                send_compression_encodings: self.send_compression_encodings,
+                max_decoding_message_size: self.max_decoding_message_size,
+                max_encoding_message_size: self.max_encoding_message_size,
+            }
+        }
+    }
+    /// Generated gRPC service name
+    pub const SERVICE_NAME: &str = "aap.v1.Peer";
+    impl<T> tonic::server::NamedService for PeerServer<T> {
         const NAME: &'static str = SERVICE_NAME;
     }
 }

@@ -39,6 +39,12 @@ impl Kafka {
         )
     }
 
+    /// A topic of its own for a cluster's landing, as a section of a configuration has it.
+    pub(crate) fn landing(&self) -> String {
+        let (brokers, topic) = (&self.service.address, &self.topic);
+        format!("{{ brokers: ['{brokers}'], topic: '{topic}-landing', allow_unreplicated: true }}")
+    }
+
     /// The cluster as the catalog `kafka`.
     pub(crate) fn catalog(&self) -> String {
         let brokers = &self.service.address;

@@ -16,7 +16,7 @@ use tokio::runtime::Runtime;
 
 use super::{Place, apply, assert_each_once, each_once_through_kills, ingest, settles, sink};
 
-struct Store {
+pub(crate) struct Store {
     server: Server,
     objects: Objects,
     spec: String,
@@ -30,7 +30,7 @@ enum Server {
 
 impl Store {
     /// A prefix of its own in the real server, or a server here.
-    fn find(test: &str) -> Self {
+    pub(crate) fn find(test: &str) -> Self {
         match std::env::var("AAP_TEST_S3").is_ok_and(|address| !address.is_empty()) {
             true => Self::of(Service::find("minio", "minio", "AAP_TEST_S3", test).unwrap(), test),
             false => Self::here(),
@@ -63,6 +63,11 @@ impl Store {
         );
         let objects = Objects::Store { endpoint, keys: format!("{access}:{secret}"), ca, bucket, prefix };
         Self { server: Server::Minio(service), objects, spec, _folder: folder }
+    }
+
+    /// Address and keys, as a section of a document has them.
+    pub(crate) fn spec(&self) -> &str {
+        &self.spec
     }
 
     fn with(&self, more: &str) -> String {

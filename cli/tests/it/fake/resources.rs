@@ -266,4 +266,29 @@ impl Resources for Fake {
         self.check_sink(request, "purge")?;
         Ok(Response::new(PurgeReply { rows: 3 }))
     }
+
+    async fn show_cluster(
+        &self,
+        _: Request<ShowClusterRequest>,
+    ) -> Result<Response<ShowClusterReply>, Status> {
+        let coordinator = |name: &str, leads, lease_left_ms| ClusterCoordinator {
+            name: name.into(),
+            agents: format!("{name}.example:7400"),
+            version: "0.1.0".into(),
+            is_this: leads,
+            leads,
+            shards: if leads { vec![0, 7, 63] } else { vec![] },
+            lease_left_ms,
+        };
+        Ok(Response::new(ShowClusterReply {
+            cluster: "prod".into(),
+            coordinators: vec![coordinator("c1", true, 12_400), coordinator("c2", false, 0)],
+            unowned_shards: (1..7).chain(8..63).collect(),
+            metadata: "schema `aap` at postgres://aap@db/aap".into(),
+            landing: "topic `aap-landing` at k:9092".into(),
+            lake: "s3://lake/aap".into(),
+            config: "name: prod\ncoordinator: c1\n".into(),
+            problems: vec!["leases: the metadata store does not answer".into()],
+        }))
+    }
 }

@@ -254,6 +254,26 @@ fn a_lost_identity_file_starts_a_new_epoch_and_loses_nothing() {
 }
 
 #[test]
+fn a_store_that_was_restored_from_a_backup_begins_a_new_epoch_once() {
+    let (mut world, mut image) = small_store();
+    let frames = expected_frames(&world);
+    open_damaged(&mut world, &image);
+    let before = world.log().shared.index().identity.clone();
+    let mark = Utf8PathBuf::from("/store").join(aap_runtime::RESTORED);
+    image.insert(mark.clone(), vec![]);
+    let (report, found) = open_damaged(&mut world, &image);
+    let after = world.log().shared.index().identity.clone();
+    assert!(report.new_epoch.is_some() && report.problems.is_empty(), "{report:?}");
+    assert_eq!((after.store_id, after.epoch > before.epoch), (before.store_id, true));
+    assert_eq!(compare(&world, &found).0, frames);
+    assert!(!world.sim.image().contains_key(&mark));
+    world.append();
+    world.close();
+    assert_eq!(world.open().unwrap().new_epoch, None);
+    assert_eq!(world.log().shared.index().identity.epoch, after.epoch);
+}
+
+#[test]
 fn a_copy_and_a_rolled_back_store_can_be_told_by_their_generation() {
     let (mut world, image) = small_store();
     let (_, _) = open_damaged(&mut world, &image);

@@ -7,6 +7,16 @@ use super::vocabulary::{Argument, Effect, Example, Field, FieldType, Format, Id,
 const LISTING: &[Format] = &[Format::Table, Format::Plain, Format::Json, Format::Ndjson, Format::Csv];
 const ITEM: &[Format] = &[Format::Table, Format::Plain, Format::Json, Format::Ndjson];
 
+/// A backup that was written or restored.
+const BACKUP: &[Field] = &[
+    Field::shown("file", "file", FieldType::Text),
+    Field::shown("home", "home", FieldType::Text),
+    Field::shown("created", "created", FieldType::Time),
+    Field::json("aap_version", FieldType::Text),
+    Field::shown("files", "files", FieldType::Count),
+    Field::shown("bytes", "bytes", FieldType::Bytes),
+];
+
 pub(super) const OPERATIONS: &[Operation] = &[
     Operation {
         id: Id::Up,
@@ -80,6 +90,57 @@ that is said; nothing acknowledged is lost by it. Returns 0 when nothing was run
         exits: &[ExitCode::Ok, ExitCode::Failed],
         examples: &[Example { command: "aap down", purpose: "stop everything" }],
         hints: &["aap up --detach"],
+    },
+    Operation {
+        id: Id::Backup,
+        noun: "",
+        verb: "backup",
+        is_default: false,
+        summary: "Put the platform on this machine, which must be stopped, into one file",
+        details: "The file holds everything that outlives a run: configuration, certificates with their PRIVATE KEYS, the \
+operator's token, metadata, the lake, the coordinator's landing buffer and the agent's buffer with what waits in it. Only its \
+owner can read it. It does not hold logs, scratch, and what configuration refers to outside of the home, such as files with \
+passwords. A platform that runs is refused: `aap down` first. The file appears when it is whole.",
+        arguments: &[Argument::position(
+            "file",
+            Value::File,
+            "Where the backup goes; it must not be there yet",
+        )],
+        effect: Effect::Mutate,
+        permission: "",
+        output: Output::Item { kind: "backup", fields: BACKUP },
+        formats: ITEM,
+        exits: &[ExitCode::Ok, ExitCode::Failed, ExitCode::NotFound, ExitCode::Conflict],
+        examples: &[Example {
+            command: "aap backup /mnt/backup/platform.aap-backup",
+            purpose: "after `aap down`; `aap up --detach` afterwards",
+        }],
+        hints: &["aap up --detach"],
+    },
+    Operation {
+        id: Id::Restore,
+        noun: "",
+        verb: "restore",
+        is_default: false,
+        summary: "Make a platform of a file that `aap backup` wrote",
+        details: "Into the home of --home, which must not be there, or be empty. Everything is checked against the sums in the \
+file before the home appears. The platform goes on where the backup stood: sources are read again from there. Its stores begin \
+new epochs, so that sinks that were ahead of the backup take what comes now for what it is: new rows. Never start both the \
+former platform and the restored one.",
+        arguments: &[Argument::position("file", Value::File, "The backup")],
+        effect: Effect::Mutate,
+        permission: "",
+        output: Output::Item { kind: "restore", fields: BACKUP },
+        formats: ITEM,
+        exits: &[ExitCode::Ok, ExitCode::Failed, ExitCode::NotFound, ExitCode::Conflict],
+        examples: &[
+            Example { command: "aap restore platform.aap-backup", purpose: "into the usual home" },
+            Example {
+                command: "aap --home /srv/aap restore platform.aap-backup",
+                purpose: "into another, to look at it",
+            },
+        ],
+        hints: &["aap up --detach", "aap status"],
     },
     Operation {
         id: Id::Logs,

@@ -10,6 +10,8 @@ use serde::Serialize;
 pub enum Id {
     Up,
     Down,
+    Backup,
+    Restore,
     Logs,
     Status,
     Version,
@@ -43,6 +45,8 @@ pub enum Id {
     SinkDlqPurge,
     SourceTypes,
     SourceTest,
+    ClusterStatus,
+    ClusterConfig,
     BufferLs,
     BufferShow,
     BufferVerify,
@@ -53,9 +57,11 @@ pub enum Id {
 
 impl Id {
     /// Every id.
-    pub const ALL: [Self; 41] = [
+    pub const ALL: [Self; 45] = [
         Self::Up,
         Self::Down,
+        Self::Backup,
+        Self::Restore,
         Self::Logs,
         Self::Status,
         Self::Version,
@@ -89,6 +95,8 @@ impl Id {
         Self::SinkDlqPurge,
         Self::SourceTypes,
         Self::SourceTest,
+        Self::ClusterStatus,
+        Self::ClusterConfig,
         Self::BufferLs,
         Self::BufferShow,
         Self::BufferVerify,

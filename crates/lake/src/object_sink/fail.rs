@@ -10,7 +10,7 @@ use camino::Utf8Path;
 
 use super::chain::StoreError;
 use super::spec::S3Spec;
-use super::wire::DialError;
+use crate::s3::DialError;
 
 /// What can be done about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,17 +3,16 @@
 use std::time::Duration;
 
 use aap_runtime::SecretRef;
-use camino::{Utf8Path, Utf8PathBuf};
-use object_store::path::Path;
+use camino::Utf8PathBuf;
 use serde::{Deserialize, Serialize};
+
+use crate::s3::Access;
 
 /// How often objects are written, at least and at most: a store asks money for each, and rows wait at the coordinator meanwhile.
 const EVERY_MIN: Duration = Duration::from_millis(100);
 const EVERY_MAX: Duration = Duration::from_secs(3600);
 /// An object for each stream every ten seconds: a reader is not far behind, and a day of it has 8 640.
 const EVERY_DEFAULT: Duration = Duration::from_secs(10);
-/// What AWS takes for a region where none is named; most other stores look at none.
-const REGION_DEFAULT: &str = "us-east-1";
 
 /// Where objects go, and how.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -92,20 +91,10 @@ impl From<Every> for String {
     }
 }
 
-/// Where the objects of all sinks with this url stand.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Location<'a> {
-    Bucket { name: &'a str, prefix: &'a str },
-    Directory(&'a Utf8Path),
-}
-
 impl S3Spec {
     /// Where it writes, without anything secret.
     pub fn place(&self) -> String {
-        match &self.endpoint {
-            Some(endpoint) => format!("{} at {endpoint}", self.url),
-            None => self.url.clone(),
-        }
+        self.access().place()
     }
 
     /// Looks at what no single field can know.
@@ -113,99 +102,28 @@ impl S3Spec {
     /// # Errors
     /// What is wrong, and what to write instead.
     pub fn check(&self) -> Result<(), String> {
-        let location = self.location()?;
-        if let Location::Directory(_) = location {
-            return self.check_directory();
-        }
-        match (&self.access_key, &self.secret_key) {
-            (Some(_), None) => return Err("`access_key` needs a `secret_key`, as in `file:PATH`".into()),
-            (None, Some(_)) => return Err("`secret_key` needs an `access_key`, as in `env:NAME`".into()),
-            (None, None) if self.session_token.is_some() => {
-                return Err("`session_token` needs an `access_key` and a `secret_key`".into());
-            }
-            (None, None) if self.endpoint.is_some() => {
-                return Err("a store with an `endpoint` needs an `access_key` and a `secret_key`".into());
-            }
-            _ => {}
-        }
-        self.check_endpoint()
+        self.access().check()
     }
 
-    fn check_directory(&self) -> Result<(), String> {
-        let given = [
-            ("endpoint", self.endpoint.is_some()),
-            ("region", self.region.is_some()),
-            ("access_key", self.access_key.is_some()),
-            ("secret_key", self.secret_key.is_some()),
-            ("session_token", self.session_token.is_some()),
-            ("ca", self.ca.is_some()),
-            ("path_style", self.path_style.is_some()),
-        ];
-        match given.iter().find(|(_, is_given)| *is_given) {
-            Some((name, _)) => Err(format!("`{name}` means nothing for a directory")),
-            None => Ok(()),
+    pub(super) fn access(&self) -> Access<'_> {
+        Access {
+            url: &self.url,
+            endpoint: self.endpoint.as_deref(),
+            region: self.region.as_deref(),
+            access_key: self.access_key.as_ref(),
+            secret_key: self.secret_key.as_ref(),
+            session_token: self.session_token.as_ref(),
+            ca: self.ca.as_deref(),
+            path_style: self.path_style,
+            insecure: self.insecure,
         }
     }
-
-    fn check_endpoint(&self) -> Result<(), String> {
-        let Some(endpoint) = &self.endpoint else { return Ok(()) };
-        let form = || format!("`endpoint` `{endpoint}` is not `https://HOST:PORT`");
-        let (scheme, rest) = endpoint.split_once("://").ok_or_else(form)?;
-        let authority = rest.trim_end_matches('/');
-        let uri: hyper::Uri = format!("{scheme}://{authority}/").parse().map_err(|_| form())?;
-        let host = uri.host().filter(|host| !host.is_empty()).ok_or_else(form)?;
-        if authority.contains(['/', '@', '?', '#']) {
-            return Err(form());
-        }
-        match scheme {
-            "https" => Ok(()),
-            "http" if self.insecure || is_this_machine(host) => Ok(()),
-            "http" => Err(format!(
-                "`{endpoint}` is not encrypted: rows and keys could be read on the way. Use https, or say `insecure: true`"
-            )),
-            _ => Err(form()),
-        }
-    }
-
-    /// The parts of `url`.
-    pub(super) fn location(&self) -> Result<Location<'_>, String> {
-        let form = || {
-            // It is not repeated: it may have a secret in it.
-            "`url` is `s3://BUCKET/PREFIX`, or `file:///DIRECTORY`, with nothing else in it".to_owned()
-        };
-        if let Some(directory) = self.url.strip_prefix("file://") {
-            let directory = Utf8Path::new(directory);
-            return if directory.is_absolute() { Ok(Location::Directory(directory)) } else { Err(form()) };
-        }
-        let rest = self.url.strip_prefix("s3://").ok_or_else(form)?;
-        let (name, prefix) = rest.split_once('/').unwrap_or((rest, ""));
-        let is_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
-        if name.is_empty() || !name.bytes().all(is_name) {
-            return Err(form());
-        }
-        let prefix = prefix.trim_end_matches('/');
-        Path::parse(prefix).map_err(|error| format!("the prefix in `url` cannot be: {error}"))?;
-        Ok(Location::Bucket { name, prefix })
-    }
-
-    pub(super) fn region(&self) -> &str {
-        self.region.as_deref().unwrap_or(REGION_DEFAULT)
-    }
-
-    pub(super) fn has_path_style(&self, bucket: &str) -> bool {
-        // A certificate for all buckets covers no name with another dot in it.
-        self.path_style.unwrap_or(self.endpoint.is_some() || bucket.contains('.'))
-    }
-}
-
-fn is_this_machine(host: &str) -> bool {
-    let bare = host.trim_start_matches('[').trim_end_matches(']');
-    bare == "localhost" || bare.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::s3::Location;
 
     fn check(text: &str, expected: &str) {
         let text = if text.contains("\"url\"") {
@@ -256,8 +174,8 @@ mod tests {
             format!(r#"{{"url": "s3://b/p/q/", "endpoint": "https://s:9000", "every": "2s", {KEYS}}}"#);
         let spec: S3Spec = serde_json::from_str(&text).unwrap();
         assert_eq!(spec.place(), "s3://b/p/q/ at https://s:9000");
-        assert_eq!(spec.location(), Ok(Location::Bucket { name: "b", prefix: "p/q" }));
-        assert!(spec.has_path_style("b") && !spec.allow_duplicates);
+        assert_eq!(spec.access().location(), Ok(Location::Bucket { name: "b", prefix: "p/q" }));
+        assert!(spec.access().has_path_style("b") && !spec.allow_duplicates);
         let again: S3Spec = serde_json::from_str(&serde_json::to_string(&spec).unwrap()).unwrap();
         assert_eq!(again, spec);
     }

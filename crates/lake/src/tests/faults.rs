@@ -2,9 +2,16 @@
 
 use super::*;
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_lost_catalogue_comes_back_from_the_manifest_and_files_without_one_are_not_swept() {
-    let mut rig = Rig::new(LakeConfig::default()).await;
+in_both_places! {
+    a_lost_catalogue_comes_back_from_the_manifest_and_files_without_one_are_not_swept;
+    a_stream_that_cannot_be_loaded_keeps_no_other_waiting;
+    a_file_that_cannot_be_read_is_left_alone_and_the_others_are_merged;
+    a_frame_that_is_no_batch_goes_to_dead_letters_and_stops_nothing;
+    a_failed_load_leaves_no_file_behind;
+}
+
+async fn a_lost_catalogue_comes_back_from_the_manifest_and_files_without_one_are_not_swept(place: Place) {
+    let mut rig = Rig::on(place, LakeConfig::default()).await;
     rig.land(&key("n1", "logs"), 1, rows(0)).await;
     rig.lake.load_all().await.unwrap();
     let before = rig.lake.catalogue().unwrap();
@@ -13,30 +20,33 @@ async fn a_lost_catalogue_comes_back_from_the_manifest_and_files_without_one_are
             let _absent = std::fs::remove_file(home.join(name));
         }
     };
-    rig.store = Arc::new(Faulty {
-        store: SqliteStore::open(&rig.home.join("other.db")).unwrap(),
-        fault: AtomicU8::new(NONE),
-    });
+    rig.store = open_store_at(&rig.home.join("other.db"));
     lose(&rig.home);
     rig.restart(LakeConfig::default()).await;
     assert_eq!(rig.lake.catalogue().unwrap(), before);
     check_once(&rig.visible("logs"), &expected(&["n1"], 1..=1));
 
     lose(&rig.home);
-    std::fs::remove_dir_all(rig.lake.locate("_manifest")).unwrap();
-    let store = Arc::new(Faulty {
-        store: SqliteStore::open(&rig.home.join("third.db")).unwrap(),
-        fault: AtomicU8::new(NONE),
-    });
-    let opened = open_lake(&rig.home, &rig.clock, &rig.buffer, &store, LakeConfig::default()).await;
+    lose_manifests(&rig.lake);
+    let (store, objects) = (open_store_at(&rig.home.join("third.db")), rig.objects.clone());
+    let opened = open_lake(&rig.home, &rig.clock, &rig.buffer, &store, objects, LakeConfig::default()).await;
     assert!(matches!(opened, Err(Error::ForeignFiles { .. })));
-    assert_eq!(rig.lake.inner.storage.parquet_files().unwrap().len(), 1);
+    assert_eq!(rig.on_disk().len(), 1);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_stream_that_cannot_be_loaded_keeps_no_other_waiting() {
+pub(super) fn lose_manifests(lake: &Lake) {
+    tokio::task::block_in_place(|| {
+        let storage = &lake.inner.storage;
+        let names = storage.names("_manifest").unwrap();
+        assert!(!names.is_empty());
+        storage.remove(names.iter().map(|name| format!("_manifest/{name}")).collect());
+        assert!(storage.names("_manifest").unwrap().is_empty());
+    });
+}
+
+async fn a_stream_that_cannot_be_loaded_keeps_no_other_waiting(place: Place) {
     let keep = Retention { hours: 1, bytes: ByteCount(0) };
-    let rig = Rig::new(LakeConfig { retention: keep, ..LakeConfig::default() }).await;
+    let rig = Rig::on(place, LakeConfig { retention: keep, ..LakeConfig::default() }).await;
     rig.land(&key("n1", "logs"), 1, rows(0)).await;
     rig.lake.load_all().await.unwrap();
     rig.clock.advance(Duration::from_secs(2 * 3600));
@@ -58,16 +68,15 @@ async fn a_stream_that_cannot_be_loaded_keeps_no_other_waiting() {
     assert_eq!(rig.lake.problem(), None);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_file_that_cannot_be_read_is_left_alone_and_the_others_are_merged() {
-    let rig = Rig::new(LakeConfig { compact_files: 2, ..LakeConfig::default() }).await;
+async fn a_file_that_cannot_be_read_is_left_alone_and_the_others_are_merged(place: Place) {
+    let rig = Rig::on(place, LakeConfig { compact_files: 2, ..LakeConfig::default() }).await;
     let logs = key("n1", "logs");
     for sequence in 1..=3 {
         rig.land(&logs, sequence, rows(0)).await;
         rig.lake.load_all().await.unwrap();
     }
     let broken = rig.files()[0].path.clone();
-    std::fs::write(rig.lake.locate(&broken), b"no Parquet").unwrap();
+    rig.overwrite(&broken, b"no Parquet");
     assert!(rig.lake.compact_once().await.is_err());
     assert!(rig.lake.compact_once().await.unwrap());
     assert!(!rig.lake.compact_once().await.unwrap());
@@ -81,9 +90,8 @@ async fn a_file_that_cannot_be_read_is_left_alone_and_the_others_are_merged() {
     assert_eq!(rig.lake.problem(), None);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_frame_that_is_no_batch_goes_to_dead_letters_and_stops_nothing() {
-    let mut rig = Rig::new(LakeConfig::default()).await;
+async fn a_frame_that_is_no_batch_goes_to_dead_letters_and_stops_nothing(place: Place) {
+    let mut rig = Rig::on(place, LakeConfig::default()).await;
     let logs = key("n1", "logs");
     rig.land(&logs, 1, rows(0)).await;
     let broken = EncodedBatch { payload: Bytes::from_static(b"nothing"), ..encoded(&rows(0)) };
@@ -109,9 +117,8 @@ async fn a_frame_that_is_no_batch_goes_to_dead_letters_and_stops_nothing() {
     assert!(!rig.lake.load(&logs.stream).await.unwrap(), "nothing is left of it");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_failed_load_leaves_no_file_behind() {
-    let rig = Rig::new(LakeConfig::default()).await;
+async fn a_failed_load_leaves_no_file_behind(place: Place) {
+    let rig = Rig::on(place, LakeConfig::default()).await;
     rig.land(&key("n1", "logs"), 1, rows(0)).await;
     rig.store.fault.store(BEFORE_COMMIT, Ordering::SeqCst);
     for _ in 0..3 {

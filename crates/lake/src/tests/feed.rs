@@ -3,8 +3,13 @@
 use super::*;
 use crate::{Fed, FeedLimits};
 
+in_both_places! {
+    a_sink_is_fed_every_row_once_and_in_order_while_files_are_made_merged_and_frames_reclaimed;
+    a_sink_is_not_fed_what_was_deleted;
+}
+
 /// All rows behind a position as (sequence, row), by calls of changing size.
-fn read_all(lake: &Lake, key: &StreamKey, after: u64) -> Vec<(u64, u64)> {
+pub(super) fn read_all(lake: &Lake, key: &StreamKey, after: u64) -> Vec<(u64, u64)> {
     let (mut position, mut seen, mut turn) = (Sequence(after), vec![], 0);
     let sizes = [1, 7, 3, 1000, 2];
     while let Some(Fed { through, rows, .. }) =
@@ -22,15 +27,16 @@ fn read_all(lake: &Lake, key: &StreamKey, after: u64) -> Vec<(u64, u64)> {
     seen
 }
 
-fn all(batches: std::ops::RangeInclusive<u64>) -> Vec<(u64, u64)> {
+pub(super) fn all(batches: std::ops::RangeInclusive<u64>) -> Vec<(u64, u64)> {
     batches.flat_map(|batch| (0..3).map(move |row| (batch, row))).collect()
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_sink_is_fed_every_row_once_and_in_order_while_files_are_made_merged_and_frames_reclaimed() {
+async fn a_sink_is_fed_every_row_once_and_in_order_while_files_are_made_merged_and_frames_reclaimed(
+    place: Place,
+) {
     const BATCHES: u64 = 300;
     let config = LakeConfig { file_bytes: ByteCount(3000), compact_files: 3, ..LakeConfig::default() };
-    let rig = Rig::new(config).await;
+    let rig = Rig::on(place, config).await;
     let done = Arc::new(AtomicBool::new(false));
     let (lake, stop) = (rig.lake.clone(), done.clone());
     let maintaining = tokio::spawn(async move {
@@ -79,9 +85,8 @@ async fn reclaimed(rig: &Rig, of: &StreamKey) {
     panic!("nothing was reclaimed, so nothing was tried");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_sink_is_not_fed_what_was_deleted() {
-    let rig = Rig::new(LakeConfig::default()).await;
+async fn a_sink_is_not_fed_what_was_deleted(place: Place) {
+    let rig = Rig::on(place, LakeConfig::default()).await;
     let key = key("n1", "logs");
     for batch in 1..=3 {
         rig.land(&key, batch, rows(0)).await;

@@ -2,11 +2,20 @@
 
 use super::*;
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn every_query_sees_every_landed_row_once_while_files_are_made_and_merged() {
+in_both_places! {
+    every_query_sees_every_landed_row_once_while_files_are_made_and_merged;
+    a_crash_before_the_commit_leaves_the_rows_in_the_buffer_and_no_file;
+    a_crash_after_the_commit_leaves_the_rows_in_the_lake;
+    a_restart_keeps_everything_and_counts_what_waits;
+    a_deleted_stream_is_empty_and_what_lands_later_makes_it_anew;
+    a_deleted_file_stays_while_a_reader_may_know_it;
+    a_deletion_runs_to_its_end_when_its_client_leaves;
+}
+
+async fn every_query_sees_every_landed_row_once_while_files_are_made_and_merged(place: Place) {
     const BATCHES: u64 = 120;
     let config = LakeConfig { file_bytes: ByteCount(3000), compact_files: 3, ..LakeConfig::default() };
-    let rig = Rig::new(config).await;
+    let rig = Rig::on(place, config).await;
     let done = Arc::new(AtomicBool::new(false));
     let (buffer, lake) = (rig.buffer.clone(), rig.lake.clone());
     let landing = tokio::spawn(async move {
@@ -52,8 +61,8 @@ async fn every_query_sees_every_landed_row_once_while_files_are_made_and_merged(
     check_once(&rig.visible("logs"), &expected(&["n1", "n2"], 1..=BATCHES));
 }
 
-async fn check_crash(fault: u8) {
-    let mut rig = Rig::new(LakeConfig::default()).await;
+async fn check_crash(place: Place, fault: u8) {
+    let mut rig = Rig::on(place, LakeConfig::default()).await;
     let key = key("n1", "logs");
     rig.land(&key, 1, rows(0)).await;
     rig.lake.load_all().await.unwrap();
@@ -66,23 +75,20 @@ async fn check_crash(fault: u8) {
     check_once(&rig.visible("logs"), &expected(&["n1"], 1..=2));
     rig.lake.load_all().await.unwrap();
     check_once(&rig.visible("logs"), &expected(&["n1"], 1..=2));
-    let on_disk = rig.lake.inner.storage.parquet_files().unwrap();
+    let on_disk = rig.on_disk();
     assert_eq!(on_disk.len(), rig.files().len(), "a file that is not visible was left");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_crash_before_the_commit_leaves_the_rows_in_the_buffer_and_no_file() {
-    check_crash(BEFORE_COMMIT).await;
+async fn a_crash_before_the_commit_leaves_the_rows_in_the_buffer_and_no_file(place: Place) {
+    check_crash(place, BEFORE_COMMIT).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_crash_after_the_commit_leaves_the_rows_in_the_lake() {
-    check_crash(AFTER_COMMIT).await;
+async fn a_crash_after_the_commit_leaves_the_rows_in_the_lake(place: Place) {
+    check_crash(place, AFTER_COMMIT).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_restart_keeps_everything_and_counts_what_waits() {
-    let mut rig = Rig::new(LakeConfig::default()).await;
+async fn a_restart_keeps_everything_and_counts_what_waits(place: Place) {
+    let mut rig = Rig::on(place, LakeConfig::default()).await;
     let key = key("n1", "logs");
     rig.land(&key, 1, rows(0)).await;
     rig.lake.load_all().await.unwrap();
@@ -94,9 +100,8 @@ async fn a_restart_keeps_everything_and_counts_what_waits() {
     assert_eq!(rig.lake.catalogue().unwrap().streams[0].counts.rows, 3);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_deleted_stream_is_empty_and_what_lands_later_makes_it_anew() {
-    let mut rig = Rig::new(LakeConfig::default()).await;
+async fn a_deleted_stream_is_empty_and_what_lands_later_makes_it_anew(place: Place) {
+    let mut rig = Rig::on(place, LakeConfig::default()).await;
     let (logs, other) = (key("n1", "logs"), key("n1", "other"));
     for sequence in 1..=2 {
         rig.land(&logs, sequence, rows(0)).await;
@@ -115,27 +120,27 @@ async fn a_deleted_stream_is_empty_and_what_lands_later_makes_it_anew() {
         rig.lake.load_all().await.unwrap();
         rig.restart(LakeConfig::default()).await;
     }
-    let on_disk = rig.lake.inner.storage.parquet_files().unwrap();
+    let on_disk = rig.on_disk();
     assert_eq!(on_disk.iter().filter(|path| path.starts_with("logs/")).count(), 1);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_deleted_file_stays_while_a_reader_may_know_it() {
-    let rig = Rig::new(LakeConfig::default()).await;
+async fn a_deleted_file_stays_while_a_reader_may_know_it(place: Place) {
+    let rig = Rig::on(place, LakeConfig::default()).await;
     rig.land(&key("n1", "logs"), 1, rows(0)).await;
     rig.lake.load_all().await.unwrap();
     let pin = rig.lake.pin();
-    let file = rig.lake.locate(&rig.files()[0].path);
+    let known = rig.files();
+    fetch(&rig.lake, &known).unwrap();
+    let file = rig.lake.locate(&known[0].path);
     rig.lake.delete(&"logs".parse().unwrap()).await.unwrap();
-    assert!(file.exists());
+    assert!(file.exists() && rig.on_disk().len() == 1);
     drop(pin);
     rig.lake.unlink().await.unwrap();
-    assert!(!file.exists());
+    assert!(!file.exists() && rig.on_disk().is_empty());
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_deletion_runs_to_its_end_when_its_client_leaves() {
-    let rig = Rig::new(LakeConfig::default()).await;
+async fn a_deletion_runs_to_its_end_when_its_client_leaves(place: Place) {
+    let rig = Rig::on(place, LakeConfig::default()).await;
     rig.land(&key("n1", "logs"), 1, rows(0)).await;
     rig.lake.load_all().await.unwrap();
     let stream = "logs".parse().unwrap();

@@ -2,10 +2,16 @@
 
 use super::*;
 
-#[tokio::test(flavor = "multi_thread")]
-async fn retention_takes_old_files_and_then_the_oldest_that_are_too_much() {
+in_both_places! {
+    retention_takes_old_files_and_then_the_oldest_that_are_too_much;
+    rows_go_to_the_file_of_their_day_sorted_by_time;
+    a_load_ends_where_memory_is_used_up_however_little_the_frames_take;
+    a_busy_stream_and_a_busy_node_keep_no_other_waiting;
+}
+
+async fn retention_takes_old_files_and_then_the_oldest_that_are_too_much(place: Place) {
     let keep = |retention: Retention| LakeConfig { retention, ..LakeConfig::default() };
-    let mut rig = Rig::new(keep(Retention { hours: 48, bytes: ByteCount(0) })).await;
+    let mut rig = Rig::on(place, keep(Retention { hours: 48, bytes: ByteCount(0) })).await;
     let key = key("n1", "logs");
     for (sequence, hours) in [(1, 0), (2, 24), (3, 72)] {
         rig.land(&key, sequence, rows(hours)).await;
@@ -23,9 +29,8 @@ async fn retention_takes_old_files_and_then_the_oldest_that_are_too_much() {
     check_once(&rig.visible("logs"), &expected(&["n1"], 4..=4));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn rows_go_to_the_file_of_their_day_sorted_by_time() {
-    let rig = Rig::new(LakeConfig::default()).await;
+async fn rows_go_to_the_file_of_their_day_sorted_by_time(place: Place) {
+    let rig = Rig::on(place, LakeConfig::default()).await;
     // 2023-11-14 22:13:20 UTC, and two hours later.
     for (sequence, hours) in [(1, 2), (2, 0)] {
         rig.land(&key("n1", "logs"), sequence, rows(hours)).await;
@@ -35,8 +40,7 @@ async fn rows_go_to_the_file_of_their_day_sorted_by_time() {
     let days: Vec<&str> = files.iter().map(|file| file.path.split('/').nth(1).unwrap()).collect();
     assert_eq!(days, ["date=2023-11-14", "date=2023-11-15"]);
     for file in &files {
-        let batch =
-            parquet_file::decode(&std::fs::File::open(rig.lake.locate(&file.path)).unwrap()).remove(0);
+        let batch = rig.batches(file).remove(0);
         let times = batch.column_by_name("ts").unwrap();
         let times = times.as_primitive::<arrow_array::types::TimestampMicrosecondType>();
         let times: Vec<i64> = times.values().to_vec();
@@ -46,9 +50,8 @@ async fn rows_go_to_the_file_of_their_day_sorted_by_time() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_load_ends_where_memory_is_used_up_however_little_the_frames_take() {
-    let rig = Rig::new(LakeConfig::default()).await;
+async fn a_load_ends_where_memory_is_used_up_however_little_the_frames_take(place: Place) {
+    let rig = Rig::on(place, LakeConfig::default()).await;
     let logs = key("n1", "logs");
     // 8 MiB that compress to a few hundred bytes: all of them are in one read of the buffer.
     for sequence in 1..=12 {
@@ -62,9 +65,8 @@ async fn a_load_ends_where_memory_is_used_up_however_little_the_frames_take() {
     assert_eq!(rig.files().iter().map(|file| file.rows).sum::<u64>(), 12 * 8192);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_busy_stream_and_a_busy_node_keep_no_other_waiting() {
-    let rig = Rig::new(LakeConfig { file_bytes: ByteCount(1000), ..LakeConfig::default() }).await;
+async fn a_busy_stream_and_a_busy_node_keep_no_other_waiting(place: Place) {
+    let rig = Rig::on(place, LakeConfig { file_bytes: ByteCount(1000), ..LakeConfig::default() }).await;
     for sequence in 1..=6 {
         rig.land(&key("n1", "busy"), sequence, rows(0)).await;
     }

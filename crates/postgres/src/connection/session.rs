@@ -14,16 +14,31 @@ use super::error::Error;
 use super::tls::Encryption;
 use super::url::ServerUrl;
 
-/// Longest time to a session, with DNS, TCP, TLS and login: what a busy server or a slow link needs, with room.
-const CONNECT_MAX: Duration = Duration::from_secs(15);
-/// Longest time for one statement; the server ends it by itself then. A COPY of a whole group takes seconds.
-const STATEMENT_MAX: Duration = Duration::from_secs(60);
+/// How long things may take on a session.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    /// Longest time to a session, with DNS, TCP, TLS and login.
+    pub(crate) connect: Duration,
+    /// Longest time for one statement; the server ends it by itself then.
+    pub(crate) statement: Duration,
+    /// Longest wait for a lock.
+    pub(crate) lock: Duration,
+    /// After how long the server gives up a transaction whose client says nothing, and with it the locks.
+    pub(crate) idle: Duration,
+}
+
+/// What most sessions have. To connect: what a busy server or a slow link needs, with room. A COPY of a whole group takes seconds.
+/// Whoever holds a lock that long is another writer of the same rows, or somebody's forgotten session.
+const USUAL: Limits = Limits {
+    connect: Duration::from_secs(15),
+    statement: Duration::from_secs(60),
+    lock: Duration::from_secs(30),
+    idle: Duration::from_secs(30),
+};
+/// One host of several may take this part of the time to connect, so that there is some for the next ones where it is gone.
+const HOSTS_TRIED: u32 = 3;
 /// How much longer we wait than the server, so that it can say itself that it was too slow.
 const ANSWER_GRACE: Duration = Duration::from_secs(5);
-/// Longest wait for a lock: whoever holds it that long is another writer of the same rows, or somebody's forgotten session.
-const LOCK_MAX: Duration = Duration::from_secs(30);
-/// After how long the server gives up a transaction whose client says nothing, and with it the locks.
-const IDLE_MAX: Duration = Duration::from_secs(30);
 /// After how long without an answer of the peer's TCP either side takes the line for dead.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
 /// How often a silent line is tried within [`SILENCE_MAX`].
@@ -48,6 +63,7 @@ pub(crate) struct Access {
 pub(crate) struct Session {
     client: Client,
     driver: JoinHandle<()>,
+    limits: Limits,
 }
 
 impl Drop for Session {
@@ -59,13 +75,19 @@ impl Drop for Session {
 impl Access {
     /// A new session.
     pub(crate) async fn connect(&self) -> Result<Session, Error> {
-        let (config, encryption) = self.prepare().await?;
-        within("connect", CONNECT_MAX, async {
+        self.connect_within(USUAL).await
+    }
+
+    /// A new session on which things take no longer than this.
+    pub(crate) async fn connect_within(&self, limits: Limits) -> Result<Session, Error> {
+        let (mut config, encryption) = self.prepare().await?;
+        config.connect_timeout(limits.connect / HOSTS_TRIED);
+        within("connect", limits.connect, async {
             match encryption {
                 Some(encryption) => {
-                    config.connect(encryption).await.map(|(client, line)| drive(client, line))
+                    config.connect(encryption).await.map(|(client, line)| drive(client, line, limits))
                 }
-                None => config.connect(NoTls).await.map(|(client, line)| drive(client, line)),
+                None => config.connect(NoTls).await.map(|(client, line)| drive(client, line, limits)),
             }
         })
         .await
@@ -87,7 +109,6 @@ impl Access {
         let (mut config, encryption) =
             read.await.map_err(|error| Error::Roots(std::io::Error::other(error)))??;
         config
-            .connect_timeout(CONNECT_MAX)
             .keepalives(true)
             .keepalives_idle(SILENCE_MAX / KEEPALIVES)
             .keepalives_interval(SILENCE_MAX / KEEPALIVES)
@@ -104,7 +125,7 @@ impl Access {
     clippy::disallowed_methods,
     reason = "the task is a part of its session: it is aborted with it, and what it meets every caller of the session is told"
 )]
-fn drive<S, T>(client: Client, line: Connection<S, T>) -> Session
+fn drive<S, T>(client: Client, line: Connection<S, T>, limits: Limits) -> Session
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -115,7 +136,7 @@ where
             tracing::debug!(%error, "the connection to PostgreSQL ended");
         }
     });
-    Session { client, driver }
+    Session { client, driver, limits }
 }
 
 impl Session {
@@ -129,14 +150,14 @@ impl Session {
         let begin = format!(
             "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; {} \
              SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off'",
-            settings()
+            self.settings()
         );
         self.batch("begin a transaction", &begin).await
     }
 
     /// Begins a transaction that cannot change anything.
     pub(crate) async fn begin_read_only(&self) -> Result<(), Error> {
-        let begin = format!("BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY; {}", settings());
+        let begin = format!("BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY; {}", self.settings());
         self.batch("begin a transaction", &begin).await
     }
 
@@ -148,14 +169,14 @@ impl Session {
              SET LOCAL TimeZone = 'UTC'; \
              SELECT set_config(name, '1000', true) FROM pg_catalog.pg_settings \
              WHERE name = 'client_connection_check_interval'",
-            settings()
+            self.settings()
         );
         self.batch("begin a transaction", &begin).await
     }
 
     /// Begins a transaction that reads one moment.
     pub(crate) async fn begin_snapshot(&self) -> Result<(), Error> {
-        let begin = format!("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {}", settings());
+        let begin = format!("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {}", self.settings());
         self.batch("begin a transaction", &begin).await
     }
 
@@ -182,7 +203,7 @@ impl Session {
 
     /// Statements without parameters and results.
     pub(crate) async fn batch(&self, doing: &'static str, sql: &str) -> Result<(), Error> {
-        within(doing, STATEMENT_MAX + ANSWER_GRACE, self.client.batch_execute(sql)).await
+        within(doing, self.answer_max(), self.client.batch_execute(sql)).await
     }
 
     /// The rows of a statement.
@@ -192,7 +213,7 @@ impl Session {
         sql: &str,
         parameters: Parameters<'_>,
     ) -> Result<Vec<Row>, Error> {
-        within(doing, STATEMENT_MAX + ANSWER_GRACE, self.client.query_typed(sql, parameters)).await
+        within(doing, self.answer_max(), self.client.query_typed(sql, parameters)).await
     }
 
     /// How many rows a statement changed.
@@ -202,47 +223,50 @@ impl Session {
         sql: &str,
         parameters: Parameters<'_>,
     ) -> Result<u64, Error> {
-        within(doing, STATEMENT_MAX + ANSWER_GRACE, self.client.execute_typed(sql, parameters)).await
+        within(doing, self.answer_max(), self.client.execute_typed(sql, parameters)).await
     }
 
     /// Begins a `COPY … FROM STDIN`.
     pub(crate) async fn copy(&self, sql: &str) -> Result<Copying, Error> {
-        let sink =
-            within("begin to copy", STATEMENT_MAX + ANSWER_GRACE, self.client.copy_in::<_, Bytes>(sql))
-                .await?;
-        Ok(Copying { sink: Box::pin(sink) })
+        let sink = within("begin to copy", self.answer_max(), self.client.copy_in::<_, Bytes>(sql)).await?;
+        Ok(Copying { sink: Box::pin(sink), answer_max: self.answer_max() })
+    }
+
+    fn answer_max(&self) -> Duration {
+        self.limits.statement + ANSWER_GRACE
+    }
+
+    fn settings(&self) -> String {
+        let tcp = SILENCE_MAX.as_secs() / u64::from(KEEPALIVES);
+        format!(
+            "SET LOCAL statement_timeout = {}; SET LOCAL lock_timeout = {}; \
+             SET LOCAL idle_in_transaction_session_timeout = {}; SET LOCAL tcp_user_timeout = {}; \
+             SET LOCAL tcp_keepalives_idle = {tcp}; SET LOCAL tcp_keepalives_interval = {tcp}; \
+             SET LOCAL tcp_keepalives_count = {KEEPALIVES}; SET LOCAL client_min_messages = warning;",
+            self.limits.statement.as_millis(),
+            self.limits.lock.as_millis(),
+            self.limits.idle.as_millis(),
+            SILENCE_MAX.as_millis(),
+        )
     }
 }
 
 /// A `COPY` under way. Dropped, the server discards it and the transaction fails.
 pub(crate) struct Copying {
     sink: std::pin::Pin<Box<CopyInSink<Bytes>>>,
+    answer_max: Duration,
 }
 
 impl Copying {
     /// Sends rows, or waits until the ones before are on their way.
     pub(crate) async fn send(&mut self, rows: Vec<u8>) -> Result<(), Error> {
-        within("copy rows", STATEMENT_MAX + ANSWER_GRACE, self.sink.feed(Bytes::from(rows))).await
+        within("copy rows", self.answer_max, self.sink.feed(Bytes::from(rows))).await
     }
 
     /// Ends it. The number of rows that the server took.
     pub(crate) async fn finish(mut self) -> Result<u64, Error> {
-        within("copy rows", STATEMENT_MAX + ANSWER_GRACE, self.sink.as_mut().finish()).await
+        within("copy rows", self.answer_max, self.sink.as_mut().finish()).await
     }
-}
-
-fn settings() -> String {
-    let tcp = SILENCE_MAX.as_secs() / u64::from(KEEPALIVES);
-    format!(
-        "SET LOCAL statement_timeout = {}; SET LOCAL lock_timeout = {}; \
-         SET LOCAL idle_in_transaction_session_timeout = {}; SET LOCAL tcp_user_timeout = {}; \
-         SET LOCAL tcp_keepalives_idle = {tcp}; SET LOCAL tcp_keepalives_interval = {tcp}; \
-         SET LOCAL tcp_keepalives_count = {KEEPALIVES}; SET LOCAL client_min_messages = warning;",
-        STATEMENT_MAX.as_millis(),
-        LOCK_MAX.as_millis(),
-        IDLE_MAX.as_millis(),
-        SILENCE_MAX.as_millis(),
-    )
 }
 
 async fn within<T>(

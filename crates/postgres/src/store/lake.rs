@@ -8,7 +8,7 @@ use aap_types::{ByteCount, Epoch, NodeId, Sequence, StreamKey, StreamName, unite
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
-use super::Failure;
+use super::line::Failure;
 use crate::connection::Session;
 
 /// PostgreSQL has no unsigned 64-bit integer; the bits are kept.
@@ -50,13 +50,6 @@ pub(super) async fn record_node(s: &Session, node: &NodeRecord) -> Result<(), Fa
     Ok(())
 }
 
-/// Whose the catalogue is, after `owner` has taken it if it was nobody's.
-pub(super) async fn claim(s: &Session, owner: &str) -> Result<String, Failure> {
-    let sql = "UPDATE lake SET owner = coalesce(owner, $1) RETURNING owner";
-    let rows = s.query("take the catalogue", sql, &[(&owner, Type::TEXT)]).await?;
-    Ok(rows.first().map_or_else(String::new, |row| row.get(0)))
-}
-
 pub(super) async fn nodes(s: &Session, only: Option<&NodeId>) -> Result<Vec<NodeRecord>, Failure> {
     let sql = "SELECT * FROM nodes WHERE $1::text IS NULL OR node = $1 ORDER BY node";
     let rows = s.query("read nodes", sql, &[(&only.map(NodeId::as_str), Type::TEXT)]).await?;
@@ -75,14 +68,18 @@ pub(super) async fn nodes(s: &Session, only: Option<&NodeId>) -> Result<Vec<Node
 }
 
 pub(super) async fn catalogue(s: &Session) -> Result<Catalogue, Failure> {
-    let version = s.query("read the version", "SELECT version FROM lake", &[]).await?;
     Ok(Catalogue {
+        version: version(s).await?,
         streams: streams(s).await?,
         files: files(s, None).await?,
         cursors: keyed(s, "SELECT node, epoch, stream, through FROM cursors ORDER BY 1, 2, 3").await?,
         deleted: deletions(s, None).await?,
-        version: version.first().map_or(0, |row| unsigned(row, 0)),
     })
+}
+
+pub(super) async fn version(s: &Session) -> Result<u64, Failure> {
+    let version = s.query("read the version", "SELECT version FROM lake", &[]).await?;
+    Ok(version.first().map_or(0, |row| unsigned(row, 0)))
 }
 
 async fn streams(s: &Session) -> Result<Vec<StreamRecord>, Failure> {

@@ -7,8 +7,8 @@ use aap_types::{BatchId, Sequence, StreamKey};
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
-use super::Failure;
 use super::lake::{key, signed, unsigned};
+use super::line::Failure;
 use crate::connection::Session;
 
 pub(super) async fn all(s: &Session) -> Result<Vec<ResourceRecord>, Failure> {

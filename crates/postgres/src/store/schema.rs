@@ -2,7 +2,7 @@
 
 use tokio_postgres::types::Type;
 
-use super::Failure;
+use super::line::Failure;
 use crate::connection::Session;
 use crate::names::quoted;
 
@@ -10,7 +10,7 @@ use crate::names::quoted;
 pub(super) const LOCK: &str = "SELECT pg_advisory_xact_lock(7017209110204937313)";
 
 /// One step per version, never changed once released. Names are compared by their bytes, as SQLite does.
-const MIGRATIONS: [&str; 2] = ["
+const MIGRATIONS: [&str; 3] = ["
     CREATE TABLE nodes (
         node text COLLATE \"C\" PRIMARY KEY, first_seen_us bigint NOT NULL, last_seen_us bigint NOT NULL,
         store_id bytea NOT NULL, generation bigint NOT NULL, epoch bigint NOT NULL, agent_version text NOT NULL
@@ -60,6 +60,17 @@ const MIGRATIONS: [&str; 2] = ["
     );
 ", "
     CREATE TABLE sink_ledgers (uid text PRIMARY KEY, version bigint NOT NULL, ledger text NOT NULL);
+", "
+    ALTER TABLE lake ADD COLUMN cluster text, ADD COLUMN authority text;
+    CREATE TABLE leases (
+        name text COLLATE \"C\" PRIMARY KEY, holder text, detail text NOT NULL, token bigint NOT NULL,
+        expires_at timestamptz NOT NULL
+    );
+    CREATE TABLE landing_positions (
+        node text COLLATE \"C\" NOT NULL, kind smallint NOT NULL, key bytea NOT NULL, epoch numeric(20, 0) NOT NULL,
+        sealed_us bigint NOT NULL, updated_us bigint NOT NULL, position_offset numeric(20, 0) NOT NULL, detail bytea NOT NULL
+    );
+    CREATE UNIQUE INDEX landing_positions_by_source ON landing_positions (node, kind, sha256(key));
 "];
 
 /// Brings the schema to the newest version, or refuses one that is newer than this build.

@@ -21,6 +21,7 @@ use arrow_array::{ArrayRef, RecordBatch, StringArray, UInt64Array};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage};
 
@@ -170,6 +171,23 @@ impl Place {
         port
     }
 
+    /// A way to the server on which nothing moves while the flag is set: its port.
+    pub(crate) async fn mute(&self, hangs: Arc<AtomicBool>) -> u16 {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let server = ("127.0.0.1", self.config.get_ports()[0]);
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let server = TcpStream::connect(server).await.unwrap();
+                let ((from_client, to_client), (from_server, to_server)) =
+                    (client.into_split(), server.into_split());
+                tokio::spawn(carry(from_client, to_server, hangs.clone()));
+                tokio::spawn(carry(from_server, to_client, hangs.clone()));
+            }
+        });
+        port
+    }
+
     /// Kills the server and starts it again.
     pub(crate) async fn restart(&self) {
         kill();
@@ -187,6 +205,26 @@ impl Place {
             }
         });
         answers.await.expect("the server answers within a minute");
+    }
+}
+
+/// Carries bytes one way. What comes while it hangs is lost, as is whatever comes after it on the same line.
+async fn carry(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    hangs: Arc<AtomicBool>,
+) -> std::io::Result<()> {
+    let mut bytes = vec![0; 64 << 10];
+    let mut has_hung = false;
+    loop {
+        let length = from.read(&mut bytes).await?;
+        if length == 0 {
+            return Ok(());
+        }
+        has_hung |= hangs.load(Ordering::SeqCst);
+        if !has_hung {
+            to.write_all(&bytes[..length]).await?;
+        }
     }
 }
 

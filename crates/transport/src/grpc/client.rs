@@ -52,7 +52,10 @@ async fn open(target: &Target, tls: Arc<rustls::ClientConfig>) -> Result<AgentSe
     })
 }
 
-async fn dial(target: &Target, tls: Arc<rustls::ClientConfig>) -> io::Result<TlsStream<TcpStream>> {
+pub(super) async fn dial(
+    target: &Target,
+    tls: Arc<rustls::ClientConfig>,
+) -> io::Result<TlsStream<TcpStream>> {
     let stream = TcpStream::connect(target.text()).await?;
     super::tune(&stream)?;
     TlsConnector::from(tls).connect(target.name(), stream).await

@@ -9,7 +9,6 @@ use aap_proto::MESSAGE_BYTES_MAX;
 use aap_proto::v1::uplink_server::{Uplink, UplinkServer};
 use aap_proto::v1::{AgentMessage, CoordinatorMessage};
 use aap_runtime::Shutdown;
-use aap_types::NodeId;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -19,27 +18,39 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::codec::Streaming;
+use tonic::service::Routes;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::server::{Connected, Server};
 use tonic::{Request, Response, Status};
 
+use super::peer::only_nodes;
 use crate::gate::Place;
+use crate::identity::{Identity, identity_of};
 use crate::inbox::Inbox;
 use crate::limits::{
     CONNECTION_WINDOW_BYTES, HEADER_BYTES_MAX, HTTP2_FRAME_BYTES, HTTP2_KEEP_ALIVE, HTTP2_KEEP_ALIVE_TIMEOUT,
-    HTTP2_STREAMS_MAX, QUEUE_MESSAGES, STREAM_WINDOW_BYTES,
+    QUEUE_MESSAGES, STREAM_WINDOW_BYTES,
 };
 use crate::server::Listening;
-use crate::{AgentReceiver, Carrier, CoordinatorSender, Error, Peer, identity};
+use crate::{AgentReceiver, Carrier, CoordinatorSender, Error, Peer};
 
-/// A connection whose peer is a node of ours. Holds its place in the connection limit.
+/// Who is at the other end of a connection.
+#[derive(Debug, Clone)]
+pub(crate) struct Caller {
+    pub(crate) identity: Identity,
+    pub(crate) carrier: Carrier,
+    pub(crate) address: SocketAddr,
+}
+
+/// A connection whose peer is one of ours. Holds its place in the connection limit.
 pub(crate) struct AcceptedStream {
     stream: TlsStream<TcpStream>,
-    peer: Peer,
+    caller: Caller,
     _place: Place,
 }
 
 impl AcceptedStream {
-    /// Shakes hands on `stream` and learns the node from its certificate.
+    /// Shakes hands on `stream` and learns from its certificate who that is.
     pub(crate) async fn accept(
         tls: &TlsAcceptor,
         stream: TcpStream,
@@ -48,19 +59,20 @@ impl AcceptedStream {
     ) -> Result<Self, Error> {
         super::tune(&stream).map_err(Error::broken)?;
         let stream = tls.accept(stream).await.map_err(Error::broken)?;
-        let node = identity::node_of(stream.get_ref().1.peer_certificates())?;
-        Ok(Self { stream, peer: Peer { node, carrier: Carrier::Grpc, address }, _place: place })
+        let identity = identity_of(stream.get_ref().1.peer_certificates())?;
+        let caller = Caller { identity, carrier: Carrier::Grpc, address };
+        Ok(Self { stream, caller, _place: place })
     }
 
-    pub(crate) fn node(&self) -> &NodeId {
-        &self.peer.node
+    pub(crate) fn identity(&self) -> &Identity {
+        &self.caller.identity
     }
 }
 
 impl Connected for AcceptedStream {
-    type ConnectInfo = Peer;
-    fn connect_info(&self) -> Peer {
-        self.peer.clone()
+    type ConnectInfo = Caller;
+    fn connect_info(&self) -> Caller {
+        self.caller.clone()
     }
 }
 
@@ -92,24 +104,30 @@ impl AsyncWrite for AcceptedStream {
     }
 }
 
-/// Serves the accepted connections until `stop`, then waits for those that are open.
-pub(crate) async fn run(
-    accepted: mpsc::Receiver<AcceptedStream>,
-    listening: Listening,
-    stop: Shutdown,
-) -> Result<(), Error> {
-    let service = UplinkServer::new(Sessions { listening, stop: stop.clone() })
+/// `routes`, and the service in which nodes open sessions.
+pub(crate) fn with_sessions(routes: Routes, listening: Listening, stop: Shutdown) -> Routes {
+    let service = UplinkServer::new(Sessions { listening, stop })
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    routes.add_service(InterceptedService::new(service, only_nodes))
+}
+
+/// Serves the accepted connections, with so many calls at once on each, until `stop`; then waits for those that are open.
+pub(crate) async fn run(
+    accepted: mpsc::Receiver<AcceptedStream>,
+    routes: Routes,
+    streams_max: u32,
+    stop: Shutdown,
+) -> Result<(), Error> {
     Server::builder()
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .max_frame_size(HTTP2_FRAME_BYTES)
-        .max_concurrent_streams(HTTP2_STREAMS_MAX)
+        .max_concurrent_streams(streams_max)
         .http2_max_header_list_size(HEADER_BYTES_MAX)
         .http2_keepalive_interval(Some(HTTP2_KEEP_ALIVE))
         .http2_keepalive_timeout(Some(HTTP2_KEEP_ALIVE_TIMEOUT))
-        .add_service(service)
+        .add_routes(routes)
         .serve_with_incoming_shutdown(ReceiverStream::new(accepted).map(Ok::<_, io::Error>), stop.requested())
         .await
         .map_err(Error::broken)

@@ -31,12 +31,7 @@ type Server = Arc<Mutex<SocketAddr>>;
 
 impl Proxy {
     async fn before(server: SocketAddr, udp_passes: bool) -> Self {
-        let (tcp, udp) = loop {
-            let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
-            if let Ok(udp) = UdpSocket::bind(tcp.local_addr().unwrap()).await {
-                break (tcp, udp);
-            }
-        };
+        let (tcp, udp) = both_on_one_port().await;
         let address = tcp.local_addr().unwrap();
         let passes = Arc::new(AtomicBool::new(udp_passes));
         let server = Arc::new(Mutex::new(server));
@@ -48,6 +43,15 @@ impl Proxy {
 
     fn pass_udp(&self, passes: bool) {
         self.udp_passes.store(passes, Ordering::SeqCst);
+    }
+}
+
+async fn both_on_one_port() -> (TcpListener, UdpSocket) {
+    loop {
+        let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        if let Ok(udp) = UdpSocket::bind(tcp.local_addr().unwrap()).await {
+            return (tcp, udp);
+        }
     }
 }
 
@@ -240,4 +244,38 @@ async fn a_silent_network_ends_both_sides_within_11_seconds() {
         platform.checker.ended().await;
         assert!(begin.elapsed() < Duration::from_secs(11), "{prefer:?}: {:?}", begin.elapsed());
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frozen_coordinator_is_left_within_10_seconds() {
+    // Its kernel takes connections and datagrams, and nobody ever reads them.
+    let (tcp, _udp) = both_on_one_port().await;
+    let address = tcp.local_addr().unwrap().to_string();
+    let platform = Platform::start().await;
+    let left = [Prefer::Auto, Prefer::Quic, Prefer::Grpc].map(|prefer| {
+        let config = ClientConfig { address: address.clone(), ..platform.client(prefer) };
+        async move {
+            let begin = Instant::now();
+            let error = within(connect(&config)).await.unwrap_err();
+            assert!(matches!(error, Error::ConnectTimeout { .. }), "{error:?}");
+            assert!(begin.elapsed() < Duration::from_secs(10), "{prefer:?}: {:?}", begin.elapsed());
+        }
+    });
+    futures::future::join_all(left).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dialers_of_several_coordinators_share_their_sockets_and_nothing_else() {
+    let platform = Platform::start().await;
+    let other = platform.successor().await;
+    let blocked = Proxy::before(platform.serving.address(), false).await;
+    let first = Dialer::new(through(&platform, &blocked, Prefer::Auto)).unwrap();
+    let config = ClientConfig { address: other.address().to_string(), ..platform.client(Prefer::Auto) };
+    let second = first.beside(config).unwrap();
+    let mut over_grpc = first.connect().await.unwrap();
+    assert_eq!(over_grpc.carrier, Carrier::Grpc);
+    let mut over_quic = second.connect().await.unwrap();
+    assert_eq!(over_quic.carrier, Carrier::Quic, "UDP is suspected where it did not get through only");
+    greet(&mut over_grpc, 1).await;
+    greet(&mut over_quic, 2).await;
 }

@@ -7,4 +7,5 @@ mod conformance;
 mod fallback;
 mod hostile;
 mod identity;
+mod peers;
 mod support;

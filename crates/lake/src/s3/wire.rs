@@ -33,11 +33,11 @@ const IDLE: Duration = Duration::from_secs(20);
 
 /// Makes the client of a store.
 #[derive(Clone)]
-pub(super) struct Transport(Client<Dial, HttpRequestBody>);
+pub(crate) struct Transport(Client<Dial, HttpRequestBody>);
 
 impl Transport {
     /// With `tls` for `https`; plain `http` is dialled too.
-    pub(super) fn new(tls: ClientConfig) -> Self {
+    pub(crate) fn new(tls: ClientConfig) -> Self {
         let mut tcp = Tcp::new();
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
@@ -85,7 +85,7 @@ type Answer = Result<HttpResponse, HttpError>;
 
 /// Why a server could not be reached.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum DialError {
+pub(crate) enum DialError {
     #[error("no connection to `{0}`")]
     Tcp(String, #[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("no encrypted connection to `{0}`")]
