@@ -22,6 +22,8 @@ use crate::worker::Deadline;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a topic may take from its creation until each partition has a leader.
 const CREATE_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long a broker may take to hear of a topic that another one told of.
+pub(crate) const HEARD_TIMEOUT: Duration = Duration::from_secs(5);
 /// Between two looks at a topic that is being made.
 const PAUSE: Duration = Duration::from_millis(50);
 /// The ledger's segments: only those that are full or old are compacted, so these are small and short-lived, or a start would
@@ -178,19 +180,32 @@ impl Topics<'_> {
         Err(deadline.late(&format!("elect leaders of the topic `{name}`"), self.watch.last()))
     }
 
+    /// The settings of a topic that is there.
     fn settings(&self, name: &str) -> Result<ConfigResource, Failure> {
         let doing = format!("describe the topic `{name}`");
+        let deadline = Deadline::after(HEARD_TIMEOUT);
+        loop {
+            let settings = self.described(name, &doing)?;
+            // rdkafka passes no error of a single topic on: one that has no settings may not be looked at, or the broker that was
+            // asked has not heard of it yet.
+            match settings.entries.is_empty() {
+                false => return Ok(settings),
+                true if deadline.passed() => {
+                    return Err(failure::denied(&doing, "an answer without settings"));
+                }
+                true => deadline.pause(PAUSE),
+            }
+        }
+    }
+
+    fn described(&self, name: &str, doing: &str) -> Result<ConfigResource, Failure> {
         let options = AdminOptions::new().request_timeout(Some(REQUEST_TIMEOUT));
         let described = block_on(self.admin.describe_configs(&[ResourceSpecifier::Topic(name)], &options));
         match described.map(|mut results| results.pop()) {
-            // rdkafka passes no error of a single topic on: a topic that is there and has no settings may not be looked at.
-            Ok(Some(Ok(settings))) if settings.entries.is_empty() => {
-                Err(failure::denied(&doing, "an answer without settings"))
-            }
             Ok(Some(Ok(settings))) => Ok(settings),
-            Ok(Some(Err(code))) => Err(self.failed(&doing, &KafkaError::AdminOp(code))),
+            Ok(Some(Err(code))) => Err(self.failed(doing, &KafkaError::AdminOp(code))),
             Ok(None) => Err(failure::unreachable(format!("Kafka could not {doing}"), "an empty answer")),
-            Err(error) => Err(self.failed(&doing, &error)),
+            Err(error) => Err(self.failed(doing, &error)),
         }
     }
 

@@ -25,7 +25,10 @@ pub(crate) const DELIVER_TIMEOUT: Duration = Duration::from_secs(30);
 pub(crate) const COMMIT_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long giving up may take, and before it what is on its way; what stays open, the cluster or the next taking over ends.
 const ABORT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a look at librdkafka's queue takes while it is full, or drains.
+/// How long to wait for what librdkafka has to tell, where it has nothing. Not in its own call: rdkafka stays there until the time is
+/// over, whatever comes, and turns in circles for the last millisecond of it, which 64 shards would notice.
+const PAUSE: Duration = Duration::from_micros(500);
+/// How long librdkafka gets to tell why something failed.
 const POLL: Duration = Duration::from_millis(1);
 /// Records between two looks at what librdkafka tells on the side.
 const LOOK_EVERY: u32 = 4096;
@@ -147,7 +150,7 @@ impl Batch<'_> {
         let aborted = std::thread::scope(|scope| {
             let abort = scope.spawn(|| producer.abort_transaction(ABORT_TIMEOUT));
             while !abort.is_finished() {
-                producer.poll(POLL);
+                look(producer);
             }
             abort.join()
         });
@@ -215,7 +218,7 @@ pub(crate) fn send(
                 if deadline.passed() {
                     return Err(deadline.late("take the records of a group", watch.last()));
                 }
-                producer.poll(POLL);
+                look(producer);
                 record = again;
             }
             Err((error, _)) => return Err(lost_or(producer, &error, watch, "write a record")),
@@ -259,7 +262,16 @@ impl RowHeaders {
 fn drain(producer: &BaseProducer<Watch>) {
     let deadline = Deadline::after(ABORT_TIMEOUT);
     while producer.in_flight_count() > 0 && !deadline.passed() {
-        producer.poll(POLL);
+        look(producer);
+    }
+}
+
+/// Takes in what librdkafka has to tell, and waits a moment where that is nothing.
+fn look(producer: &BaseProducer<Watch>) {
+    let before = producer.in_flight_count();
+    producer.poll(Duration::ZERO);
+    if producer.in_flight_count() == before {
+        std::thread::park_timeout(PAUSE);
     }
 }
 
@@ -273,7 +285,7 @@ pub(crate) fn commit(
 ) -> Result<(), Failure> {
     // Not `flush`, nor the commit's own: rdkafka looks in steps of 100 ms there.
     while producer.in_flight_count() > 0 {
-        producer.poll(POLL);
+        look(producer);
         if let Some((code, reason)) = producer.client().fatal_error() {
             return Err(fatal(code, &reason, doing));
         }

@@ -6,13 +6,13 @@ use std::time::Duration;
 use aap_sinks::{Failure, FailureKind};
 use aap_types::{ExitCode, Problem};
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::spec::LandingSpec;
 use crate::failure;
 use crate::place::reach;
-use crate::topics::{Role, Topics};
+use crate::topics::{HEARD_TIMEOUT, Role, Topics};
 use crate::watch::Watch;
 use crate::worker::{Deadline, ONE_CALLER, Worker};
 
@@ -55,44 +55,44 @@ pub(super) fn offsets(
     partitions: &[i32],
     at: Offset,
 ) -> Result<BTreeMap<i32, i64>, Failure> {
-    let deadline = Deadline::after(ASK);
+    let (deadline, heard) = (Deadline::after(ASK), Deadline::after(HEARD_TIMEOUT));
     loop {
-        match ask(consumer, watch, topic, partitions, at, deadline.left()) {
+        let error = match ask(consumer, topic, partitions, at, deadline.left()) {
             Ok(offsets) => return Ok(offsets),
-            Err(failure) if failure.kind == FailureKind::Retry && !deadline.passed() => deadline.pause(PAUSE),
-            Err(failure) => {
-                hear(consumer);
-                failure::if_unwanted(watch)?;
-                return Err(failure);
-            }
+            Err(error) => error,
+        };
+        let failure = failure::of(ASKING, &error, watch);
+        let may_pass = failure.kind == FailureKind::Retry || !heard.passed();
+        if deadline.passed() || !may_pass {
+            hear(consumer);
+            failure::if_unwanted(watch)?;
+            return Err(failure);
         }
+        deadline.pause(PAUSE);
     }
 }
 
 fn ask(
     consumer: &BaseConsumer<Watch>,
-    watch: &Watch,
     topic: &str,
     partitions: &[i32],
     at: Offset,
     within: Duration,
-) -> Result<BTreeMap<i32, i64>, Failure> {
-    let failed = |error: &KafkaError| failure::of(ASKING, error, watch);
+) -> Result<BTreeMap<i32, i64>, KafkaError> {
     let mut asked = TopicPartitionList::new();
     for partition in partitions {
-        asked.add_partition_offset(topic, *partition, at).map_err(|error| failed(&error))?;
+        asked.add_partition_offset(topic, *partition, at)?;
     }
     if asked.count() == 0 {
         return Ok(BTreeMap::new());
     }
-    // Brokers take these two in the place of a time, and answer with the offset that there is.
-    let answered = consumer.offsets_for_times(asked, within).map_err(|error| failed(&error))?;
     let mut found = BTreeMap::new();
-    for one in answered.elements() {
-        one.error().map_err(|error| failed(&error))?;
+    // Brokers take these two in the place of a time, and answer with the offset that there is.
+    for one in consumer.offsets_for_times(asked, within)?.elements() {
+        one.error()?;
+        // It stays what was asked for where nobody was there to answer.
         let Offset::Offset(offset) = one.offset() else {
-            let why = format!("no answer for partition {}", one.partition());
-            return Err(failure::unreachable(format!("Kafka could not {ASKING}"), why));
+            return Err(KafkaError::OffsetFetch(RDKafkaErrorCode::LeaderNotAvailable));
         };
         found.insert(one.partition(), offset);
     }
