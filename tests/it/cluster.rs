@@ -30,7 +30,10 @@ struct Behind {
 
 impl Behind {
     fn find(test: &str, schema: &'static str) -> Option<Self> {
-        let kafka = Kafka::find(test)?;
+        Self::over(Kafka::find(test)?, test, schema)
+    }
+
+    fn over(kafka: Kafka, test: &str, schema: &'static str) -> Option<Self> {
         let postgres = Postgres::find(test, schema)?;
         let metadata = postgres.metadata();
         Some(Self { kafka, postgres, store: Store::find(test), metadata })
@@ -385,4 +388,33 @@ fn a_platform_of_one_machine_becomes_a_cluster_under_load() {
     let everywhere = Cluster { behind, members: vec![platform.clone(), Arc::new(second)] };
     everywhere.assert_each_once_everywhere("logs", "cast(body as bigint)", produced.lines);
     everywhere.assert_each_once_everywhere("events", "id", 2_000);
+}
+
+#[test]
+fn one_of_three_brokers_may_die_at_a_time() {
+    let test = "cluster brokers";
+    let Some(kafka) = Kafka::find_three(test) else { return };
+    let Some(behind) = Behind::over(kafka, test, "it_cluster_brokers") else { return };
+    let cluster = Cluster::prepared(behind, 2);
+    let _running = [cluster.start(0), cluster.start(1)];
+    let _agent = cluster.first().start("agent");
+    let kafka = &cluster.behind.kafka;
+    let leader = cluster.members[cluster.leader()].clone();
+    apply(&leader, &kafka.document().replace(", allow_unreplicated: true", ""));
+    let load = Load::start(cluster.first(), Pace::FILE);
+    cluster.lands_within(0, Duration::from_secs(60));
+    let mut events = 0;
+    for broker in ["kafka3-1", "kafka3-2", "kafka3-3"] {
+        kafka.service().kill_process(broker);
+        let landed = cluster.lands_within(0, Duration::from_secs(60));
+        eprintln!("{broker} was killed, rows landed again after {:.1} s", landed.as_secs_f64());
+        ingest(cluster.first(), events, events + 2_000);
+        events += 2_000;
+        kafka.service().revive();
+    }
+    let produced = load.stop();
+    cluster.await_lines(produced.lines);
+    cluster.first().await_delivered();
+    cluster.assert_each_once_everywhere("logs", "cast(body as bigint)", produced.lines);
+    assert_each_once(&leader, kafka, "kafka", events);
 }

@@ -45,6 +45,16 @@ impl Service {
         run(Command::new(scripts().join(format!("{}.sh", self.name))).arg("start"));
     }
 
+    /// Kills one of its processes with SIGKILL, which [`Self::revive`] starts again.
+    pub fn kill_process(&self, process: &str) {
+        run(Command::new(scripts().join("fault")).args([process, "KILL"]));
+    }
+
+    /// Starts what was killed; returns when it answers.
+    pub fn revive(&self) {
+        run(Command::new(scripts().join(format!("{}.sh", self.name))).arg("start"));
+    }
+
     /// Runs a tool of its script and returns what it prints.
     pub fn tool(&self, arguments: &[&str]) -> String {
         run(Command::new(scripts().join(format!("{}.sh", self.name))).args(arguments))

@@ -19,9 +19,11 @@ struct Server {
 }
 
 /// Every server that tests are written for.
-const SERVERS: [Server; 10] = [
+const SERVERS: [Server; 11] = [
     Server { name: "postgres", needs: &["apt-get"], is_slow: false },
     Server { name: "kafka", needs: &["java", "mvn", "openssl"], is_slow: false },
+    // Half a gigabyte for what one test looks at: only where it is asked for.
+    Server { name: "kafka3", needs: &["java", "mvn", "openssl"], is_slow: true },
     Server { name: "cassandra", needs: &["java", "mvn", "openssl"], is_slow: false },
     Server { name: "redis", needs: &["apt-get", "openssl"], is_slow: false },
     Server { name: "minio", needs: &["go"], is_slow: true },
@@ -37,7 +39,10 @@ const SERVERS: [Server; 10] = [
 const PORTS_FROM: u16 = 21_000;
 const PORTS_TO: u16 = 31_000;
 /// Offsets from a base that the scripts use, as they are told below.
-const PORT_OFFSETS: [u16; 20] = [0, 1, 2, 10, 11, 12, 20, 21, 22, 40, 41, 50, 60, 61, 70, 71, 80, 81, 90, 91];
+const PORT_OFFSETS: [u16; 29] = [
+    0, 1, 2, 3, 4, 5, 10, 11, 12, 13, 14, 15, 20, 21, 22, 23, 24, 25, 40, 41, 50, 60, 61, 70, 71, 80, 81, 90,
+    91,
+];
 
 /// Running servers. Dropping it stops them and deletes their data.
 #[derive(Debug)]
@@ -61,6 +66,7 @@ impl Servers {
             ("AAP_SERVICES_DIR", cache.to_string()),
             ("AAP_SERVICES_RUN_DIR", run.to_string()),
             ("AAP_KAFKA_PORT", port(0)),
+            ("AAP_KAFKA3_PORT", port(3)),
             ("AAP_CASSANDRA_PORT", port(40)),
             ("AAP_CASSANDRA_STORAGE_PORT", port(41)),
             ("AAP_POSTGRES_PORT", port(50)),

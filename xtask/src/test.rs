@@ -6,7 +6,8 @@ use crate::services::Servers;
 use crate::{build, tools};
 
 /// What the names of tests against real servers contain.
-const SERVICE_TESTS: [&str; 6] = ["sinks::", "telemetry::", "kafka", "postgres", "cassandra", "object"];
+const SERVICE_TESTS: [&str; 8] =
+    ["sinks::", "elsewhere::", "cluster::", "telemetry::", "kafka", "postgres", "cassandra", "object"];
 
 /// Builds the release programs, and both daemons with deliberate faults, then runs unit, property, model and end-to-end
 /// tests.
@@ -26,6 +27,7 @@ pub(crate) fn run(long: bool, services: bool, filter: Option<&str>) -> Result<()
     command.envs(servers.environment());
     if services || long {
         command.env("AAP_TEST_SINK_KILLS", "10").env("AAP_TEST_SINK_ROWS", "1000000");
+        command.env("AAP_TEST_CLUSTER_KILLS", "10").env("AAP_TEST_CLUSTER_PAUSES", "3");
     }
     command.arg("--").args(filter);
     if services && filter.is_none() {

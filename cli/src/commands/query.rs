@@ -201,7 +201,7 @@ fn announce(context: &mut Context<'_>, coverage: &Coverage) -> ExitCode {
 
 /// How a stream of events ended.
 pub(super) enum Ended {
-    Done(QueryDone),
+    Done(Box<QueryDone>),
     Interrupted(ExitCode),
 }
 
@@ -251,7 +251,7 @@ async fn print_events_until(
             }
             Some(Kind::Done(done)) => {
                 rows.done(&done, context.printer)?;
-                return Ok(Ended::Done(done));
+                return Ok(Ended::Done(Box::new(done)));
             }
             None => return Err(ended_early().into()),
         }

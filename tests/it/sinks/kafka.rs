@@ -18,6 +18,23 @@ impl Kafka {
         Some(Self { service, topic })
     }
 
+    /// Three brokers, where they are there.
+    pub(crate) fn find_three(test: &str) -> Option<Self> {
+        let service = Service::find("kafka3", "kafka3-1", "AAP_TEST_KAFKA3", test)?;
+        let topic = format!("it-{}-{}", test.replace(' ', "-"), std::process::id());
+        Some(Self { service, topic })
+    }
+
+    /// The server.
+    pub(crate) fn service(&self) -> &Service {
+        &self.service
+    }
+
+    /// Some brokers, as a list of YAML.
+    fn brokers(&self) -> String {
+        self.service.address.split(',').map(|broker| format!("'{broker}'")).collect::<Vec<_>>().join(", ")
+    }
+
     /// Records by Kafka's own console producer, one for each line; it makes the topic with its first record.
     pub(crate) fn produce(&self, lines: impl Iterator<Item = String>) {
         let file = tempfile::NamedTempFile::new().unwrap();
@@ -41,8 +58,9 @@ impl Kafka {
 
     /// A topic of its own for a cluster's landing, as a section of a configuration has it.
     pub(crate) fn landing(&self) -> String {
-        let (brokers, topic) = (&self.service.address, &self.topic);
-        format!("{{ brokers: ['{brokers}'], topic: '{topic}-landing', allow_unreplicated: true }}")
+        let (brokers, topic) = (self.brokers(), &self.topic);
+        let is_safe = self.service.name == "kafka3";
+        format!("{{ brokers: [{brokers}], topic: '{topic}-landing', allow_unreplicated: {} }}", !is_safe)
     }
 
     /// The cluster as the catalog `kafka`.
@@ -77,10 +95,10 @@ impl Kafka {
 
 impl Place for Kafka {
     fn document(&self) -> String {
-        let (brokers, topic) = (&self.service.address, &self.topic);
+        let (brokers, topic) = (self.brokers(), &self.topic);
         format!(
             "apiVersion: aap/v1\nkind: Sink\nmetadata: {{ name: kafka }}\nspec:\n  streams: [events]\n  \
-             kafka: {{ brokers: ['{brokers}'], topic: {topic}, key: id, allow_unreplicated: true, ledger_topic: {topic}-ledger }}\n"
+             kafka: {{ brokers: [{brokers}], topic: {topic}, key: id, allow_unreplicated: true, ledger_topic: {topic}-ledger }}\n"
         )
     }
 
