@@ -321,7 +321,7 @@ impl Operator for Fake {
                     late: vec!["b".into()],
                     failed: vec!["c".into()],
                     reasons: vec!["its disk is full".into()],
-                    late_reasons: vec![String::new()],
+                    late_reasons: vec!["its coordinator is silent".into()],
                 };
                 let whole = Coverage {
                     asked: partial.asked.clone(),

@@ -81,6 +81,7 @@ fn nodes_that_did_not_answer_are_named_and_the_exit_is_9() {
     let ran = home.aap(&["query", "partial"]);
     assert_eq!(ran.code, 9);
     assert!(ran.err.contains("1 of 3 nodes answered; late: b; failed: c"), "{ran:?}");
+    assert!(ran.err.contains("detail: `b`: its coordinator is silent"), "{ran:?}");
     assert!(ran.err.contains("detail: `c`: its disk is full"), "{ran:?}");
     let coverage = home.aap(&["query", "-o", "json", "partial"]).json()["coverage"].take();
     assert_eq!((&coverage["late"][0], &coverage["reasons"][0]), (&"b".into(), &"its disk is full".into()));
