@@ -86,6 +86,15 @@ impl Arrival {
         bytes as u64
     }
 
+    /// Bytes it may take where it is stored, its schema included.
+    pub fn stored_bytes(&self) -> usize {
+        let schema = match self {
+            Self::Batch { batch, .. } => batch.schema.ipc().len(),
+            Self::Poison { .. } | Self::Skip { .. } => 0,
+        };
+        self.bytes() + schema
+    }
+
     /// Bytes it holds in memory, but for its small parts.
     pub fn bytes(&self) -> usize {
         match self {
@@ -143,6 +152,9 @@ pub fn check_batch(
 /// # Errors
 /// If its stream is no name or its range no range.
 pub fn check_skip(node: &NodeId, message: v1::Skip) -> Result<Arrival, String> {
+    if message.epoch == 0 {
+        return Err("a skip of epoch 0, which is none".to_owned());
+    }
     if message.from == 0 || message.to < message.from {
         return Err(format!("a skip from {} to {}", message.from, message.to));
     }

@@ -121,10 +121,22 @@ impl Parts {
         {
             warn!(durability = ?landing.durability, "{window}");
         }
-        let fs = Arc::new(RealFileSystem);
-        let opened = spawn_blocking(move || Buffer::open(fs, clock, landing))
-            .await?
-            .context("open the landing buffer")?;
+        let is_view = config.cluster.is_some();
+        let opened = spawn_blocking(move || -> Result<_> {
+            let fs = Arc::new(RealFileSystem);
+            let opened = Buffer::open(fs.clone(), clock.clone(), landing.clone())?;
+            if !is_view || opened.recovery.problems.is_empty() {
+                return Ok(opened);
+            }
+            // What it has lost is in the topic, or in the lake: it is read again.
+            warn!(problems = ?opened.recovery.problems, "the view of what landed is damaged and is made anew");
+            opened.buffer.close();
+            drop(opened);
+            std::fs::remove_dir_all(&landing.directory)
+                .with_context(|| format!("remove `{}`", landing.directory))?;
+            Ok(Buffer::open(fs, clock, landing)?)
+        });
+        let opened = opened.await?.context("open the landing buffer")?;
         for problem in &opened.recovery.problems {
             warn!(%problem, "landing buffer recovered with a problem");
         }
@@ -233,6 +245,8 @@ async fn serve(
     // Agents stop first; queries and the lake go on until the sessions have landed what they had.
     let late = Shutdown::default();
     let tasks = Supervisor::new(late.clone());
+    // What sinks, sources and the lake of a cluster stand on ends after them.
+    let base = Supervisor::new(Shutdown::default());
     let store = parts.store.clone();
     let nodes = Nodes::new(spawn_blocking(move || store.nodes()).await??);
     let is_node = |node: &NodeId| node.as_str() != OWN_NODE && !cluster::is_sealer(node);
@@ -321,7 +335,7 @@ async fn serve(
     };
     match (&joined, &lead) {
         (Some(joined), Some(lead)) => {
-            joined.start(&tasks, lead.clone(), &late);
+            joined.start(&tasks, &base, lead.clone());
             let (nodes, board, tasks) = (nodes.clone(), board.clone(), tasks.clone());
             agents = agents.with_peers(Answering { nodes, board, tasks });
         }
@@ -361,14 +375,18 @@ async fn serve(
     write_endpoints(home, &endpoints)?;
     notify_ready().context("tell the service manager")?;
     info!(agents = %agents.address(), operators = %endpoints.operator, "coordinator ready");
+    let gone = base.shutdown();
     let served = tokio::select! {
         served = agents.run(Arc::new(sessions), shutdown.clone()) => served.context("serve agents"),
         () = late.requested() => Err(anyhow::anyhow!("a task that is needed ended")),
+        () = gone.requested() => Err(anyhow::anyhow!("a task that the cluster needs ended")),
     };
     info!("agent sessions ended");
     late.request();
     let abandoned = tasks.finish(STOP_DEADLINE).await;
     info!(abandoned, "queries and lake stopped");
+    base.shutdown().request();
+    base.finish(STOP_DEADLINE).await;
     if let Some(joined) = joined {
         // Nothing is done under them any more: whoever needs them has them at once.
         joined.leases.give_all_up().await;

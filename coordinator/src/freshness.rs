@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use aap_proto::v1;
-use aap_types::{Epoch, NodeId, Sequence, StreamKey};
+use aap_types::{Epoch, NodeId, StreamKey};
 use futures::future::join_all;
 use tokio::time::{Sleep, sleep};
 
@@ -100,6 +100,5 @@ async fn caught_up(
 fn missing_of(landing: &Landing, node: &NodeId, tail: &v1::StreamTail) -> u64 {
     let Ok(stream) = tail.stream.parse() else { return 0 };
     let key = StreamKey { node: node.clone(), epoch: Epoch(tail.epoch), stream };
-    let landed = landing.buffer().tail(&key).map_or(Sequence::ZERO, |landed| landed.sequence);
-    tail.sequence.saturating_sub(landed.0)
+    tail.sequence.saturating_sub(landing.through(&key).0)
 }

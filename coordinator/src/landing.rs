@@ -164,6 +164,18 @@ impl Landing {
         self.inner.shards.as_ref()
     }
 
+    /// Whether a node still belongs here; otherwise what is known of it may be old.
+    pub(crate) fn is_ours(&self, node: &NodeId) -> bool {
+        self.inner.shards.as_ref().is_none_or(|shards| shards.has(shard_of(node)))
+    }
+
+    /// Up to where a stream is in the ledger: in the buffer, or only in the lake any more.
+    pub(crate) fn through(&self, key: &StreamKey) -> Sequence {
+        let tail = self.inner.buffer.tail(key).map_or(Sequence::ZERO, |tail| tail.sequence);
+        let cut = self.inner.shards.as_ref().map_or(Sequence::ZERO, |shards| shards.view().cut(key));
+        tail.max(cut)
+    }
+
     /// Where a node belongs: here, unless its shard is another coordinator's.
     pub(crate) async fn place(&self, node: &NodeId) -> Result<Place, Error> {
         match &self.inner.shards {
@@ -199,7 +211,14 @@ impl Landing {
             None => Ok(self.inner.buffer.positions()),
             Some(shards) => {
                 let _turn = shards.turn(LEADERS_SHARD).await?;
-                shards.positions_of(|node| *node == sealer(LEADERS_SHARD) || node.as_str() == OWN_NODE).await
+                // What was read before the platform became a cluster, and over it what was read since.
+                let mut newest = HashMap::new();
+                for node in [OWN_NODE.parse().ok(), Some(sealer(LEADERS_SHARD))].into_iter().flatten() {
+                    for position in shards.positions_of(&node).await? {
+                        newest.insert((position.kind, position.key.clone()), position);
+                    }
+                }
+                Ok(newest.into_values().collect())
             }
         }
     }
@@ -208,7 +227,7 @@ impl Landing {
     pub(crate) async fn positions_of(&self, node: &NodeId) -> Result<Vec<SourcePosition>, Error> {
         match &self.inner.shards {
             None => Ok(self.inner.buffer.positions_of(node)),
-            Some(shards) => shards.positions_of(|of| of == node).await,
+            Some(shards) => shards.positions_of(node).await,
         }
     }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use aap_postgres::{PostgresStore, PostgresStoreSpec};
-use aap_store::{ClusterStore, Error, MetadataStore, ResourceStore, SqliteStore};
+use aap_store::{ClusterStore, Error, Lease, LeaseStore, MetadataStore, ResourceStore, SqliteStore};
 use anyhow::{Context, Result, ensure};
 use camino::{Utf8Path, Utf8PathBuf};
 use serde::{Deserialize, Serialize};
@@ -11,6 +11,9 @@ use tracing::{info, warn};
 
 /// What a file of metadata is called after its contents went to PostgreSQL. It is never read again.
 const MOVED: &str = "moved-to-postgres";
+
+/// The lease of a migration that has begun, which outlives its process: no coordinator may start before it has ended.
+pub(crate) const MIGRATION: &str = "migration";
 
 /// The section `metadata` of the configuration.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,7 +77,17 @@ impl Metadata {
             !alone.exists(),
             "`{alone}` is the metadata of a platform on one machine; take it along with `aap-coordinator migrate`"
         );
+        let landing = folder.join("landing");
+        ensure!(
+            !landing.exists(),
+            "`{landing}` holds what landed at this platform alone; take it along with `aap-coordinator migrate`"
+        );
         let store = PostgresStore::open(spec)?;
+        let is_moving = |lease: &Lease| lease.name == MIGRATION && !lease.left.is_zero();
+        ensure!(
+            !store.leases()?.iter().any(is_moving),
+            "a platform is on its way into this cluster: run its `aap-coordinator migrate` to its end, again if it was broken off"
+        );
         store.claim_cluster(cluster, authority).map_err(|error| match error {
             Error::Foreign { .. } => anyhow::Error::new(error).context(format!(
                 "schema `{}` at {} is not that of the cluster `{cluster}`: give this one a `schema` of its own",

@@ -114,6 +114,12 @@ impl ResourceService {
         let wanted = self.wanted(&request.files)?;
         let plan = self.plan(wanted, &self.all().await?);
         let mut changes = vec![];
+        if let Some(lead) = &self.lead
+            && plan.iter().any(|(wanted, known)| wanted.start == Some(Start::Now) && known.is_none())
+        {
+            // Where "now" is depends on what landed anywhere.
+            lead.catch_up().await?;
+        }
         for (wanted, known) in plan {
             let change = change_of(&wanted, known.as_ref());
             let is_new = change.action != "unchanged";
@@ -373,7 +379,7 @@ fn not_found(kind: &str, name: &str, known: &[ResourceRecord]) -> Problem {
 }
 
 /// 128 random bits as hexadecimal digits.
-fn mint_uid() -> Result<String, Problem> {
+pub(crate) fn mint_uid() -> Result<String, Problem> {
     let mut bytes = [0; 16];
     rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()).map_err(|error| {
         Problem::new("platform.random", ExitCode::Failed, "the system gives no random numbers")

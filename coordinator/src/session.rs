@@ -177,10 +177,21 @@ impl Sessions {
         self.nodes.all().remove(node)?.record
     }
 
+    /// The same; in a cluster another coordinator may have recorded it since.
+    async fn recorded_anywhere(&self, node: &NodeId) -> Option<NodeRecord> {
+        if self.landing.shards().is_some() {
+            let (store, wanted) = (self.store.clone(), node.clone());
+            if let Ok(Ok(Some(record))) = spawn_blocking(move || store.node(&wanted)).await {
+                return Some(record);
+            }
+        }
+        self.recorded(node)
+    }
+
     /// Checks what the node says against the ledger, records it, and says where the ledger stands.
     async fn welcome(&self, node: &NodeId, hello: &v1::Hello) -> Result<v1::Welcome, End> {
         let now_us = self.clock.unix_us();
-        let known = self.recorded(node);
+        let known = self.recorded_anywhere(node).await;
         let tails = self.landing.tails(node).await?;
         let reason = ledger::new_epoch_reason(hello, known.as_ref(), &tails);
         if let Some(reason) = &reason {
@@ -405,7 +416,9 @@ impl<'a> Flow<'a> {
 
     async fn run(mut self, rx: AgentReceiver, close: Shutdown) -> Result<(), End> {
         let ended = self.until_end(rx, close).await;
-        self.record_last_seen().await?;
+        if self.sessions.landing.is_ours(&self.node) {
+            self.record_last_seen().await?;
+        }
         ended
     }
 
@@ -554,8 +567,8 @@ impl<'a> Flow<'a> {
         }
         let mut bytes = 0;
         let fitting = self.ready.iter().take_while(|arrival| {
-            let fits = bytes == 0 || bytes + arrival.bytes() <= GROUP_BYTES_MAX;
-            bytes += arrival.bytes();
+            let fits = bytes == 0 || bytes + arrival.stored_bytes() <= GROUP_BYTES_MAX;
+            bytes += arrival.stored_bytes();
             fits
         });
         let group: Vec<Arrival> = {

@@ -15,6 +15,9 @@ pub enum ConvertError {
     /// A name is not a name.
     #[error("read name in message")]
     Name(#[from] aap_types::NameError),
+    /// No store mints this epoch: its batches would have no place.
+    #[error("epoch 0 is none")]
+    Epoch,
     /// The digest has another length.
     #[error("digest is {0} bytes long, not 32")]
     Digest(usize),
@@ -28,6 +31,9 @@ pub fn batch_id(
     node: &NodeId,
     batch: &v1::Batch,
 ) -> Result<(BatchId, Digest, Vec<SourcePosition>), ConvertError> {
+    if batch.epoch == 0 {
+        return Err(ConvertError::Epoch);
+    }
     let key = StreamKey { node: node.clone(), epoch: Epoch(batch.epoch), stream: batch.stream.parse()? };
     let digest =
         <[u8; 32]>::try_from(batch.digest.as_ref()).map_err(|_| ConvertError::Digest(batch.digest.len()))?;
@@ -73,4 +79,18 @@ pub fn problem_of_status(status: &Status) -> Problem {
         };
         Problem::new(code, exit, status.message().to_owned())
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_of_an_epoch_that_nobody_mints_is_refused() {
+        let node = "n".parse().unwrap();
+        let digest = vec![0; 32].into();
+        let batch = v1::Batch { stream: "logs".to_owned(), sequence: 1, digest, ..v1::Batch::default() };
+        assert!(matches!(batch_id(&node, &batch), Err(ConvertError::Epoch)));
+        assert!(batch_id(&node, &v1::Batch { epoch: 1, ..batch }).is_ok());
+    }
 }

@@ -18,6 +18,7 @@ use super::{
 };
 use crate::catalogs::Catalogs;
 use crate::landing::Landed;
+use crate::resources::mint_uid;
 use crate::sinks::{Sinks, blocking};
 use crate::sources::Sources;
 
@@ -67,10 +68,11 @@ impl Joined {
         let detail = serde_json::to_string(&detail).context("describe this coordinator")?;
         let identity = buffer.identity();
         let home: String = identity.store_id.iter().map(|byte| format!("{byte:02x}")).collect();
-        let holder = format!("{home}/{}", identity.generation);
+        // A copy of this home would have the same beginning.
+        let holder = format!("{home}/{}/{}", identity.generation, mint_uid()?);
         let leases = Leases::new(shared.store.clone(), clock.clone(), holder, detail);
         join(&shared.store, &leases, &coordinator, &home).await?;
-        let view = View::new(landing.clone(), (buffer.clone(), lake), landed, clock.clone())?;
+        let view = View::new((landing.clone(), &name), (buffer.clone(), lake), landed, clock.clone())?;
         let own = (buffer, shared.store.clone());
         let shards = Shards::new((landing, name, coordinator), leases.clone(), view, own, clock);
         Ok(Some(Self { shared, leases, shards }))
@@ -98,13 +100,13 @@ impl Joined {
         })
     }
 
-    /// Starts what keeps it in the cluster, until `late`.
-    pub(crate) fn start(&self, tasks: &Supervisor, lead: Lead, late: &Shutdown) {
-        tasks.spawn(TaskKind::vital("leases"), self.leases.clone().run(late.clone()));
-        tasks.spawn(TaskKind::vital("view"), self.shards.view().clone().run(late.clone()));
+    /// Starts what keeps it in the cluster: `tasks` end when it is to stop, and `base`, on which they stand, after them.
+    pub(crate) fn start(&self, tasks: &Supervisor, base: &Supervisor, lead: Lead) {
+        base.spawn(TaskKind::vital("leases"), self.leases.clone().run(base.shutdown()));
+        base.spawn(TaskKind::vital("view"), self.shards.view().clone().run(base.shutdown()));
         let coordinator = self.shared.config.coordinator.clone();
-        tasks.spawn(TaskKind::vital("membership"), stay(self.leases.clone(), coordinator, late.clone()));
-        tasks.spawn(TaskKind::vital("lead"), lead.run(late.clone()));
+        base.spawn(TaskKind::vital("membership"), stay(self.leases.clone(), coordinator, base.shutdown()));
+        tasks.spawn(TaskKind::vital("lead"), lead.run(tasks.shutdown()));
     }
 
     /// Who the coordinators are, and who of them owns what.

@@ -126,8 +126,11 @@ impl Lead {
             if lead.is_none() {
                 lead = self.begin().await;
             }
-            if lead.is_some() && clock.monotonic() >= trim_at {
-                self.trim().await;
+            if clock.monotonic() >= trim_at {
+                match lead.is_some() {
+                    true => self.trim().await,
+                    false => self.inner.with.shards.view().forget_passed(),
+                }
                 trim_at = clock.monotonic() + TRIM;
             }
             if let Err(problem) = self.reconcile(&mut started, lead.is_some()).await {
@@ -181,6 +184,8 @@ impl Lead {
             self.stop(&object).await;
             started.remove(&object);
         }
+        // Whoever leads next needs the shard of what sources read.
+        self.inner.with.shards.give_up(LEADERS_SHARD).await;
         info!("this coordinator does not lead any more");
     }
 
@@ -232,7 +237,10 @@ impl Lead {
     async fn owns_its_shard(&self) -> bool {
         match self.inner.with.shards.own(LEADERS_SHARD).await {
             Ok(Place::Here { .. }) => true,
-            Ok(Place::Elsewhere(_)) => false,
+            Ok(Place::Elsewhere(at)) => {
+                warn!(at, "sinks and sources wait: a former leader still has the shard of what sources read");
+                false
+            }
             Err(error) => {
                 warn!(error = crate::arrival::chain(&error), "the leader's shard cannot be taken over yet");
                 false

@@ -17,8 +17,10 @@ use tracing::{info, warn};
 /// How long a lease lasts without being renewed: long enough for a pause of the disk or the network that ends by itself, short
 /// enough that agents of a coordinator that died wait little.
 pub(crate) const LAST: Duration = Duration::from_secs(15);
-/// How often it is renewed: four times may fail.
-const RENEW: Duration = Duration::from_secs(3);
+/// How often it is renewed: often, so that others soon see that nobody does any more.
+const RENEW: Duration = Duration::from_secs(1);
+/// How long a renewal may take before that is said.
+const RENEWAL: Duration = Duration::from_secs(3);
 /// By how much earlier it is over here.
 const MARGIN: Duration = Duration::from_secs(2);
 /// How often it is looked whether one is over.
@@ -51,7 +53,10 @@ struct Held {
 
 /// How long the holder of a lease may take to take up a connection. One that is asked is on the way of a node that waits.
 const PROBE: Duration = Duration::from_secs(1);
-/// A holder that has not renewed for so long, and cannot be reached, is taken for gone; renewals come every [`RENEW`].
+/// A holder that has not renewed for so long, and whose machine refuses connections, is taken for gone: its process is dead.
+/// Refusal alone says nothing: a firewall refuses too.
+const DEAD: Duration = Duration::from_millis(2_500);
+/// The same of one that cannot be reached at all.
 const SILENT: Duration = Duration::from_secs(7);
 
 /// All leases of this process. Cheap to clone.
@@ -106,9 +111,9 @@ impl Leases {
         }
     }
 
-    /// The same, but from a holder that is gone it is taken before it is over: from one whose machine refuses connections to where
-    /// agents find it, because its process is dead, or that has been silent for a while and cannot be reached. That a holder
-    /// who lives after all goes on is harmless, as it is with a lease that is over.
+    /// The same, but from a holder that is gone it is taken before it is over: from one that has not renewed it for a while and
+    /// cannot be reached where agents find it. That a holder who lives after all goes on is harmless, as it is with a lease
+    /// that is over.
     pub(crate) async fn take_from_gone(&self, name: &str) -> Result<Taken, Error> {
         let lease = match self.take(name).await? {
             Taken::Theirs(lease) if !lease.holder.is_empty() => lease,
@@ -131,11 +136,23 @@ impl Leases {
         self.held().get(name).filter(|held| now < held.until).map(|held| held.hold.clone())
     }
 
-    /// Gives one up: whoever wants it has it at once.
-    pub(crate) async fn give_up(&self, name: &str) {
-        let Some(held) = self.held().remove(name) else { return };
-        held.hold.lost.request();
-        self.release(vec![(name.to_owned(), held.hold.token)]).await;
+    /// Gives a hold up: whoever wants the lease has it at once. One that was taken anew meanwhile is left alone.
+    pub(crate) async fn give_up(&self, name: &str, hold: &Hold) {
+        if self.forget(name, hold) {
+            self.release(vec![(name.to_owned(), hold.token)]).await;
+        }
+    }
+
+    /// Ends a hold, without telling the store: others have the lease when it is over, and this coordinator as soon as it asks.
+    /// Whether it was the present one.
+    pub(crate) fn forget(&self, name: &str, hold: &Hold) -> bool {
+        hold.lost.request();
+        let mut held = self.held();
+        let is_present = held.get(name).is_some_and(|known| known.hold.lost.is_requested());
+        if is_present {
+            held.remove(name);
+        }
+        is_present
     }
 
     /// Gives all up. Call it when nothing is done under them any more.
@@ -173,16 +190,17 @@ impl Leases {
     pub(crate) async fn run(self, shutdown: Shutdown) -> Result<(), std::convert::Infallible> {
         let mut renewed = Duration::ZERO;
         while !shutdown.is_requested() {
+            // First: what is over must not be renewed, though nobody has taken it.
+            self.drop_expired();
             let now = self.inner.clock.monotonic();
             if now.saturating_sub(renewed) >= RENEW {
                 renewed = now;
                 tokio::select! {
                     // What a server that hangs answers later is not looked at: the look below comes in time.
                     () = self.renew() => {}
-                    () = sleep(RENEW) => self.note(Some("the metadata store does not answer".to_owned())),
+                    () = sleep(RENEWAL) => self.note(Some("the metadata store does not answer".to_owned())),
                 }
             }
-            self.drop_expired();
             tokio::select! {
                 () = sleep(LOOK) => {}
                 () = shutdown.requested() => {}
@@ -251,9 +269,13 @@ impl Leases {
 /// Whether the holder of a lease is gone.
 async fn is_gone(lease: &Lease) -> bool {
     let address = super::agents_address(&lease.detail);
+    let silent = LAST.saturating_sub(lease.left);
+    if silent < DEAD {
+        return false;
+    }
     match tokio::time::timeout(PROBE, tokio::net::TcpStream::connect(&address)).await {
         Ok(Ok(_answers)) => false,
         Ok(Err(error)) if error.kind() == std::io::ErrorKind::ConnectionRefused => true,
-        Ok(Err(_)) | Err(_) => LAST.saturating_sub(lease.left) >= SILENT,
+        Ok(Err(_)) | Err(_) => silent >= SILENT,
     }
 }

@@ -11,16 +11,18 @@
 //! The coordinator must be stopped; agents keep what they have until one of the cluster takes it. Each step can be repeated after
 //! a crash. Nothing of the old home is deleted.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use aap_buffer::{Buffer, BufferConfig, Entry, Frame, FrameKind, RealFileSystem};
-use aap_kafka::ShardWriter;
+use aap_kafka::{SHARDS, ShardWriter};
 use aap_lake::{CONSUMER, Lake, LakeDependencies};
 use aap_postgres::PostgresStore;
 use aap_runtime::{Clock, Home, Shutdown, Supervisor, TaskKind};
-use aap_store::{Catalogue, ClusterStore, Fence, LandedPosition, MetadataStore, SqliteStore};
+use aap_store::{
+    Acquired, Catalogue, ClusterStore, Fence, LandedPosition, LeaseStore, MetadataStore, SqliteStore,
+};
 use aap_types::{ExitCode, Problem, Sequence, StreamKey};
 use anyhow::{Context, Result};
 use camino::Utf8Path;
@@ -28,11 +30,11 @@ use tokio::task::spawn_blocking;
 use tracing::info;
 
 use super::leases::{Leases, Taken};
-use super::view::View;
+use super::view::{View, landed_position};
 use super::{ClusterConfig, LEADER, lease_of, prepare, record, shard_of};
 use crate::config::Config;
 use crate::landing::Landed;
-use crate::metadata::{self, take_over};
+use crate::metadata::{self, MIGRATION, take_over};
 use crate::{daemon, init};
 
 /// How long the topic may take to be read as far as it is filled.
@@ -41,6 +43,8 @@ const READ_TOPIC: Duration = Duration::from_secs(600);
 const GROUP_BYTES: usize = 8 << 20;
 /// One read of the landing buffer.
 const READ_BYTES: usize = 4 << 20;
+/// A migration lasts until it ends, over crashes and weekends.
+const UNTIL_IT_ENDS: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// What the folder of the landing buffer is called after its contents went to the cluster.
 const MOVED: &str = "landing.moved-to-cluster";
 
@@ -97,10 +101,12 @@ pub(crate) async fn run(home: &Home, config: &Config, clock: Arc<dyn Clock>) -> 
     if !prepare(&cluster.landing, &shutdown).await? {
         return Ok(None);
     }
+    begin(&store, &daemon::store_id(&buffer)).await?;
     let sqlite = sqlite.map(Arc::new);
     let moving = Moving { cluster, store, clock, buffer, before, sqlite, shutdown };
     let moved = moving.run(home, config).await?;
-    let Moving { buffer, sqlite, .. } = moving;
+    let Moving { buffer, sqlite, store, .. } = moving;
+    let home_of = daemon::store_id(&buffer);
     let closed = spawn_blocking(move || {
         buffer.close();
         drop(sqlite);
@@ -109,7 +115,35 @@ pub(crate) async fn run(home: &Home, config: &Config, clock: Arc<dyn Clock>) -> 
     metadata::put_aside(&home.coordinator().join("meta.db"))?;
     let aside = home.coordinator().join(MOVED);
     std::fs::rename(&old, &aside).with_context(|| format!("put `{old}` aside"))?;
+    end(&store, &home_of).await?;
     Ok(Some(moved))
+}
+
+/// From now on no coordinator of the cluster starts, until the migration of this landing buffer has ended.
+async fn begin(store: &Arc<PostgresStore>, owner: &str) -> Result<()> {
+    let (store, owner) = (store.clone(), owner.to_owned());
+    let begun = spawn_blocking(move || store.acquire_lease(MIGRATION, &owner, "{}", UNTIL_IT_ENDS)).await??;
+    match begun {
+        Acquired::Taken(_) => Ok(()),
+        Acquired::Held(_) => {
+            let message = "the migration of another platform into this cluster has begun";
+            Err(Problem::new("cluster.has_data", ExitCode::Conflict, message)
+                .hint("name a cluster, a schema, a topic and a prefix of their own for this platform")
+                .into())
+        }
+    }
+}
+
+async fn end(store: &Arc<PostgresStore>, owner: &str) -> Result<()> {
+    let (store, owner) = (store.clone(), owner.to_owned());
+    let ended = spawn_blocking(move || -> Result<(), aap_store::Error> {
+        let ours = |lease: &aap_store::Lease| lease.name == MIGRATION && lease.holder == owner;
+        let leases = store.leases()?;
+        let tokens: Vec<(String, u64)> =
+            leases.into_iter().filter(ours).map(|lease| (lease.name, lease.token)).collect();
+        store.release_leases(&owner, &tokens)
+    });
+    Ok(ended.await??)
 }
 
 async fn open_landing(folder: &Utf8Path, clock: Arc<dyn Clock>) -> Result<Buffer> {
@@ -167,6 +201,15 @@ impl Moving<'_> {
             }
         };
         self.store.set_fence(Some(Fence { lease: LEADER.to_owned(), token: hold.token }));
+        // All of them: a coordinator that was there already must not land what follows upon what still waits here.
+        for shard in 0..SHARDS {
+            if let Taken::Theirs(_) = leases.take(&lease_of(shard)).await? {
+                let message = format!("a coordinator of the cluster owns shard {shard}");
+                return Err(Problem::new("cluster.has_data", ExitCode::Conflict, message)
+                    .hint("stop every coordinator of it for the time of the migration")
+                    .into());
+            }
+        }
         self.refuse_other_data().await?;
         let files = self.upload(home).await?;
         let there = self.read_topic(tasks, home, config).await?;
@@ -235,7 +278,8 @@ impl Moving<'_> {
         let lake = Lake::open(dependencies, config.lake.clone()).await.context("look at the topic")?;
         let landed = Landed::new(lake.waiting().clone());
         let own = (buffer.clone(), lake);
-        let view = View::new(self.cluster.landing.clone(), own, landed, self.clock.clone())?;
+        let view =
+            View::new((self.cluster.landing.clone(), &self.cluster.name), own, landed, self.clock.clone())?;
         let stop = tasks.shutdown().child();
         tasks.spawn(TaskKind::vital("view"), view.clone().run(stop.clone()));
         let caught_up = view.catch_up(READ_TOPIC).await;
@@ -267,7 +311,7 @@ impl Moving<'_> {
             let Taken::Ours(hold) = leases.take(&lease_of(shard)).await? else {
                 anyhow::bail!("a coordinator of the cluster owns shard {shard}: stop it, and begin again");
             };
-            let mark = record::mark("migration", hold.token);
+            let mark = record::mark(&self.cluster.name, "migration", hold.token);
             let spec = &self.cluster.landing;
             let (writer, _) = ShardWriter::take_over(spec, &self.cluster.name, shard, mark).await?;
             for (key, after) in keys {
@@ -311,25 +355,9 @@ impl Moving<'_> {
 
     /// How far sources were read stands in the landing buffer with their rows; those of the coordinator's own sources too.
     async fn save_positions(&self) -> Result<()> {
-        let now_us = self.clock.unix_us();
-        let mut nodes: Vec<_> =
-            self.buffer.tails().into_iter().map(|(key, _)| (key.node, key.epoch)).collect();
-        nodes.sort();
-        // Of each node the newest life.
-        let newest: BTreeMap<_, _> = nodes.into_iter().collect();
-        let positions: Vec<LandedPosition> = newest
-            .into_iter()
-            .flat_map(|(node, epoch)| {
-                let positions = self.buffer.positions_of(&node);
-                positions.into_iter().map(move |position| LandedPosition {
-                    node: node.clone(),
-                    epoch,
-                    sealed_us: now_us,
-                    updated_us: now_us,
-                    position,
-                })
-            })
-            .collect();
+        let nodes: BTreeSet<_> = self.buffer.tails().into_iter().map(|(key, _)| key.node).collect();
+        let positions = nodes.iter().flat_map(|node| self.buffer.landed_positions_of(node));
+        let positions: Vec<LandedPosition> = positions.map(landed_position).collect();
         let store = self.store.clone();
         spawn_blocking(move || store.save_positions(&positions))
             .await?

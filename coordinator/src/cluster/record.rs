@@ -58,24 +58,33 @@ pub(crate) fn encode(entry: &Entry) -> Option<Vec<u8>> {
 }
 
 /// The mark of a take-over.
-pub(crate) fn mark(coordinator: &str, token: u64) -> Vec<u8> {
-    let mark = v1::Mark { coordinator: coordinator.to_owned(), token };
+pub(crate) fn mark(cluster: &str, coordinator: &str, token: u64) -> Vec<u8> {
+    let mark = v1::Mark { coordinator: coordinator.to_owned(), token, cluster: cluster.to_owned() };
     let kind = Some(landed::Kind::Mark(mark));
     v1::Landed { node: String::new(), schema: Bytes::new(), kind }.encode_to_vec()
 }
 
 /// Reads records.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Decoder {
+    cluster: String,
     schemas: HashMap<u64, Arc<FrameSchema>>,
 }
 
 impl Decoder {
+    /// Of the topic of this cluster.
+    pub(crate) fn of(cluster: &str) -> Self {
+        Self { cluster: cluster.to_owned(), schemas: HashMap::new() }
+    }
+
     /// The batch or skip of a record; `None` of a mark, and of what a later version adds.
     pub(crate) fn decode(&mut self, record: Bytes) -> Result<Option<Entry>, Unreadable> {
         let bad = |why: &dyn std::fmt::Display| Unreadable(why.to_string());
         let v1::Landed { node, schema, kind } = v1::Landed::decode(record).map_err(|error| bad(&error))?;
         match kind {
+            Some(landed::Kind::Mark(mark)) if mark.cluster != self.cluster => {
+                Err(Unreadable(format!("the topic is that of the cluster `{}`", mark.cluster)))
+            }
             None | Some(landed::Kind::Mark(_)) => Ok(None),
             Some(landed::Kind::Batch(batch)) => {
                 let node: NodeId = node.parse().map_err(|error| bad(&error))?;
@@ -156,24 +165,25 @@ mod tests {
             rows: 5,
             reason: "poison".to_owned(),
         };
-        let mut decoder = Decoder::default();
+        let mut decoder = Decoder::of("it");
         for entry in [batch(), skip, batch()] {
             let read = decoder.decode(encode(&entry).unwrap().into()).unwrap().unwrap();
             assert_eq!(format!("{read:?}"), format!("{entry:?}"));
         }
-        assert!(decoder.decode(mark("c1", 4).into()).unwrap().is_none());
+        assert!(decoder.decode(mark("it", "c1", 4).into()).unwrap().is_none());
+        assert!(decoder.decode(mark("other", "c1", 4).into()).is_err());
     }
 
     #[test]
     fn what_is_no_record_is_an_error_and_never_a_panic() {
         let whole = encode(&batch()).unwrap();
         for length in 1..whole.len() {
-            let _either = Decoder::default().decode(Bytes::copy_from_slice(&whole[..length]));
+            let _either = Decoder::of("it").decode(Bytes::copy_from_slice(&whole[..length]));
         }
         let mut other = v1::Landed::decode(whole.as_slice()).unwrap();
         other.schema = FrameSchema::of(Arc::new(arrow_schema::Schema::empty())).ipc().clone();
-        assert!(Decoder::default().decode(other.encode_to_vec().into()).is_err());
+        assert!(Decoder::of("it").decode(other.encode_to_vec().into()).is_err());
         other.node = "not a node".to_owned();
-        assert!(Decoder::default().decode(other.encode_to_vec().into()).is_err());
+        assert!(Decoder::of("it").decode(other.encode_to_vec().into()).is_err());
     }
 }

@@ -9,14 +9,14 @@
 //! mark at first, after the group before from then on. So a decision needs no other memory than that of the buffer, and a view
 //! that cannot keep up holds the nodes of its shards back.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use aap_buffer::{Buffer, Entry};
 use aap_kafka::{LandingSpec, SHARDS, ShardWriter};
 use aap_runtime::{Clock, Shutdown};
-use aap_store::ClusterStore;
+use aap_store::{ClusterStore, LandedPosition};
 use aap_types::{BatchId, Digest, Epoch, NodeId, Sequence, SourceKind, SourcePosition, StreamKey};
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::timeout;
@@ -24,7 +24,7 @@ use tracing::{info, warn};
 
 use super::leases::{Hold, Leases, Taken};
 use super::record;
-use super::view::View;
+use super::view::{View, landed_position};
 use crate::landing::Error;
 
 /// The shard of what the leader itself reads: no node is in it.
@@ -146,29 +146,26 @@ impl Shards {
         leases.into_iter().chain(self.inner.view.problem()).collect()
     }
 
-    /// How far sources were read, of some nodes: as the view has it, and where its records are gone, as the metadata store has it.
-    pub(crate) async fn positions_of(
-        &self,
-        wanted: impl Fn(&NodeId) -> bool,
-    ) -> Result<Vec<SourcePosition>, Error> {
+    /// Whether a shard is ours.
+    pub(crate) fn has(&self, number: i32) -> bool {
+        self.owned().get(&number).is_some_and(|shard| !shard.hold.lost.is_requested())
+    }
+
+    /// How far the sources of a node were read: as the view has it, and where its records are gone, as the metadata store has it.
+    pub(crate) async fn positions_of(&self, node: &NodeId) -> Result<Vec<SourcePosition>, Error> {
         let store = self.inner.store.clone();
         let kept = tokio::task::spawn_blocking(move || store.positions()).await??;
-        let mut newest: HashMap<(SourceKind, String), SourcePosition> = HashMap::new();
-        let nodes: HashSet<NodeId> = self.inner.buffer.tails().into_iter().map(|(key, _)| key.node).collect();
-        let seen =
-            nodes.iter().filter(|node| wanted(node)).flat_map(|node| self.inner.buffer.positions_of(node));
-        let kept = kept.into_iter().filter(|kept| wanted(&kept.node)).map(|kept| kept.position);
-        // A view that was away for long may have missed what was written down. Offsets of these kinds only grow; those of files
-        // fall back when one is truncated.
-        let only_grows = |kind: SourceKind| matches!(kind, SourceKind::Kafka | SourceKind::Table);
-        for position in kept.chain(seen) {
-            let known =
-                newest.entry((position.kind, position.key.clone())).or_insert_with(|| position.clone());
-            if position.offset >= known.offset || !only_grows(position.kind) {
-                *known = position;
+        let mut newest: HashMap<(SourceKind, String), LandedPosition> = HashMap::new();
+        let seen = self.inner.buffer.landed_positions_of(node).into_iter().map(landed_position);
+        // A view that was away for long may have missed what was written down, and what it saw since was not written down yet.
+        for landed in kept.into_iter().filter(|kept| kept.node == *node).chain(seen) {
+            let key = (landed.position.kind, landed.position.key.clone());
+            let known = newest.entry(key).or_insert_with(|| landed.clone());
+            if !known.is_newer_than(&landed) {
+                *known = landed;
             }
         }
-        Ok(newest.into_values().collect())
+        Ok(newest.into_values().map(|landed| landed.position).collect())
     }
 
     /// Where a node belongs: a shard that nobody has becomes ours.
@@ -198,7 +195,7 @@ impl Shards {
             }
             Err(error) => {
                 // Somebody else may have more luck.
-                self.inner.leases.give_up(&name).await;
+                self.inner.leases.give_up(&name, &hold).await;
                 Err(error)
             }
         }
@@ -207,7 +204,7 @@ impl Shards {
     async fn take_over(&self, number: i32, hold: &Hold) -> Result<Writing, Error> {
         let Inner { spec, cluster, coordinator, view, clock, .. } = &*self.inner;
         let began = clock.monotonic();
-        let mark = record::mark(coordinator, hold.token);
+        let mark = record::mark(cluster, coordinator, hold.token);
         let (writer, next) = ShardWriter::take_over(spec, cluster, number, mark).await?;
         let committed = clock.monotonic();
         tokio::select! {
@@ -236,7 +233,7 @@ impl Shards {
         let shard = shard.ok_or_else(gone)?;
         let writing = shard.writing.clone().lock_owned().await;
         if writing.in_doubt {
-            self.lose(&shard).await;
+            self.lose(&shard);
         }
         tokio::select! {
             biased;
@@ -247,11 +244,20 @@ impl Shards {
     }
 
     /// Gives a shard up after a doubt: whoever takes it over, perhaps this coordinator again, begins with what is committed.
-    async fn lose(&self, shard: &Shard) {
+    fn lose(&self, shard: &Shard) {
+        if !self.inner.leases.forget(&lease_of(shard.number), &shard.hold) {
+            return;
+        }
         warn!(shard = shard.number, "a shard is given up, to be taken over anew");
-        shard.hold.lost.request();
         self.owned().retain(|number, known| *number != shard.number || known.hold.token != shard.hold.token);
-        self.inner.leases.give_up(&lease_of(shard.number)).await;
+    }
+
+    /// Gives a shard up that somebody else is to have.
+    pub(crate) async fn give_up(&self, number: i32) {
+        let shard = self.owned().remove(&number);
+        if let Some(shard) = shard {
+            self.inner.leases.give_up(&lease_of(number), &shard.hold).await;
+        }
     }
 
     fn owned(&self) -> MutexGuard<'_, HashMap<i32, Shard>> {
@@ -273,7 +279,7 @@ impl ShardTurn {
                 Ok(ids)
             }
             Err(failure) => {
-                self.shards.lose(&self.shard).await;
+                self.shards.lose(&self.shard);
                 Err(failure.into())
             }
         }

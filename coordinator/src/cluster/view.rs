@@ -12,12 +12,12 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use aap_buffer::{Buffer, Entry, RECLAIMED};
+use aap_buffer::{Buffer, Entry, RECLAIMED, ReadPosition};
 use aap_kafka::{LandingChunk, LandingReader, LandingSpec, LandingWatcher, SHARDS};
 use aap_lake::{FrameInfo, Lake};
 use aap_runtime::{Clock, Shutdown};
 use aap_store::{ClusterStore, LandedPosition, RowCounts};
-use aap_types::{BatchId, Epoch, NodeId, Sequence, SourceKind, SourcePosition, StreamKey};
+use aap_types::{BatchId, Sequence, SourceKind, SourcePosition, StreamKey};
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
@@ -47,11 +47,14 @@ pub(crate) struct View {
 #[derive(Debug)]
 struct Inner {
     spec: LandingSpec,
+    cluster: String,
     buffer: Buffer,
     lake: Lake,
     landed: Landed,
     clock: Arc<dyn Clock>,
     watcher: LandingWatcher,
+    /// Another one: a deletion that takes its time must not hold questions up.
+    deleter: LandingWatcher,
     /// The next offset of each partition.
     next: watch::Sender<BTreeMap<i32, i64>>,
     /// What of the topic is still needed.
@@ -77,23 +80,25 @@ enum Broken {
 impl View {
     /// A view in `lake`'s own landing buffer; `landed` is told what came.
     pub(crate) fn new(
-        spec: LandingSpec,
+        (spec, cluster): (LandingSpec, &str),
         (buffer, lake): (Buffer, Lake),
         landed: Landed,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, aap_sinks::Failure> {
-        let watcher = LandingWatcher::start(&spec)?;
+        let (watcher, deleter) = (LandingWatcher::start(&spec)?, LandingWatcher::start(&spec)?);
         let read = written_down(&buffer);
         let sections = Sections::default();
-        for (partition, next) in &read {
-            // What was read in an earlier life may still wait for the lake.
-            let tails = buffer.tails().into_iter().filter(|(key, _)| is_of(&key.node, *partition));
+        for partition in 0..SHARDS {
+            // What was read in an earlier life may still wait for the lake, also where it is not written down how far that was.
+            let tails = buffer.tails().into_iter().filter(|(key, _)| is_of(&key.node, partition));
             let tails: BTreeMap<StreamKey, Sequence> = tails.collect();
-            sections.note(*partition, *next, 0, &tails);
+            sections.note(partition, read.get(&partition).copied().unwrap_or(0), 0, &tails);
         }
         let next = watch::Sender::new(read);
         let problem = Mutex::default();
-        let inner = Inner { spec, buffer, lake, landed, clock, watcher, next, sections, problem };
+        let cluster = cluster.to_owned();
+        let inner =
+            Inner { spec, cluster, buffer, lake, landed, clock, watcher, deleter, next, sections, problem };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -109,32 +114,31 @@ impl View {
         if before.is_empty() {
             return Ok(());
         }
-        let now_us = inner.clock.unix_us();
-        let tails = inner.buffer.tails();
-        let newest = |node: &NodeId| {
-            let lives = tails.iter().filter(|(key, _)| key.node == *node).map(|(key, _)| key.epoch);
-            lives.max().unwrap_or(Epoch(0))
-        };
-        let positions: Vec<LandedPosition> = nodes
-            .iter()
-            .flat_map(|node| {
-                let epoch = newest(node);
-                inner.buffer.positions_of(node).into_iter().map(move |position| LandedPosition {
-                    node: node.clone(),
-                    epoch,
-                    sealed_us: now_us,
-                    updated_us: now_us,
-                    position,
-                })
-            })
-            .collect();
+        let buffer = inner.buffer.clone();
         let store = store.clone();
         // First: what is deleted cannot tell any more how far its sources were read.
-        tokio::task::spawn_blocking(move || store.save_positions(&positions)).await??;
-        inner.watcher.delete_before(before.clone()).await?;
+        let saved = tokio::task::spawn_blocking(move || {
+            let positions: Vec<LandedPosition> =
+                nodes.iter().flat_map(|node| buffer.landed_positions_of(node)).map(landed_position).collect();
+            store.save_positions(&positions)
+        });
+        saved.await??;
+        inner.deleter.delete_before(before.clone()).await?;
         inner.sections.forget(&before);
         debug!(partitions = before.len(), "records that are in the lake went from the landing topic");
         Ok(())
+    }
+
+    /// Up to where a key is in the lake.
+    pub(crate) fn cut(&self, key: &StreamKey) -> Sequence {
+        self.inner.lake.cut(key)
+    }
+
+    /// Forgets of what went into the lake: a coordinator that does not lead deletes nothing, and one that leads later deletes with what
+    /// comes then everything before it.
+    pub(crate) fn forget_passed(&self) {
+        let Passed { before, .. } = self.inner.sections.passed(|key| self.inner.lake.cut(key));
+        self.inner.sections.forget(&before);
     }
 
     /// Waits until everything of a partition before `next` is in the view. Cancel-safe.
@@ -195,7 +199,7 @@ impl View {
     async fn follow(&self, shutdown: &Shutdown) -> Result<(), Broken> {
         let inner = &*self.inner;
         let mut reader = LandingReader::start(&inner.spec, inner.next.borrow().clone())?;
-        let mut decoder = Decoder::default();
+        let mut decoder = Decoder::of(&inner.cluster);
         let mut written = inner.clock.monotonic();
         loop {
             let chunk = tokio::select! {
@@ -297,6 +301,12 @@ impl View {
         tails.keys().for_each(|key| self.inner.lake.tell_cut(key));
         Ok(())
     }
+}
+
+/// How far a source was read, as the buffer knows it, as the metadata store keeps it.
+pub(super) fn landed_position(known: ReadPosition) -> LandedPosition {
+    let ReadPosition { node, epoch, sealed_us, updated_us, position } = known;
+    LandedPosition { node, epoch, sealed_us, updated_us, position }
 }
 
 /// What goes into the buffer in one append.

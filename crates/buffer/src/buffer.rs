@@ -16,6 +16,7 @@ use crate::format::SEGMENT_HEADER;
 use crate::identity::Identity;
 use crate::index::Channel;
 use crate::log::{GROUP_BYTES_MAX, Shared};
+use crate::positions::ReadPosition;
 use crate::recovery::RecoveryReport;
 use crate::scrub::{self, Scrubbed};
 use crate::stats::{self, Stats};
@@ -327,6 +328,11 @@ impl Buffer {
     pub fn positions_of(&self, node: &NodeId) -> Vec<SourcePosition> {
         let index = self.inner.shared.index();
         index.positions.of_node(node).cloned().collect()
+    }
+
+    /// The same, with the batches that they came with.
+    pub fn landed_positions_of(&self, node: &NodeId) -> Vec<ReadPosition> {
+        self.inner.shared.index().positions.read_of_node(node).collect()
     }
 
     /// Who this store is.

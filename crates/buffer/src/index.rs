@@ -405,7 +405,7 @@ impl Index {
 }
 
 /// The reason in a skip for what cannot be read.
-pub(crate) const DAMAGED: &str = "damaged on disk";
+pub const DAMAGED: &str = "damaged on disk";
 /// The reason in a skip for what was delivered, and then reclaimed.
 pub const RECLAIMED: &str = "no longer stored";
 /// The reason in a skip for what `drop-oldest` took.

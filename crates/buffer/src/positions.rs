@@ -29,6 +29,21 @@ pub(crate) struct ReadAt {
     pub(crate) sealed_us: i64,
 }
 
+/// How far a source was read, and with which batch that came.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReadPosition {
+    /// The node whose source it is.
+    pub node: NodeId,
+    /// Which life of its store sealed that batch.
+    pub epoch: Epoch,
+    /// When it was sealed, by the node's clock.
+    pub sealed_us: i64,
+    /// When it came here.
+    pub updated_us: i64,
+    /// How far.
+    pub position: SourcePosition,
+}
+
 #[derive(Debug)]
 struct Known {
     updated_us: i64,
@@ -86,6 +101,18 @@ impl Positions {
     pub(crate) fn of_node<'a>(&'a self, node: &'a NodeId) -> impl Iterator<Item = &'a SourcePosition> {
         let of_node = self.known.iter().filter(move |((of, ..), _)| of == node);
         of_node.map(|(_, known)| &known.position)
+    }
+
+    /// The same, with when each was read.
+    pub(crate) fn read_of_node<'a>(&'a self, node: &'a NodeId) -> impl Iterator<Item = ReadPosition> + 'a {
+        let of_node = self.known.iter().filter(move |((of, ..), _)| of == node);
+        of_node.map(|((node, ..), known)| ReadPosition {
+            node: node.clone(),
+            epoch: known.read_at.epoch,
+            sealed_us: known.read_at.sealed_us,
+            updated_us: known.updated_us,
+            position: known.position.clone(),
+        })
     }
 
     pub(crate) fn all(&self) -> impl Iterator<Item = &SourcePosition> {

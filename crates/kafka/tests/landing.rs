@@ -144,7 +144,8 @@ fn ends_count_open_transactions_and_a_reader_gets_to_them_when_these_have_ended(
         let end = topic.end_above(&watcher, 5, after).await;
         view.read_to(&BTreeMap::from([(5, end)])).await;
         assert_eq!(view.payloads(5), [texts("mark", 1), texts("a", 3), texts("b", 1)].concat());
-        assert_eq!(view.next[&5], end);
+        // The end of the other transaction may have come since.
+        assert!(view.next[&5] >= end);
 
         // The same where nothing but an aborted transaction is left.
         let open = topic.open_transaction("somebody", 6, "open").await;

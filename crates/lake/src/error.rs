@@ -7,6 +7,14 @@ use camino::Utf8PathBuf;
 /// A failure of the lake. Nothing became visible unless the operation says otherwise.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// The local copy of what landed has lost frames that the cluster still has.
+    #[error(
+        "the view of what landed is damaged at `{key}`: stop this coordinator, remove `coordinator/view` of its home, and start it"
+    )]
+    ViewDamaged {
+        /// Where.
+        key: aap_types::StreamKey,
+    },
     /// A file or directory of the lake.
     #[error("{doing} `{path}`")]
     File {

@@ -149,6 +149,10 @@ impl Lake {
                 if taken.is_full() {
                     break;
                 }
+                // What this copy has lost, others have: it must not go from the lake for that.
+                if !self.inner.lead.is_alone() && is_damaged(&frame) {
+                    return Err(Error::ViewDamaged { key });
+                }
                 to = frame.last_sequence();
                 taken.add(frame, self.inner.clock.unix_us());
             }
@@ -185,6 +189,10 @@ impl Lake {
         });
         Ok((files.collect::<Result<_, _>>()?, united.described()))
     }
+}
+
+fn is_damaged(frame: &Frame) -> bool {
+    matches!(&frame.kind, FrameKind::Skip { reason, .. } if reason == aap_buffer::DAMAGED)
 }
 
 /// Runs what reads data of others. A panic is that data's error, not the end of the lake.

@@ -3771,6 +3771,9 @@ pub struct Mark {
     /// The fencing token of its lease.
     #[prost(uint64, tag = "2")]
     pub token: u64,
+    /// Whose topic it is: that of another cluster has records of other nodes under the same names.
+    #[prost(string, tag = "3")]
+    pub cluster: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PeerBarrierRequest {
