@@ -237,6 +237,9 @@ impl ResourceService {
         self.keep_copy(Some(uid)).await?;
         let (store, wanted) = (self.store.clone(), name.to_owned());
         blocking(move || store.delete_resource(kind, &wanted)).await?;
+        if kind == sources::KIND && self.lead.is_none() {
+            self.sources.clean_up(name).await;
+        }
         if let Some(lead) = &self.lead {
             lead.look();
         }

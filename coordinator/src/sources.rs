@@ -13,7 +13,9 @@
 //! |---|---|
 //! | `topics.rs`, `rows.rs` | topics of Kafka; their records as batches of streams |
 //! | `table.rs` | tables of PostgreSQL that only grow |
+//! | `changes.rs` | every change of tables of PostgreSQL |
 
+mod changes;
 mod rows;
 mod table;
 mod topics;
@@ -24,7 +26,7 @@ use std::time::Duration;
 
 use aap_buffer::EncodedBatch;
 use aap_kafka::KafkaSourceSpec;
-use aap_postgres::PostgresSourceSpec;
+use aap_postgres::{ChangesSource, PostgresSource, PostgresSourceSpec};
 use aap_runtime::documents::{Document, DocumentError};
 use aap_runtime::{Clock, Shutdown, Supervisor, TaskKind};
 use aap_store::ResourceRecord;
@@ -34,6 +36,7 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::landing::Landing;
+use changes::ChangedTables;
 use table::Table;
 use topics::Topics;
 
@@ -60,7 +63,20 @@ pub(crate) struct SourceSpec {
 #[derive(Debug, Clone)]
 enum Place {
     Kafka(Box<KafkaSourceSpec>),
-    Postgres(Box<PostgresSourceSpec>),
+    Postgres(Box<PostgresSource>),
+}
+
+impl Place {
+    /// What it keeps on the server.
+    fn kept(&self) -> Option<ChangesSource> {
+        match self {
+            Self::Postgres(source) => match source.as_ref() {
+                PostgresSource::Changes(source) => Some(source.clone()),
+                PostgresSource::Table(_) => None,
+            },
+            Self::Kafka(_) => None,
+        }
+    }
 }
 
 impl SourceSpec {
@@ -81,7 +97,9 @@ impl SourceSpec {
         let spec: Self = document.spec()?;
         let checked = match (&spec.kafka, &spec.postgres) {
             (Some(kafka), None) => kafka.check().map_err(|message| ("kafka", message)),
-            (None, Some(postgres)) => postgres.check().map_err(|message| ("postgres", message)),
+            (None, Some(postgres)) => {
+                postgres.clone().read().map(drop).map_err(|message| ("postgres", message))
+            }
             _ => Err(("spec", "a source reads one place".to_owned())),
         };
         checked.map_err(|(section, message)| document.error(section, message, None))?;
@@ -89,7 +107,8 @@ impl SourceSpec {
     }
 
     fn place(self) -> Option<Place> {
-        let postgres = self.postgres.map(|spec| Place::Postgres(Box::new(spec)));
+        let postgres = self.postgres.and_then(|spec| spec.read().ok());
+        let postgres = postgres.map(|source| Place::Postgres(Box::new(source)));
         self.kafka.map(|spec| Place::Kafka(Box::new(spec))).or(postgres)
     }
 }
@@ -112,6 +131,8 @@ pub struct Sources {
 struct Inner {
     dependencies: SourceDependencies,
     running: Mutex<BTreeMap<String, Running>>,
+    /// What sources keep on their servers, by name, with the identity under which they do.
+    kept: Mutex<BTreeMap<String, (String, ChangesSource)>>,
     /// What is wrong with those that cannot read, by name.
     problems: Arc<Mutex<BTreeMap<String, String>>>,
 }
@@ -125,8 +146,8 @@ struct Running {
 impl Sources {
     /// No source yet.
     pub(crate) fn new(dependencies: SourceDependencies) -> Self {
-        let (running, problems) = Default::default();
-        Self { inner: Arc::new(Inner { dependencies, running, problems }) }
+        let (running, kept, problems) = Default::default();
+        Self { inner: Arc::new(Inner { dependencies, running, kept, problems }) }
     }
 
     /// Starts every source that is declared. One that an earlier version took and this one does not is shown with its reason.
@@ -145,6 +166,13 @@ impl Sources {
         let document = Document::of_record(&record.name, &record.document);
         let spec = SourceSpec::read(&document).map_err(|error| error.problem())?;
         let Some(place) = spec.place() else { return Ok(()) };
+        match place.kept() {
+            Some(kept) => {
+                drop(lock(&self.inner.kept).insert(record.name.clone(), (record.uid.clone(), kept)))
+            }
+            // It keeps nothing any more.
+            None => self.clean_up(&record.name).await,
+        }
         let SourceDependencies { landing, clock, tasks } = &self.inner.dependencies;
         let (ending, ended) = watch::channel(false);
         let stop = tasks.shutdown().child();
@@ -166,7 +194,10 @@ impl Sources {
             }
             match place {
                 Place::Kafka(spec) => runner.run(Topics::new(record_name, *spec)).await,
-                Place::Postgres(spec) => runner.run(Table::new(*spec)).await,
+                Place::Postgres(source) => match *source {
+                    PostgresSource::Table(source) => runner.run(Table::new(source)).await,
+                    PostgresSource::Changes(source) => runner.run(ChangedTables::new(source)).await,
+                },
             }
             ending.send_replace(true);
             Ok::<(), Problem>(())
@@ -185,6 +216,13 @@ impl Sources {
             // It stays known, so that its successor waits for it.
             Err(_late) => warn!(source = name, "a source is still landing what it read"),
         }
+    }
+
+    /// Removes what a source that is no more, and was stopped, kept on its server. Where that cannot be done, the log says how an
+    /// operator does it.
+    pub(crate) async fn clean_up(&self, name: &str) {
+        let Some((uid, kept)) = lock(&self.inner.kept).remove(name) else { return };
+        changes::drop_kept(name, &uid, &kept).await;
     }
 
     /// Whether it has a task.

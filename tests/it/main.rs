@@ -7,6 +7,7 @@ mod accounting;
 mod alone;
 mod backup;
 mod bad_input;
+mod changes;
 mod cli;
 mod cluster;
 mod comparison;

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# PostgreSQL 15 of Debian 12 as a private cluster: user, password and database `aap` (a superuser), wal_level=logical.
+# PostgreSQL 15 of Debian 12 as a private cluster: user, password and database `aap` (a superuser), wal_level=logical and slots for
+# every test that reads changes.
 # AAP_POSTGRES_PORT (15432); AAP_POSTGRES_TLS=1 refuses connections without TLS.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -26,6 +27,8 @@ create_cluster() {
 listen_addresses = '127.0.0.1'
 unix_socket_directories = '$DIR'
 wal_level = logical
+max_replication_slots = 32
+max_wal_senders = 32
 max_connections = 200
 ssl = on
 ssl_cert_file = '$DIR/tls/server.crt'

@@ -205,6 +205,9 @@ impl Lead {
             .collect();
         for object in gone {
             self.stop(&object).await;
+            if object.0 == sources::KIND {
+                self.inner.with.sources.clean_up(&object.1).await;
+            }
             started.remove(&object);
         }
         for record in declared.iter().filter(|record| ours(&record.kind)) {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use aap_postgres::{PostgresSourceSpec, TableReader};
+use aap_postgres::{TableReader, TableSource};
 use aap_types::{Problem, SourceKind, SourcePosition};
 use tracing::info;
 
@@ -11,27 +11,25 @@ use super::{Read, Runner, cannot};
 
 /// A table.
 pub(super) struct Table {
-    spec: PostgresSourceSpec,
+    source: TableSource,
 }
 
 impl Table {
-    pub(super) fn new(spec: PostgresSourceSpec) -> Self {
-        Self { spec }
+    pub(super) fn new(source: TableSource) -> Self {
+        Self { source }
     }
 }
 
 impl Read for Table {
     async fn read(&mut self, runner: &Runner, pause: &mut Duration) -> Result<(), Problem> {
-        let stream =
-            self.spec.stream().map_err(|why| cannot("name its stream", &std::io::Error::other(why)))?;
+        let TableSource { stream, place, every, .. } = self.source.clone();
         // Another table, or another column, is another place: it begins with its first row.
-        let place = format!("{}/{}", self.spec.table, self.spec.cursor);
         let landed = runner.landed(SourceKind::Table).await?.into_iter().find(|(key, _)| *key == place);
         // Counts pages, so that of two positions the later one is known.
         let mut pages = landed.as_ref().map_or(0, |(_, position)| position.offset);
         let landed = landed.map(|(_, position)| position.detail);
         info!(source = runner.name, after = landed, "source begins");
-        let mut reader = TableReader::new(self.spec.clone(), landed);
+        let mut reader = TableReader::new(self.source.clone(), landed);
         loop {
             let page = tokio::select! {
                 page = reader.next(runner.clock.unix_us()) => page?,
@@ -40,7 +38,7 @@ impl Read for Table {
             let Some(page) = page else {
                 runner.is_well();
                 tokio::select! {
-                    () = tokio::time::sleep(Duration::from_secs(self.spec.every_seconds)) => continue,
+                    () = tokio::time::sleep(every) => continue,
                     () = runner.stop.requested() => return Ok(()),
                 }
             };

@@ -24,9 +24,11 @@
 //! | `table.rs`, `names.rs` | a table as it is now; names in the server |
 //! | `sink.rs`, `sink/` | [`PostgresSink`], its [`PostgresSpec`], its ledger |
 //! | `remote.rs`, `remote/` | [`PostgresTables`]: tables as tables of a query |
-//! | `source.rs` | [`TableReader`]: the new rows of a table |
+//! | `source.rs`, `source/` | [`TableReader`]: the new rows of a table; what an operator says about a source |
+//! | `changes.rs`, `changes/` | [`ChangesReader`]: every change of some tables |
 //! | `store.rs`, `store/` | [`PostgresStore`]: the coordinators' metadata, their leases, and what those of a cluster share |
 
+mod changes;
 mod connection;
 mod copy;
 mod names;
@@ -36,8 +38,11 @@ mod source;
 mod store;
 mod table;
 
+pub use changes::{Changes, ChangesReader, LogPosition, drop_slot, slot_name};
 pub use connection::{ServerUrl, UrlError};
 pub use remote::{PostgresTables, PostgresTablesSpec};
 pub use sink::{Mode, Partition, PostgresSink, PostgresSpec};
-pub use source::{Page, PostgresSourceSpec, TableReader};
+pub use source::{
+    ChangesSource, Page, PostgresSource, PostgresSourceSpec, Publish, TableReader, TableSource,
+};
 pub use store::{PostgresStore, PostgresStoreSpec};

@@ -10,91 +10,39 @@
 //!  page ──► WHERE cursor > last AND cursor <= settled mark ORDER BY cursor FETCH FIRST n ROWS WITH TIES
 //! ```
 //! <https://www.postgresql.org/docs/current/functions-info.html#FUNCTIONS-PG-SNAPSHOT>
+//!
+//! | file | owns |
+//! |---|---|
+//! | `spec.rs` | what an operator says about a server that is read: a table, or the changes of several |
+
+mod spec;
 
 use std::collections::VecDeque;
 use std::fmt;
 use std::time::Duration;
 
-use aap_runtime::{Clock, SecretRef, SystemClock};
-use aap_types::{ExitCode, Problem, StreamName};
+use aap_runtime::{Clock, SystemClock};
+use aap_types::{ExitCode, Problem};
 use arrow_array::RecordBatch;
 use futures::StreamExt;
-use serde::{Deserialize, Serialize};
 
-use crate::connection::{Access, Error, ServerUrl, Session};
+use crate::connection::{Error, Session};
 use crate::copy::Held;
-use crate::names::{TableName, literal, quoted};
+use crate::names::{literal, quoted};
 use crate::remote::column::{Decoder, Fetched};
 use crate::table::{Column, Table};
+pub use spec::{ChangesSource, PostgresSource, PostgresSourceSpec, Publish, TableSource};
 
 /// How long somebody may hold a number of a sequence without having begun to write: the time of one statement's evaluation.
 const SETTLE: Duration = Duration::from_secs(2);
 /// Rows of a page.
 const PAGE_ROWS: usize = 8192;
-/// How often a table is looked at where nothing is said, in seconds.
-const EVERY_DEFAULT_S: u64 = 5;
 /// Places of a second that a cursor must have.
 const MICROSECONDS: u32 = 6;
 /// Bytes of a page in memory: what the buffer takes as one group, with room. A page of more is read again with half its rows.
 const PAGE_BYTES: usize = 24 << 20;
 /// Marks that wait to be settled: more say that a transaction has been open for long, and the oldest ones do.
 const MARKS_MAX: usize = 1_000;
-
-/// What an operator says about a table that is read.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct PostgresSourceSpec {
-    /// `postgres://user@host:port/database?sslmode=…&sslrootcert=…`. A password is refused here.
-    pub url: ServerUrl,
-    /// Where the password stands. Default: none, for servers that ask for none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub password: Option<SecretRef>,
-    /// `table` or `schema.table`.
-    pub table: String,
-    /// A column that is never null and greater in every row that is added: a sequence, or the time of writing.
-    pub cursor: String,
-    /// The column that is the row's `ts`. Default: a column `ts`, else the cursor if it is a time, else when the row was read.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub time: Option<String>,
-    /// Where rows go. Default: the stream of the table's name.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub stream: Option<StreamName>,
-    /// Seconds between looks. Default: 5.
-    #[serde(default = "every")]
-    pub every_seconds: u64,
-}
-
-fn every() -> u64 {
-    EVERY_DEFAULT_S
-}
-
-impl PostgresSourceSpec {
-    /// Whether it makes sense, as far as that can be told without the server.
-    ///
-    /// # Errors
-    /// The first thing that does not.
-    pub fn check(&self) -> Result<(), String> {
-        TableName::fixed(&self.table).map_err(|error| format!("`table`: {error}"))?;
-        if self.every_seconds == 0 {
-            return Err("`every_seconds` must be 1 at least".to_owned());
-        }
-        self.stream().map(drop)
-    }
-
-    /// Where rows go.
-    ///
-    /// # Errors
-    /// If the table's name is none of a stream, and no other is given.
-    pub fn stream(&self) -> Result<StreamName, String> {
-        let table = self.table.rsplit_once('.').map_or(self.table.as_str(), |(_, table)| table);
-        match &self.stream {
-            Some(stream) => Ok(stream.clone()),
-            None => table.parse().map_err(|_| {
-                format!("table `{table}` cannot be the name of a stream: say which with `stream: NAME`")
-            }),
-        }
-    }
-}
 
 /// Rows that were read, and the value of the cursor that they end with.
 pub struct Page {
@@ -124,8 +72,7 @@ struct Mark {
 /// Reads a table page by page. After an error it connects anew.
 #[derive(Debug)]
 pub struct TableReader {
-    spec: PostgresSourceSpec,
-    access: Access,
+    spec: TableSource,
     clock: SystemClock,
     marks: VecDeque<Mark>,
     /// Up to here nothing new appears.
@@ -138,10 +85,9 @@ pub struct TableReader {
 
 impl TableReader {
     /// Behind `last`, or from the first row.
-    pub fn new(spec: PostgresSourceSpec, last: Option<String>) -> Self {
-        let access = Access { url: spec.url.clone(), password: spec.password.clone() };
+    pub fn new(spec: TableSource, last: Option<String>) -> Self {
         let (clock, marks, settled, session) = Default::default();
-        Self { spec, access, clock, marks, settled, last, session, rows: PAGE_ROWS }
+        Self { spec, clock, marks, settled, last, session, rows: PAGE_ROWS }
     }
 
     /// The next rows, or none where nothing new is certain. Dropping the future loses nothing: `last` moves by [`Self::taken`].
@@ -151,7 +97,7 @@ impl TableReader {
     pub async fn next(&mut self, now_us: i64) -> Result<Option<Page>, Problem> {
         let session = match self.session.take().filter(|session| !session.is_closed()) {
             Some(session) => session,
-            None => self.access.connect().await.map_err(|error| self.problem(&error))?,
+            None => self.spec.access.connect().await.map_err(|error| self.problem(&error))?,
         };
         let page = self.read(&session, now_us).await?;
         self.session = Some(session);
@@ -186,11 +132,8 @@ impl TableReader {
     }
 
     async fn table(&self, session: &Session) -> Result<Table, Problem> {
-        let name = TableName::fixed(&self.spec.table).map_err(|error| {
-            shape(format!("`table: {}` is none", self.spec.table), "write table or schema.table")
-                .caused_by(&error)
-        })?;
-        let found = Table::read(session, &name).await.map_err(|error| self.problem(&error))?;
+        let name = &self.spec.table;
+        let found = Table::read(session, name).await.map_err(|error| self.problem(&error))?;
         found.ok_or_else(|| shape(format!("there is no table {name}"), "make it, or correct `table`"))
     }
 
@@ -359,33 +302,10 @@ impl TableReader {
                 ("source.failed", ExitCode::Failed, "refuses what it was asked")
             }
         };
-        Problem::new(code, exit, format!("PostgreSQL at {} {message}", self.spec.url)).caused_by(error)
+        Problem::new(code, exit, format!("PostgreSQL at {} {message}", self.spec.access.url)).caused_by(error)
     }
 }
 
-fn shape(message: String, remedy: &str) -> Problem {
+pub(crate) fn shape(message: String, remedy: &str) -> Problem {
     Problem::new("source.table", ExitCode::Conflict, message).hint(remedy)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn check(more: &str, expected: &str) {
-        let text = format!("url: postgres://me@db/x\n{more}");
-        let found = match serde_norway::from_str::<PostgresSourceSpec>(&text) {
-            Ok(spec) => spec.check().err().unwrap_or_else(|| "fine".to_owned()),
-            Err(error) => error.to_string(),
-        };
-        assert!(found.contains(expected), "{more}: {found}");
-    }
-
-    #[test]
-    fn what_cannot_work_is_told_before_a_connection_is_made() {
-        check("table: public.orders\ncursor: id", "fine");
-        check("table: Orders\ncursor: id", "`stream: NAME`");
-        check("table: a.b.c\ncursor: id", "names no table");
-        check("table: orders\ncursor: id\nevery_seconds: 0", "`every_seconds`");
-        check("table: orders", "missing field `cursor`");
-    }
 }

@@ -20,6 +20,7 @@ pub enum SourceKind {
     /// A Kafka partition; key = source, topic and partition, offset = next offset.
     Kafka = 4,
     /// A table that is read by a growing column; key = source, detail = the column's last value.
+    /// Changes of tables: key = source, offset = groups of them, detail = place in the log.
     Table = 5,
 }
 

@@ -54,11 +54,22 @@ impl Postgres {
 
     /// The table `orders` as a source.
     pub(crate) fn source(&self) -> String {
-        let (url, schema) = (self.url(), self.schema);
+        let what = format!("table: {}.orders\n    cursor: id\n    every_seconds: 1", self.schema);
+        self.source_of("orders", &what)
+    }
+
+    /// A source that reads `what`.
+    pub(crate) fn source_of(&self, name: &str, what: &str) -> String {
+        let url = self.url();
         format!(
-            "apiVersion: aap/v1\nkind: Source\nmetadata: {{ name: orders }}\nspec:\n  postgres:\n    url: '{url}'\n    \
-             password: env:AAP_TEST_SECRET\n    table: {schema}.orders\n    cursor: id\n    every_seconds: 1\n"
+            "apiVersion: aap/v1\nkind: Source\nmetadata: {{ name: {name} }}\nspec:\n  postgres:\n    url: '{url}'\n    \
+             password: env:AAP_TEST_SECRET\n    {what}\n"
         )
+    }
+
+    /// Where it answers, with its password.
+    pub(crate) fn address(&self) -> &str {
+        &self.service.address
     }
 
     /// Statements that go on while the test does.

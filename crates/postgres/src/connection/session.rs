@@ -216,6 +216,18 @@ impl Session {
         within(doing, self.answer_max(), self.client.query_typed(sql, parameters)).await
     }
 
+    /// Begins a statement without parameters whose rows come one after the other. Waits as long as the caller does.
+    pub(crate) async fn rows(
+        &self,
+        doing: &'static str,
+        sql: &str,
+    ) -> Result<impl Stream<Item = Result<Row, Error>> + use<>, Error> {
+        let none: [(String, Type); 0] = [];
+        let rows = self.client.query_typed_raw(sql, none).await;
+        let rows = rows.map_err(|error| Error::server(doing, error))?;
+        Ok(rows.map_err(move |error| Error::server(doing, error)))
+    }
+
     /// How many rows a statement changed.
     pub(crate) async fn execute(
         &self,

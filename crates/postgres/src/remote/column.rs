@@ -28,7 +28,7 @@ const BATCH_ROWS: usize = 8192;
 /// Bytes of texts after which a batch ends before it has its rows.
 const BATCH_BYTES: usize = 8 << 20;
 /// Where the server's times begin, in microseconds and days since 1970.
-const EPOCH_US: i64 = 946_684_800_000_000;
+pub(crate) const EPOCH_US: i64 = 946_684_800_000_000;
 const EPOCH_DAYS: i32 = 10_957;
 /// Digits that the engine's DECIMAL holds.
 const DECIMAL_DIGITS_MAX: i32 = 38;
@@ -188,7 +188,7 @@ pub(crate) fn is_decimal(digits: Digits) -> bool {
     digits.precision <= DECIMAL_DIGITS_MAX && (0..=digits.precision).contains(&digits.places)
 }
 
-enum Values {
+pub(crate) enum Values {
     Bool(BooleanBuilder),
     Int2(Int16Builder),
     Int4(Int32Builder),
@@ -203,7 +203,7 @@ enum Values {
 }
 
 impl Values {
-    fn of(kind: &Kind) -> Self {
+    pub(crate) fn of(kind: &Kind) -> Self {
         match kind {
             Kind::Bool => Self::Bool(BooleanBuilder::new()),
             Kind::Int2 => Self::Int2(Int16Builder::new()),
@@ -250,7 +250,7 @@ impl Values {
         Some(())
     }
 
-    fn finish(&mut self) -> ArrayRef {
+    pub(crate) fn finish(&mut self) -> ArrayRef {
         match self {
             Self::Bool(values) => Arc::new(values.finish()),
             Self::Int2(values) => Arc::new(values.finish()),
