@@ -10,6 +10,7 @@
 //!   landing:   { budget: 10GiB, retain: 1GiB }
 //!   lake:      { streams: { logs: { hours: 720 } } }
 //!   metadata:  { postgres: { url: 'postgres://aap@db/aap', password: env:PGPASSWORD } }   # default: a file
+//!   spark:     { url: 'sc://spark:15002' }                                                 # default: none
 //!   cluster:   { landing: { brokers: ['k:9092'] }, lake: { url: 's3://lake/aap' } }         # default: one machine
 //! ```
 
@@ -18,6 +19,7 @@ use std::time::Duration;
 
 use aap_buffer::Durability;
 use aap_lake::LakeConfig;
+use aap_spark::SparkSpec;
 use aap_sql::ServingLimits;
 use aap_types::{ByteCount, ExitCode, Problem};
 use camino::Utf8Path;
@@ -49,6 +51,8 @@ pub struct Config {
     pub cluster: Option<ClusterConfig>,
     /// Queries.
     pub query: QueryConfig,
+    /// The Spark cluster for `aap query --engine spark`. Default: none.
+    pub spark: Option<SparkSpec>,
 }
 
 /// The listener for agents: client certificates only.
@@ -216,6 +220,9 @@ impl Config {
                 );
             }
         }
+        if let Some(spark) = &self.spark {
+            spark.check().map_err(|why| format!("spark: {why}"))?;
+        }
         if let Some(bind) = self.operators.bind.filter(|bind| !bind.ip().is_loopback()) {
             return Err(format!(
                 "operators.bind is {bind}: without TLS operators are served on loopback only; use 127.0.0.1 and a tunnel"
@@ -280,6 +287,7 @@ mod tests {
                 "{cluster: {advertise: nowhere, landing: {brokers: ['k:1']}, lake: {url: 's3://a'}}}",
                 "advertise",
             ),
+            ("{spark: {url: 'sc://spark', token: env:T}}", "spark: `token` needs TLS"),
             ("{agents: {bind: nowhere}}", "bind"),
             ("{agents: {names: ['a b']}}", "`a b`"),
             ("{agents: {names: ['0.0.0.0']}}", "`0.0.0.0`"),

@@ -300,6 +300,7 @@ async fn serve(
         node_answers_bytes: config.query.node_answers.0,
         catalogs: catalogs.clone(),
         fetched_bytes: config.query.fetched.0,
+        spark: config.spark.clone(),
     });
     let sinks = Sinks::new(SinkDependencies {
         lake: parts.lake.clone(),

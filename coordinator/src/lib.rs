@@ -23,6 +23,7 @@
 //! | `catalog.rs` | what tables are made of |
 //! | `catalogs.rs`, `federation.rs` | other systems whose tables can be named; fetching what a query needs of them |
 //! | `queries.rs`, `freshness.rs`, `node_query.rs` | queries |
+//! | `spark.rs` | queries that a Spark cluster answers from the lake's files |
 //! | `cluster.rs`, `cluster/` | several coordinators: leases, shards, the view of what landed, what one does for all |
 //! | `metadata.rs` | where metadata lies: a file, or PostgreSQL |
 //! | `resources.rs`, `second_copy.rs` | declared objects: apply, get, delete; their copy beside the store |
@@ -71,6 +72,7 @@ mod second_copy;
 pub mod session;
 pub mod sinks;
 pub mod sources;
+mod spark;
 pub mod status;
 #[cfg(test)]
 mod tests;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use aap_proto::v1;
 use aap_runtime::Clock;
+use aap_spark::SparkSpec;
 use aap_sql::serving::{Answer, AnswerSender, Ticket};
 use aap_sql::{Catalog, Serving, TailTables};
 use aap_types::Problem;
@@ -18,6 +19,7 @@ use crate::freshness::wait_for_ingest;
 use crate::landing::Landing;
 use crate::node_query;
 use crate::reach::Reach;
+use crate::spark::{self, EngineName};
 
 /// Folders made for fetched rows so far, so that each is new.
 static FOLDERS: AtomicU64 = AtomicU64::new(0);
@@ -50,6 +52,8 @@ pub struct Inner {
     pub catalogs: Catalogs,
     /// Most bytes that one query may fetch from them.
     pub fetched_bytes: u64,
+    /// The cluster that answers queries for the engine `spark`.
+    pub spark: Option<SparkSpec>,
 }
 
 impl Queries {
@@ -79,6 +83,12 @@ impl Queries {
         self.inner.serving.clock()
     }
 
+    /// The name of a folder for fetched rows, which nobody has made yet.
+    pub(crate) fn new_folder(&self) -> Utf8PathBuf {
+        let number = FOLDERS.fetch_add(1, Ordering::Relaxed);
+        self.inner.scratch.join(format!("n-{}-f{number}", std::process::id()))
+    }
+
     async fn answer(
         &self,
         request: v1::QueryRequest,
@@ -86,6 +96,7 @@ impl Queries {
         answer: &AnswerSender,
     ) -> Result<(), Problem> {
         let query = self.inner.serving.engine_query(&request)?;
+        let engine = EngineName::of(&request)?;
         let mut coverage = v1::Coverage::default();
         if request.wait_for_ingest {
             tokio::select! {
@@ -104,13 +115,15 @@ impl Queries {
                 () = ticket.cancel.requested() => return Err(aap_sql::problem::cancelled()),
             }
         }
+        if engine == EngineName::Spark {
+            return spark::answer(self, query, ticket, answer, coverage).await;
+        }
         if request.all_nodes || !request.nodes.is_empty() {
             return node_query::answer(self, request, query, ticket, answer).await;
         }
         let as_of_us = self.clock().unix_us();
         let deadline = Duration::from_millis(query.limits.deadline_ms);
-        let number = FOLDERS.fetch_add(1, Ordering::Relaxed);
-        let folder = self.inner.scratch.join(format!("n-{}-f{number}", std::process::id()));
+        let folder = self.new_folder();
         let tables: Arc<dyn Catalog> = Arc::new(Federated::new(
             self.inner.tables.clone(),
             self.inner.catalogs.clone(),

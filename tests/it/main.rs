@@ -30,6 +30,7 @@ mod power;
 mod queries;
 mod sinks;
 mod sources;
+mod spark;
 mod statements;
 mod syscalls;
 mod telemetry;

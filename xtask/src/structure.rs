@@ -25,6 +25,7 @@ const LAYERS: [&[&str]; 7] = [
         "aap-cassandra",
         "aap-http",
         "aap-redis",
+        "aap-spark",
     ],
     &["aap-agent", "aap-coordinator", "aap-engine"],
     &["aap-cli"],

@@ -96,6 +96,7 @@ fn request(
         nodes: arguments.get_many::<String>("node").into_iter().flatten().cloned().collect(),
         all_nodes: arguments.get_one::<String>("nodes").is_some(),
         id: id.to_owned(),
+        engine: arguments.get_one::<String>("engine").cloned().unwrap_or_default(),
     }
 }
 

@@ -813,6 +813,9 @@ pub struct QueryRequest {
     /// chosen by the client, so that it can cancel; empty: chosen by the server
     #[prost(string, tag = "7")]
     pub id: ::prost::alloc::string::String,
+    /// "duckdb", or "spark" for the coordinator's Spark cluster; empty: duckdb
+    #[prost(string, tag = "8")]
+    pub engine: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct QueryEvent {

@@ -79,12 +79,18 @@ pub(super) const OPERATIONS: &[Operation] = &[
         details: "Streams are tables; quote names with `-`. Tables of other systems stand behind the name of their catalog \
 (`aap apply` of kind Catalog): pg.public.orders, kafka.orders, cassandra.shop.orders. Rows stream as they are found; Ctrl-C cancels on the \
 server, too. --wait-for-ingest first waits for everything that was acknowledged before. Nodes that did not answer are \
-named on stderr and in JSON, and the exit code is 9.",
+named on stderr and in JSON, and the exit code is 9. --engine spark asks the coordinator's Spark cluster, over what has reached \
+the lake; rows that have not are told the same way.",
         arguments: &[
             Argument::optional("sql", Value::Sql, "The statement; `-` reads it from stdin"),
             Argument::option("file", Value::File, "Read the statement from a file").short('f'),
             Argument::option("node", Value::Node, "Ask this node, from its own buffer").many(),
             Argument::option("nodes", Value::Choice(&["all"]), "Ask every node, each from its own buffer"),
+            Argument::option(
+                "engine",
+                Value::Choice(&["duckdb", "spark"]),
+                "Who answers: the platform's own engine [default], or its Spark cluster, from the lake's files",
+            ),
             Argument::flag("wait-for-ingest", "Include everything acknowledged before this began"),
             Argument::flag(
                 "explain",
@@ -115,6 +121,10 @@ named on stderr and in JSON, and the exit code is 9.",
                 purpose: "ask every node itself",
             },
             Example {
+                command: "aap query --engine spark \"select count(*) from logs\"",
+                purpose: "let the Spark cluster answer",
+            },
+            Example {
                 command: "aap query -o parquet --limit 0 \"select * from logs\"",
                 purpose: "export; redirect it to a file",
             },
@@ -134,6 +144,11 @@ numbers are those of files of the lake, without what has not reached it.",
             Argument::option("file", Value::File, "Read the statement from a file").short('f'),
             Argument::option("node", Value::Node, "Ask this node, from its own buffer").many(),
             Argument::option("nodes", Value::Choice(&["all"]), "Ask every node, each from its own buffer"),
+            Argument::option(
+                "engine",
+                Value::Choice(&["duckdb", "spark"]),
+                "Who answers: the platform's own engine [default], or its Spark cluster, from the lake's files",
+            ),
             Argument::flag("wait-for-ingest", "Include everything acknowledged before this began"),
         ],
         effect: Effect::Read,
