@@ -104,8 +104,8 @@ fn of_state(state: &SqlState) -> Trouble {
         "25006" => Trouble::ReadOnly,
         "42501" => Trouble::Denied,
         "3D000" => Trouble::NoDatabase,
-        // Deadlock victims and waits that were cut off; a table that somebody makes at the same moment.
-        "55P03" | "55006" | "57014" | "42P07" | "42P06" => Trouble::Away,
+        // Deadlock victims and waits that were cut off; a table, or its type, that somebody makes at the same moment.
+        "55P03" | "55006" | "57014" | "42P07" | "42P06" | "42710" => Trouble::Away,
         code => match code.get(..2).unwrap_or_default() {
             "28" => Trouble::Denied,
             // Also 54: a value that no row of PostgreSQL can hold. P0: a trigger refuses.
@@ -158,7 +158,10 @@ mod tests {
             }
         };
         check(
-            &["57P01", "57P03", "53300", "53100", "40001", "40P01", "55P03", "57014", "25P03", "08006"],
+            &[
+                "57P01", "57P03", "53300", "53100", "40001", "40P01", "55P03", "57014", "25P03", "08006",
+                "42710",
+            ],
             Trouble::Away,
         );
         check(&["25006"], Trouble::ReadOnly);
