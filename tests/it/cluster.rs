@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use aap_tests::load::{exactly_once, post_until_taken};
-use aap_tests::{Daemon, Load, Pace, Platform, Settings, amount, copy, eventually, free_port, wait_until};
+use aap_tests::{
+    Daemon, Load, Pace, Platform, Service, Settings, amount, copy, eventually, free_port, wait_until,
+};
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -19,6 +21,9 @@ const MOVED_FROM_FROZEN: Duration = Duration::from_secs(30);
 const FROZEN_ANSWER: Duration = Duration::from_secs(10);
 /// How long they may take to move from one that died.
 const MOVED_FROM_DEAD: Duration = Duration::from_secs(15);
+
+/// How long anything may take that is not measured: a server of Java that another test has killed comes back meanwhile.
+const SETTLED: Duration = Duration::from_secs(180);
 
 /// What stands behind the coordinators.
 struct Behind {
@@ -164,6 +169,8 @@ impl Cluster {
 #[test]
 fn any_coordinator_answers_and_tells_of_all() {
     let Some(behind) = Behind::find("cluster status", "it_cluster_status") else { return };
+    // Each command must do: no other test may have a server killed meanwhile.
+    let _quiet = Service::quiet();
     let cluster = Cluster::prepared(behind, 2);
     let (_c1, _c2) = (cluster.start(0), cluster.start(1));
     let _agent = cluster.first().start("agent");
@@ -207,6 +214,8 @@ fn any_coordinator_answers_and_tells_of_all() {
 #[test]
 fn a_node_is_reached_through_any_coordinator() {
     let Some(behind) = Behind::find("cluster reach", "it_cluster_reach") else { return };
+    // Each command must do: no other test may have a server killed meanwhile.
+    let _quiet = Service::quiet();
     let cluster = Cluster::prepared(behind, 2);
     let running = [cluster.start(0), cluster.start(1)];
     let _agent = cluster.first().start("agent");
@@ -264,12 +273,16 @@ fn rows_are_there_once_whichever_coordinator_dies() {
     let mut running = [Some(cluster.start(0)), Some(cluster.start(1))];
     let mut agent = cluster.first().start("agent");
     let load = Load::start(cluster.first(), Pace::FILE);
-    cluster.lands_within(0, Duration::from_secs(60));
+    cluster.lands_within(0, SETTLED);
     let mut posted = 0;
     for round in 0..amount("AAP_TEST_CLUSTER_KILLS", 3, 20) {
+        // Not while another test has a server behind them killed.
+        let quiet = Service::quiet();
+        cluster.lands_within(0, SETTLED);
         let victim = cluster.owner();
         running[victim].take().unwrap().kill();
         let moved = cluster.lands_within(1 - victim, MOVED_FROM_DEAD);
+        drop(quiet);
         eprintln!(
             "round {round}: c{} was killed, rows landed again after {:.1} s",
             victim + 1,
@@ -286,7 +299,7 @@ fn rows_are_there_once_whichever_coordinator_dies() {
             agent.kill();
             agent = cluster.first().start("agent");
         }
-        cluster.lands_within(1 - victim, Duration::from_secs(60));
+        cluster.lands_within(1 - victim, SETTLED);
     }
     let produced = load.stop();
     cluster.await_lines(produced.lines);
@@ -303,18 +316,21 @@ fn a_coordinator_that_was_paused_past_its_lease_doubles_nothing() {
     let running = [cluster.start(0), cluster.start(1)];
     let _agent = cluster.first().start("agent");
     let load = Load::start(cluster.first(), Pace::FILE);
-    cluster.lands_within(0, Duration::from_secs(60));
+    cluster.lands_within(0, SETTLED);
     for round in 0..amount("AAP_TEST_CLUSTER_PAUSES", 1, 5) {
+        let quiet = Service::quiet();
+        cluster.lands_within(0, SETTLED);
         let frozen = cluster.owner();
         running[frozen].signal(Signal::STOP);
         let moved = cluster.lands_within(1 - frozen, MOVED_FROM_FROZEN);
+        drop(quiet);
         eprintln!(
             "round {round}: c{} froze, rows landed again after {:.1} s",
             frozen + 1,
             moved.as_secs_f64()
         );
         running[frozen].signal(Signal::CONT);
-        cluster.lands_within(1 - frozen, Duration::from_secs(60));
+        cluster.lands_within(1 - frozen, SETTLED);
         settles("the one that was frozen answers again", || {
             cluster.members[frozen].aap(&["query", "select count(*) from logs"]).code == 0
         });
@@ -328,6 +344,8 @@ fn a_coordinator_that_was_paused_past_its_lease_doubles_nothing() {
 #[test]
 fn a_platform_of_one_machine_becomes_a_cluster_under_load() {
     let Some(behind) = Behind::find("cluster migration", "it_cluster_migration") else { return };
+    // Each command must do: no other test may have a server killed meanwhile.
+    let _quiet = Service::quiet();
     let mut platform = Platform::new();
     platform.set_env("AAP_TEST_SECRET", "aap");
     let alone = "lake: { age_seconds: 1 }";
@@ -406,11 +424,13 @@ fn one_of_three_brokers_may_die_at_a_time() {
     let leader = cluster.members[cluster.leader()].clone();
     apply(&leader, &kafka.document().replace(", allow_unreplicated: true", ""));
     let load = Load::start(cluster.first(), Pace::FILE);
-    cluster.lands_within(0, Duration::from_secs(60));
+    cluster.lands_within(0, SETTLED);
     let mut events = 0;
     for broker in ["kafka3-1", "kafka3-2", "kafka3-3"] {
+        let quiet = Service::quiet();
         kafka.service().kill_process(broker);
-        let landed = cluster.lands_within(0, Duration::from_secs(60));
+        let landed = cluster.lands_within(0, SETTLED);
+        drop(quiet);
         eprintln!("{broker} was killed, rows landed again after {:.1} s", landed.as_secs_f64());
         ingest(cluster.first(), events, events + 2_000);
         events += 2_000;

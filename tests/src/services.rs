@@ -5,7 +5,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// A real server that a test may kill.
 #[derive(Debug, Clone)]
@@ -36,11 +36,16 @@ impl Service {
         None
     }
 
+    /// While this is held, no test kills a server, and each that was killed answers again: for what is measured. Kills take
+    /// turns by it too: a server that another test is starting must not be killed under it.
+    pub fn quiet() -> MutexGuard<'static, ()> {
+        static TURN: Mutex<()> = Mutex::new(());
+        TURN.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Kills it with SIGKILL and starts it again; returns when it answers.
     pub fn kill_and_restart(&self) {
-        // One at a time: a server that another test is starting must not be killed under it.
-        static TURN: Mutex<()> = Mutex::new(());
-        let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        let _turn = Self::quiet();
         run(Command::new(scripts().join("fault")).args([self.process, "KILL"]));
         run(Command::new(scripts().join(format!("{}.sh", self.name))).arg("start"));
     }
