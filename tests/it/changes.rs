@@ -168,7 +168,13 @@ fn changes_are_rows_once_and_fold_to_the_table_whoever_is_killed() {
         platform.count("select count(*) from changes where name = 'large' and _op = 'insert'"),
         10_000
     );
-    let row = &platform.rows("select * from changes where note = 'x'")[0];
+    // The table as it was compared does not tell of the new column.
+    let noted = "select * from changes where note = 'x'";
+    settles("the new column is there", || {
+        let ran = platform.aap(&["query", "--wait-for-ingest", "-o", "ndjson", noted]);
+        ran.code == 0 && !ran.out.trim().is_empty()
+    });
+    let row = &platform.rows(noted)[0];
     assert_eq!(
         (&row["_op"], &row["_unchanged"], &row["body"]),
         (&"update".into(), &"[\"body\"]".into(), &Value::Null),
