@@ -49,7 +49,7 @@ pub(crate) use answering::Answering;
 pub use config::ClusterConfig;
 pub(crate) use joined::{Joined, Shared};
 pub(crate) use lead::{Lead, LeadDependencies};
-pub(crate) use leases::{Leases, Taken};
+pub(crate) use leases::{LAST, Leases, Taken};
 pub(crate) use peers::{OtherCoordinator, Peers, Told};
 pub(crate) use shards::{LEADERS_SHARD, Place, ShardTurn, Shards, is_sealer, lease_of, sealer, shard_of};
 pub(crate) use view::View;
@@ -99,16 +99,24 @@ pub(crate) async fn join(
         Ok(())
     })
     .await??;
-    match leases.take(&membership(coordinator)).await? {
-        Taken::Ours(_) => Ok(()),
-        Taken::Theirs(lease) => {
+    // One that died without its view is another holder now, and its name is free when its lease is over.
+    let name = membership(coordinator);
+    let mut waited = Duration::ZERO;
+    loop {
+        let lease = match leases.take(&name).await? {
+            Taken::Ours(_) => return Ok(()),
+            Taken::Theirs(lease) => lease,
+        };
+        if waited > LAST {
             let message = format!("another coordinator of this cluster is called `{coordinator}`");
             let at = agents_address(&lease.detail);
-            Err(Problem::new("cluster.name_taken", ExitCode::Conflict, message)
+            return Err(Problem::new("cluster.name_taken", ExitCode::Conflict, message)
                 .cause(format!("it serves agents at {at}"))
                 .hint("give each coordinator a name of its own: `cluster.coordinator` in its configuration")
-                .into())
+                .into());
         }
+        tokio::time::sleep(PAUSE).await;
+        waited += PAUSE;
     }
 }
 

@@ -93,6 +93,10 @@ impl Cluster {
     fn start(&self, member: usize) -> Daemon {
         let daemon = self.members[member].start("coordinator");
         self.members[member].await_coordinator();
+        // It listens before it has its place; one that lost its view waits for the end of its former lease.
+        settles("it has its place in the cluster", || {
+            self.members[member].aap(&["cluster", "status"]).code == 0
+        });
         daemon
     }
 
