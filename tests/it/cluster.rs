@@ -274,7 +274,10 @@ fn a_node_is_reached_through_any_coordinator() {
 fn rows_are_there_once_whichever_coordinator_dies() {
     let Some(behind) = Behind::find("cluster kills", "it_cluster_kills") else { return };
     let cluster = Cluster::prepared(behind, 2);
+    // A coordinator that finds no PostgreSQL when it starts ends: whoever looks after it starts it again, and here nobody does.
+    let quiet = Service::quiet();
     let mut running = [Some(cluster.start(0)), Some(cluster.start(1))];
+    drop(quiet);
     let mut agent = cluster.first().start("agent");
     let load = Load::start(cluster.first(), Pace::FILE);
     cluster.lands_within(0, SETTLED);
@@ -286,7 +289,6 @@ fn rows_are_there_once_whichever_coordinator_dies() {
         let victim = cluster.owner();
         running[victim].take().unwrap().kill();
         let moved = cluster.lands_within(1 - victim, MOVED_FROM_DEAD);
-        drop(quiet);
         eprintln!(
             "round {round}: c{} was killed, rows landed again after {:.1} s",
             victim + 1,
@@ -299,6 +301,7 @@ fn rows_are_there_once_whichever_coordinator_dies() {
             std::fs::remove_dir_all(cluster.members[victim].home().join("coordinator/view")).unwrap();
         }
         running[victim] = Some(cluster.start(victim));
+        drop(quiet);
         if round % 2 == 1 {
             agent.kill();
             agent = cluster.first().start("agent");
@@ -317,7 +320,9 @@ fn rows_are_there_once_whichever_coordinator_dies() {
 fn a_coordinator_that_was_paused_past_its_lease_doubles_nothing() {
     let Some(behind) = Behind::find("cluster pause", "it_cluster_pause") else { return };
     let cluster = Cluster::prepared(behind, 2);
+    let quiet = Service::quiet();
     let running = [cluster.start(0), cluster.start(1)];
+    drop(quiet);
     let _agent = cluster.first().start("agent");
     let load = Load::start(cluster.first(), Pace::FILE);
     cluster.lands_within(0, SETTLED);
@@ -422,7 +427,9 @@ fn one_of_three_brokers_may_die_at_a_time() {
     let Some(kafka) = Kafka::find_three(test) else { return };
     let Some(behind) = Behind::over(kafka, test, "it_cluster_brokers") else { return };
     let cluster = Cluster::prepared(behind, 2);
+    let quiet = Service::quiet();
     let _running = [cluster.start(0), cluster.start(1)];
+    drop(quiet);
     let _agent = cluster.first().start("agent");
     let kafka = &cluster.behind.kafka;
     let leader = cluster.members[cluster.leader()].clone();
