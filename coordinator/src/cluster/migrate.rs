@@ -113,9 +113,10 @@ pub(crate) async fn run(home: &Home, config: &Config, clock: Arc<dyn Clock>) -> 
     });
     closed.await?;
     metadata::put_aside(&home.coordinator().join("meta.db"))?;
+    // Before the last place is put aside: without it nobody would come back to end the migration after a crash.
+    end(&store, &home_of).await?;
     let aside = home.coordinator().join(MOVED);
     std::fs::rename(&old, &aside).with_context(|| format!("put `{old}` aside"))?;
-    end(&store, &home_of).await?;
     Ok(Some(moved))
 }
 
