@@ -112,9 +112,7 @@ impl Settings {
             .set("batch.size", batch.to_string())
             .set("message.max.bytes", bounds.largest.to_string())
             .set("queue.buffering.max.messages", QUEUE_RECORDS.to_string())
-            .set("queue.buffering.max.kbytes", QUEUE_KB.to_string())
-            // A report for each row costs more than the row; the commit fails if one of them was lost.
-            .set("delivery.report.only.error", "true");
+            .set("queue.buffering.max.kbytes", QUEUE_KB.to_string());
         made(BaseProducer::from_config_and_context(&config, watch.clone()))
     }
 
