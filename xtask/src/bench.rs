@@ -13,14 +13,6 @@ use crate::{build, tools};
 const EXAMPLES: [(&str, &str); 3] =
     [("aap-decode", "decode_rate"), ("aap-buffer", "append_rate"), ("aap-transport", "carrier_rate")];
 
-/// Sinks beside the plainest client of their server, in the same run: (crate, test).
-const SINKS: [(&str, &str); 4] = [
-    ("aap-kafka", "throughput"),
-    ("aap-postgres", "throughput"),
-    ("aap-cassandra", "throughput"),
-    ("aap-lake", "throughput"),
-];
-
 /// Runs the measuring programs whose name contains `filter`, then the end-to-end measurements.
 pub(crate) fn run(filter: Option<&str>) -> Result<()> {
     let wanted = |name: &str| filter.is_none_or(|filter| name.contains(filter));
@@ -61,18 +53,28 @@ pub(crate) fn run(filter: Option<&str>) -> Result<()> {
 fn query() -> Result<()> {
     build::release()?;
     let servers = Servers::start(false)?;
-    let mut command = tools::cargo();
-    command.args(["test", "--release", "--locked", "--package", "aap-tests", "--test", "it", "--"]);
-    tools::run(command.args(["--ignored", "--nocapture", "pushdown"]).envs(servers.environment()))
+    tools::run(measurements("it").args(["pushdown"]).envs(servers.environment()))
 }
 
-/// Each sink against its real server.
+/// Each sink beside the plainest client of its real server.
 fn sinks() -> Result<()> {
     let servers = Servers::start(false)?;
-    for (package, test) in SINKS {
-        let mut command = tools::cargo();
-        command.args(["test", "--release", "--locked", "--package", package, "--test", test, "--"]);
-        tools::run(command.args(["--ignored", "--nocapture"]).envs(servers.environment()))?;
-    }
-    Ok(())
+    tools::run(measurements("throughput").envs(servers.environment()))
+}
+
+/// Tests called `name` of all crates that are measurements, one after the other. Of the whole workspace, so that what crates have in
+/// common is built once.
+fn measurements(name: &str) -> std::process::Command {
+    let mut command = tools::cargo();
+    command.args([
+        "test",
+        "--release",
+        "--locked",
+        "--no-fail-fast",
+        "--workspace",
+        "--exclude",
+        "aap-proto-gen",
+    ]);
+    command.args(["--test", name, "--", "--ignored", "--nocapture", "--test-threads", "1"]);
+    command
 }

@@ -6,10 +6,8 @@
 #[path = "support/place.rs"]
 mod place;
 
-use std::time::Duration;
-
-use aap_runtime::{Clock, SystemClock};
-use aap_sinks::conformance::{self, key};
+use aap_runtime::SystemClock;
+use aap_sinks::conformance::{self, Effort, Meter, key};
 use aap_sinks::{Group, Sink, Slice};
 use arrow_array::Array;
 use arrow_array::cast::AsArray;
@@ -44,28 +42,26 @@ async fn rows_arrive_about_as_fast_as_a_plain_loop_writes_them() {
         let mut empty = conformance::slice(&events, 0, 1);
         empty.key = key("edge-0", events.stream.as_str());
         sink.write(&Group { slices: vec![empty] }).await.unwrap();
-        let start = clock.monotonic();
+        let meter = Meter::start(&clock);
         for group in &groups {
             sink.write(group).await.unwrap();
         }
-        ours.push(clock.monotonic() - start);
+        ours.push(meter.stop());
 
         let table = format!("{}.theirs_{round}", place.keyspace);
-        let start_of = plain(&place, &table, &groups, &clock).await;
-        theirs.push(clock.monotonic() - start_of);
+        theirs.push(plain(&place, &table, &groups, &clock).await);
         place.cql(&format!("TRUNCATE {table}")).await;
         place.cql(&format!("TRUNCATE {}.ours_{round}", place.keyspace)).await;
     }
-    let best = |times: &[Duration]| times.iter().min().unwrap().as_secs_f64();
-    let (ours_best, theirs_best) = (best(&ours), best(&theirs));
+    let (ours, theirs) = (Effort::best(&ours), Effort::best(&theirs));
     println!("{rows} rows of 10 columns, {CONCURRENCY} requests at a time");
-    println!("sink, {GROUPS} groups: {ours:.2?}, {:.0} rows/s", rows / ours_best);
-    println!("plain loop: {theirs:.2?}, {:.0} rows/s", rows / theirs_best);
-    println!("ratio of the best: {:.2}", theirs_best / ours_best);
+    println!("{}", ours.line(&format!("sink, {GROUPS} groups"), rows));
+    println!("{}", theirs.line("plain loop", rows));
+    println!("Cassandra: sink / plain client = {:.2}", theirs.seconds / ours.seconds);
 }
 
-/// A row at a time, each an INSERT; returns when it began.
-async fn plain(place: &Place, table: &str, groups: &[Group], clock: &SystemClock) -> Duration {
+/// A row at a time, each an INSERT; returns what it took.
+async fn plain(place: &Place, table: &str, groups: &[Group], clock: &SystemClock) -> Effort {
     let client = place.client().await;
     let made = format!(
         "CREATE TABLE {table} (stream text, node text, bucket timestamp, ts timestamp, epoch bigint, seq bigint, row bigint, \
@@ -78,7 +74,7 @@ async fn plain(place: &Place, table: &str, groups: &[Group], clock: &SystemClock
          VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
     );
     let prepared = client.prepare(put).await.unwrap();
-    let start = clock.monotonic();
+    let meter = Meter::start(clock);
     for slice in groups.iter().flat_map(|group| &group.slices) {
         futures::stream::iter(0..slice.rows.num_rows())
             .map(|row| insert(&client, &prepared, slice, row))
@@ -86,7 +82,7 @@ async fn plain(place: &Place, table: &str, groups: &[Group], clock: &SystemClock
             .collect::<Vec<()>>()
             .await;
     }
-    start
+    meter.stop()
 }
 
 async fn insert(

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aap_columns::value::Objects;
-use aap_runtime::{Clock, SystemClock};
-use aap_sinks::conformance::key;
+use aap_runtime::SystemClock;
+use aap_sinks::conformance::{Effort, Meter, key};
 use aap_sinks::{Group, Sink, Slice};
 use aap_types::Sequence;
 use arrow_array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray, UInt64Array};
@@ -59,8 +59,8 @@ enum Work {
     EncodeOnly,
 }
 
-/// Rows in a second by a producer that only has `acks=all`.
-fn plain(kafka: &Kafka, groups: &[Group], headers: bool, work: Work) -> f64 {
+/// A producer that only has `acks=all`.
+fn plain(kafka: &Kafka, groups: &[Group], headers: bool, work: Work) -> Effort {
     let producer: BaseProducer = kafka
         .config()
         .set("acks", "all")
@@ -81,6 +81,7 @@ fn plain(kafka: &Kafka, groups: &[Group], headers: bool, work: Work) -> f64 {
         made.iter_mut().enumerate().for_each(|(number, text)| encode(number, text));
     }
     let (clock, mut buffer) = (SystemClock::default(), vec![]);
+    let meter = Meter::start(&clock);
     for number in 0..all {
         if work != Work::SendOnly {
             encode(number, &mut buffer);
@@ -108,20 +109,21 @@ fn plain(kafka: &Kafka, groups: &[Group], headers: bool, work: Work) -> f64 {
     while producer.in_flight_count() > 0 {
         producer.poll(Duration::from_millis(1));
     }
-    all as f64 / clock.monotonic().as_secs_f64()
+    meter.stop()
 }
 
-async fn transactional(kafka: &Kafka, groups: &[Group], headers: bool, round: u8) -> f64 {
+async fn transactional(kafka: &Kafka, groups: &[Group], headers: bool, round: u8) -> Effort {
     let mut target = kafka.target.clone();
     target.uid = format!("{round}{}", &target.uid[1..]);
     let spec = kafka.spec(&format!("headers: {headers}"));
     let mut sink = aap_kafka::KafkaSink::new(target, spec);
     sink.resume_point().await.unwrap();
     let clock = SystemClock::default();
+    let meter = Meter::start(&clock);
     for group in groups {
         sink.write(group).await.unwrap();
     }
-    (GROUPS * ROWS) as f64 / clock.monotonic().as_secs_f64()
+    meter.stop()
 }
 
 #[test]
@@ -133,16 +135,20 @@ fn the_sink_keeps_up_with_a_plain_producer() {
         // Makes the topic, and lets everybody warm up.
         transactional(&kafka, &groups[..0], true, 9).await;
         plain(&kafka, &groups, false, Work::SendOnly);
-        println!("rows made to JSON alone: {:.0}/s", plain(&kafka, &groups, false, Work::EncodeOnly));
+        let rows = (GROUPS * ROWS) as f64;
+        println!("{}", plain(&kafka, &groups, false, Work::EncodeOnly).line("rows made to JSON alone", rows));
         for (round, headers) in [(0, true), (1, false), (2, true), (3, false)] {
             let sink = transactional(&kafka, &groups, headers, round).await;
             let sends = plain(&kafka, &groups, headers, Work::SendOnly);
             let encodes = plain(&kafka, &groups, headers, Work::EncodeAndSend);
+            println!("headers {headers}:");
+            println!("  {}", sink.line("sink", rows));
+            println!("  {}", encodes.line("plain producer that makes the texts", rows));
+            println!("  {}", sends.line("plain producer of texts made before", rows));
             println!(
-                "headers {headers}: sink {sink:.0} rows/s; plain producer {encodes:.0} from rows, ratio {:.2}; {sends:.0} from \
-                 texts made before, ratio {:.2}",
-                sink / encodes,
-                sink / sends
+                "  Kafka: sink / plain client = {:.2}, of texts made before {:.2}",
+                encodes.seconds / sink.seconds,
+                sends.seconds / sink.seconds
             );
         }
     });

@@ -1,6 +1,9 @@
-//! How fast rows arrive in an object store, beside `curl` that puts the same objects, ready made. Run by hand:
+//! How fast rows arrive in an object store, beside a client that makes Parquet of the same rows and puts it, and one that puts what was
+//! made before. Run by hand:
 //! `cargo test --release -p aap-lake --test throughput -- --ignored --nocapture`. Against MinIO where `AAP_TEST_S3` is set, else
 //! against a server in this process.
+
+#![expect(clippy::unwrap_used, reason = "a measurement fails by panicking")]
 
 #[path = "support/objects.rs"]
 mod objects;
@@ -9,11 +12,13 @@ mod place;
 #[path = "support/s3.rs"]
 mod s3;
 
-use std::time::Duration;
-
-use aap_runtime::{Clock, SystemClock};
-use aap_sinks::conformance::{key, slice};
+use aap_runtime::SystemClock;
+use aap_sinks::conformance::{Effort, Meter, key, slice};
 use aap_sinks::{Group, Sink};
+use bytes::Bytes;
+use parquet::arrow::ArrowWriter;
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::file::properties::WriterProperties;
 use place::Place;
 use serde_json::json;
 
@@ -21,10 +26,12 @@ use serde_json::json;
 const BATCHES: u64 = 100_000;
 const GROUPS: u64 = 4;
 const ROUNDS: usize = 3;
+/// The level at which the sink compresses.
+const ZSTD: i32 = 3;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "a measurement"]
-async fn rows_arrive_beside_curl_that_puts_the_same_objects() {
+async fn rows_arrive_beside_a_client_that_puts_the_same_objects() {
     let place = match std::env::var("AAP_TEST_S3").is_ok() {
         true => Place::minio("throughput").unwrap(),
         false => Place::new().await,
@@ -36,39 +43,56 @@ async fn rows_arrive_beside_curl_that_puts_the_same_objects() {
         .collect();
     let rows = (GROUPS * BATCHES * 7) as f64;
     let memory: usize = groups.iter().map(Group::bytes).sum();
-    let (mut ours, mut theirs, mut size) = (vec![], vec![], 0);
+    let (mut ours, mut theirs, mut ready, mut size) = (vec![], vec![], vec![], 0);
     for round in 0..ROUNDS {
         // A sink of its own in each round: its chain begins anew.
         let mut sink = place.sink_named(&format!("{round:032}"), json!({}));
         sink.resume_point().await.unwrap();
-        let start = clock.monotonic();
+        let meter = Meter::start(&clock);
         for group in &groups {
             sink.write(group).await.unwrap();
         }
-        ours.push(clock.monotonic() - start);
+        ours.push(meter.stop());
         let name = format!("events/{}-", &format!("{round:032}")[..8]);
         let made = place.objects.parquet().into_iter().filter(|(found, _)| found.starts_with(&name));
-        let files: Vec<_> = made
+        let objects: Vec<_> = made
             .enumerate()
-            .map(|(number, (_, bytes))| {
-                let path = place.file(&format!("object-{number}"));
-                std::fs::write(&path, &bytes).unwrap();
-                (path, format!("peer/{round}-{number}.parquet"), bytes.len())
-            })
+            .map(|(number, (_, bytes))| (format!("peer/{round}-{number}.parquet"), bytes))
             .collect();
-        assert_eq!(files.len(), GROUPS as usize);
-        size = files.iter().map(|(_, _, bytes)| bytes).sum();
-        let start = clock.monotonic();
-        place.put_by_curl(files.iter().map(|(path, name, _)| (path.as_path(), name.as_str())));
-        theirs.push(clock.monotonic() - start);
+        assert_eq!(objects.len(), GROUPS as usize);
+        size = objects.iter().map(|(_, bytes)| bytes.len()).sum();
+        let meter = Meter::start(&clock);
+        place.put_by_curl(objects.into_iter());
+        ready.push(meter.stop());
+        let meter = Meter::start(&clock);
+        let encoded = groups.iter().enumerate();
+        let objects =
+            encoded.map(|(number, group)| (format!("plain/{round}-{number}.parquet"), parquet(group)));
+        place.put_by_curl(objects);
+        theirs.push(meter.stop());
     }
-    let best = |times: &[Duration]| times.iter().min().unwrap().as_secs_f64();
+    let (ours, theirs, ready) = (Effort::best(&ours), Effort::best(&theirs), Effort::best(&ready));
     println!(
         "{rows} rows of 10 columns in {GROUPS} objects: {:.0} MB in memory, {:.0} MB of Parquet",
         memory as f64 / 1e6,
         size as f64 / 1e6
     );
-    println!("sink, made and put: {ours:.2?}, {:.0} rows/s", rows / best(&ours));
-    println!("curl, ready made: {theirs:.2?}, {:.0} rows/s", rows / best(&theirs));
-    println!("ratio of the best: {:.2}", best(&theirs) / best(&ours));
+    println!("{}", ours.line("sink, made and put", rows));
+    println!("{}", theirs.line("curl, with Parquet made of them", rows));
+    println!("{}", ready.line("curl, with objects made before", rows));
+    println!(
+        "object store: sink / plain client = {:.2}, of objects made before {:.2}",
+        theirs.seconds / ours.seconds,
+        ready.seconds / ours.seconds
+    );
+}
+
+/// As the crate's own writer makes it, of one group, compressed as the sink does.
+fn parquet(group: &Group) -> Bytes {
+    let rows = &group.slices[0].rows;
+    let compression = Compression::ZSTD(ZstdLevel::try_new(ZSTD).unwrap());
+    let properties = WriterProperties::builder().set_compression(compression).build();
+    let mut writer = ArrowWriter::try_new(vec![], rows.schema(), Some(properties)).unwrap();
+    writer.write(rows).unwrap();
+    writer.into_inner().unwrap().into()
 }

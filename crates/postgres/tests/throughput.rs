@@ -7,10 +7,9 @@
 mod place;
 
 use std::process::Command;
-use std::time::Duration;
 
-use aap_runtime::{Clock, SystemClock};
-use aap_sinks::conformance::{self, key};
+use aap_runtime::SystemClock;
+use aap_sinks::conformance::{self, Effort, Meter, key};
 use aap_sinks::{Group, Sink};
 use place::{Needs, Place};
 use serde_json::json;
@@ -40,18 +39,18 @@ async fn rows_arrive_about_as_fast_as_psql_copies_them() {
             json!({"create": true, "table": table, "ledger": format!("{}.ledger_{round}", place.schema)}),
         );
         sink.resume_point().await.unwrap();
-        let start = clock.monotonic();
+        let meter = Meter::start(&clock);
         for group in &groups {
             sink.write(group).await.unwrap();
         }
-        ours.push(clock.monotonic() - start);
+        ours.push(meter.stop());
         if round == 0 {
             psql(&place, &format!("\\copy {table} TO '{}' CSV", csv.display()));
         }
         place.sql(&format!("CREATE TABLE theirs_{round} (LIKE {table})")).await;
-        let start = clock.monotonic();
+        let meter = Meter::start(&clock);
         psql(&place, &format!("\\copy {}.theirs_{round} FROM '{}' CSV", place.schema, csv.display()));
-        theirs.push(clock.monotonic() - start);
+        theirs.push(meter.stop());
         let counts = place
             .lines(&format!(
                 "SELECT count(*) FROM ours_{round} UNION ALL SELECT count(*) FROM theirs_{round}"
@@ -60,15 +59,14 @@ async fn rows_arrive_about_as_fast_as_psql_copies_them() {
         assert_eq!(counts, [rows.to_string(), rows.to_string()]);
         place.sql(&format!("DROP TABLE ours_{round}, theirs_{round}; CHECKPOINT")).await;
     }
-    let best = |times: &[Duration]| times.iter().min().unwrap().as_secs_f64();
-    let (ours_best, theirs_best) = (best(&ours), best(&theirs));
+    let (ours, theirs) = (Effort::best(&ours), Effort::best(&theirs));
     println!(
         "{rows} rows of 10 columns, {:.0} MB of CSV",
         std::fs::metadata(&csv).unwrap().len() as f64 / 1e6
     );
-    println!("sink, {GROUPS} transactions: {ours:.2?}, {:.0} rows/s", rows / ours_best);
-    println!("psql \\copy, one transaction: {theirs:.2?}, {:.0} rows/s", rows / theirs_best);
-    println!("ratio of the best: {:.2}", theirs_best / ours_best);
+    println!("{}", ours.line(&format!("sink, {GROUPS} transactions"), rows));
+    println!("{}", theirs.line("psql \\copy, one transaction", rows));
+    println!("PostgreSQL: sink / plain client = {:.2}", theirs.seconds / ours.seconds);
 }
 
 fn psql(place: &Place, command: &str) {

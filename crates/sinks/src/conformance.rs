@@ -5,7 +5,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
+use aap_runtime::{Clock, SystemClock};
 use aap_types::{Epoch, Sequence, StreamKey};
 use arrow_array::{
     ArrayRef, BooleanArray, Decimal128Array, Float64Array, Int64Array, RecordBatch, StringArray,
@@ -38,6 +40,60 @@ pub trait Server {
     fn stored(&self) -> BoxFuture<'_, Vec<Stored>>;
     /// Kills the server with SIGKILL and starts it again. Returns when it answers.
     fn restart(&self) -> BoxFuture<'_, ()>;
+}
+
+/// Ticks of `/proc/self/stat` in a second, on every Linux.
+const TICKS: f64 = 100.0;
+
+/// What moving rows took, in a measurement.
+#[derive(Debug, Clone, Copy)]
+pub struct Effort {
+    /// Seconds on the clock.
+    pub seconds: f64,
+    /// Seconds of a core, of both processes where a child did it.
+    pub cpu: f64,
+}
+
+impl Effort {
+    /// The quickest of several rounds.
+    pub fn best(rounds: &[Self]) -> Self {
+        let least = rounds.iter().copied().min_by(|one, other| one.seconds.total_cmp(&other.seconds));
+        least.expect("at least one round")
+    }
+
+    /// "NAME: 123456 rows/s, 1.23 µs of CPU a row", for the table of figures.
+    pub fn line(&self, name: &str, rows: f64) -> String {
+        format!("{name}: {:.0} rows/s, {:.2} µs of CPU a row", rows / self.seconds, self.cpu * 1e6 / rows)
+    }
+}
+
+/// Measures from its start on.
+#[derive(Debug)]
+pub struct Meter<'a> {
+    clock: &'a SystemClock,
+    began: Duration,
+    cpu: f64,
+}
+
+impl<'a> Meter<'a> {
+    /// Begins.
+    pub fn start(clock: &'a SystemClock) -> Self {
+        Self { clock, began: clock.monotonic(), cpu: cpu_seconds() }
+    }
+
+    /// What was spent since.
+    pub fn stop(self) -> Effort {
+        Effort { seconds: (self.clock.monotonic() - self.began).as_secs_f64(), cpu: cpu_seconds() - self.cpu }
+    }
+}
+
+/// Seconds of a core that this process, and the children that it waited for, have used so far.
+fn cpu_seconds() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    // After the name in parentheses, which may hold anything: own time in user and system mode, then the children's.
+    let after = stat.rsplit_once(')').map_or("", |(_, after)| after);
+    let ticks = after.split_whitespace().skip(11).take(4).filter_map(|field| field.parse::<u64>().ok());
+    ticks.sum::<u64>() as f64 / TICKS
 }
 
 /// Rows in a batch of the suite.
