@@ -7,6 +7,7 @@ mod dead_letters;
 mod help;
 pub(crate) mod logs;
 mod node;
+mod program;
 mod query;
 mod resource;
 mod sink;
@@ -73,6 +74,7 @@ pub(crate) async fn dispatch(
         Id::SourceTypes | Id::SourceTest => source::run(context, operation, arguments),
         Id::ClusterStatus => cluster::status(context).await,
         Id::ClusterConfig => cluster::config(context).await,
+        Id::ClusterMigrate => cluster::migrate(context, operation, arguments),
         Id::BufferLs
         | Id::BufferShow
         | Id::BufferVerify

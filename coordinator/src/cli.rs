@@ -8,8 +8,9 @@ use aap_runtime::{Home, LogFormat, Shutdown, SystemClock, init_logging};
 use aap_types::{NodeId, Problem};
 use anyhow::{Context, Result};
 use camino::Utf8PathBuf;
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 
+use crate::cluster::migrate::Moved;
 use crate::config::Config;
 use crate::{cluster, daemon, init};
 
@@ -39,9 +40,20 @@ enum Command {
         node: Option<NodeId>,
     },
     /// Take the platform of this home into the cluster that its configuration names; it must be stopped
-    Migrate,
+    Migrate {
+        /// Text for people, or one JSON object
+        #[arg(long, value_enum, default_value = "text")]
+        output: Output,
+    },
     /// Check the configuration and say what is wrong with it
     Validate,
+}
+
+/// How the end of a command is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Output {
+    Text,
+    Json,
 }
 
 /// Runs the program.
@@ -50,12 +62,20 @@ pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     init_logging(if arguments.log_json { LogFormat::Json } else { LogFormat::Text });
     aap_runtime::raise_open_file_limit();
+    let output = match arguments.command {
+        Some(Command::Migrate { output }) => output,
+        _ => Output::Text,
+    };
     match run(arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             let problem = problem_of(&failure);
+            let text = match output {
+                Output::Text => problem.report(),
+                Output::Json => problem.to_json().to_string(),
+            };
             let mut stderr = std::io::stderr().lock();
-            if writeln!(stderr, "{}", problem.report()).is_err() {
+            if writeln!(stderr, "{text}").is_err() {
                 tracing::debug!("nobody reads the error");
             }
             ExitCode::from(problem.exit.number())
@@ -103,18 +123,26 @@ fn run(arguments: Arguments) -> Result<()> {
     }
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")?;
-    if matches!(arguments.command, Some(Command::Migrate)) {
-        return runtime.block_on(migrate(&home, &config, clock));
+    if let Some(Command::Migrate { output }) = arguments.command {
+        return runtime.block_on(migrate(&home, &config, clock, output));
     }
     runtime.block_on(async { daemon::run(home, config, clock, Shutdown::on_signals()?).await })
 }
 
-async fn migrate(home: &Home, config: &Config, clock: Arc<SystemClock>) -> Result<()> {
-    let line = match cluster::migrate::run(home, config, clock).await? {
-        None => "there is nothing to move: this home has no landing buffer of its own any more".to_owned(),
-        Some(moved) => format!(
-            "moved {} files of the lake, and {} batches with {} rows that waited for it; start the coordinator",
-            moved.files, moved.batches, moved.rows
+async fn migrate(home: &Home, config: &Config, clock: Arc<SystemClock>, output: Output) -> Result<()> {
+    let moved = cluster::migrate::run(home, config, clock).await?;
+    let line = match (output, moved) {
+        (Output::Json, moved) => {
+            let Moved { files, batches, rows } = moved.unwrap_or_default();
+            serde_json::json!({"moved": moved.is_some(), "files": files, "batches": batches, "rows": rows})
+                .to_string()
+        }
+        (Output::Text, None) => {
+            "there is nothing to move: this home has no landing buffer of its own any more".to_owned()
+        }
+        (Output::Text, Some(Moved { files, batches, rows })) => format!(
+            "moved {files} files of the lake, and {batches} batches with {rows} rows that waited for it; \
+             start the coordinator: aap up --detach"
         ),
     };
     writeln!(std::io::stdout().lock(), "{line}").context("say what was moved")

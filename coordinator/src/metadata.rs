@@ -75,18 +75,18 @@ impl Metadata {
         let alone = folder.join("meta.db");
         ensure!(
             !alone.exists(),
-            "`{alone}` is the metadata of a platform on one machine; take it along with `aap-coordinator migrate`"
+            "`{alone}` is the metadata of a platform on one machine; take it along with `aap cluster migrate`"
         );
         let landing = folder.join("landing");
         ensure!(
             !landing.exists(),
-            "`{landing}` holds what landed at this platform alone; take it along with `aap-coordinator migrate`"
+            "`{landing}` holds what landed at this platform alone; take it along with `aap cluster migrate`"
         );
         let store = PostgresStore::open(spec)?;
         let is_moving = |lease: &Lease| lease.name == MIGRATION && !lease.left.is_zero();
         ensure!(
             !store.leases()?.iter().any(is_moving),
-            "a platform is on its way into this cluster: run its `aap-coordinator migrate` to its end, again if it was broken off"
+            "a platform is on its way into this cluster: run its `aap cluster migrate` to its end, again if it was broken off"
         );
         store.claim_cluster(cluster, authority).map_err(|error| match error {
             Error::Foreign { .. } => anyhow::Error::new(error).context(format!(

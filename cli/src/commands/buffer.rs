@@ -1,14 +1,12 @@
 //! `aap buffer`: runs `aap-agent buffer …` in our place. The store is the agent's trade, and needs no daemon.
 
-use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use aap_client::operations::{Format, Operation};
 use aap_types::{ExitCode, Problem};
 use clap::ArgMatches;
 
-use super::text;
-use crate::arguments::format_for;
+use super::{program, text};
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::up::programs;
@@ -21,17 +19,7 @@ pub(super) fn run(
     let more = take_output(context, arguments.get_many::<String>("more").into_iter().flatten().cloned())?;
     let mut command = Command::new(programs::beside("aap-agent")?);
     command.args(["buffer", operation.verb, text(arguments, "dir")]).args(more);
-    // The agent knows text for people, which is its default, and JSON.
-    if format_for(operation.id, &context.settings, context.printer.stdout_is_terminal())? == Format::Json {
-        command.args(["--output", "json"]);
-    }
-    if let Some(home) = &context.settings.home {
-        command.env("AAP_HOME", home);
-    }
-    // Replaces this process: signals, streams and the exit code are the program's own.
-    let error = command.exec();
-    let message = format!("`{}` cannot be run", command.get_program().to_string_lossy());
-    Err(Problem::new("platform.program", ExitCode::Failed, message).caused_by(&error).into())
+    program::become_it(context, operation, command)
 }
 
 /// Takes our own `-o FORMAT` out of what follows the directory; all else belongs to the agent.

@@ -1,15 +1,20 @@
 //! `aap cluster`.
 
+use std::process::Command;
+
 use aap_client::call;
-use aap_client::operations::{Field, FieldType, Id};
+use aap_client::operations::{Field, FieldType, Id, Operation};
 use aap_client::v1::{ClusterCoordinator, ShowClusterReply, ShowClusterRequest};
 use aap_types::{ExitCode, Problem};
+use clap::ArgMatches;
 use serde_json::json;
 
+use super::{program, text};
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::listing::{Object, object, print_item, print_table};
 use crate::text::clean;
+use crate::up::programs;
 
 pub(super) async fn status(context: &mut Context<'_>) -> Result<ExitCode, Failure> {
     let reply = fetch(context).await?;
@@ -86,6 +91,21 @@ pub(super) async fn config(context: &mut Context<'_>) -> Result<ExitCode, Failur
         }
     }
     Ok(ExitCode::Ok)
+}
+
+/// `aap-coordinator migrate` in our place: it opens what a coordinator alone had, and needs none that runs.
+pub(super) fn migrate(
+    context: &Context<'_>,
+    operation: &Operation,
+    arguments: &ArgMatches,
+) -> Result<ExitCode, Failure> {
+    let mut command = Command::new(programs::beside("aap-coordinator")?);
+    match text(arguments, "config") {
+        "" => {}
+        file => drop(command.args(["--config", file])),
+    }
+    command.arg("migrate");
+    program::become_it(context, operation, command)
 }
 
 async fn fetch(context: &Context<'_>) -> Result<ShowClusterReply, Problem> {

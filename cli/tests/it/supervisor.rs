@@ -151,3 +151,13 @@ fn a_buffer_is_looked_at_by_the_agent_and_its_exit_code_is_ours() {
     assert_eq!(run(&aap, &home, &["buffer", "ls", "/a"]).out, "buffer ls /a\n");
     assert_eq!(run(&aap, &home, &["buffer", "ls", "/a", "-o", "pdf"]).code, 2);
 }
+
+#[test]
+fn a_migration_is_the_coordinators_and_its_exit_code_is_ours() {
+    let home = Home::empty();
+    let aap = installed(&home, "echo \"$AAP_HOME $*\"; exit 6", "exit 1");
+    let ran = run(&aap, &home, &["cluster", "migrate", "--config", "c.yaml", "-o", "json"]);
+    assert_eq!(ran.code, 6);
+    assert!(ran.out.ends_with(" --config c.yaml migrate --output json\n"), "{ran:?}");
+    assert!(!run(&aap, &home, &["cluster", "migrate"]).out.contains("--config"));
+}

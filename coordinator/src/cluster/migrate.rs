@@ -49,7 +49,7 @@ const UNTIL_IT_ENDS: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 const MOVED: &str = "landing.moved-to-cluster";
 
 /// What was moved.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Moved {
     /// Files of the lake.
     pub(crate) files: usize,

@@ -2,7 +2,7 @@
 
 use aap_types::ExitCode;
 
-use super::vocabulary::{Effect, Example, Field, FieldType, Format, Id, Operation, Output};
+use super::vocabulary::{Argument, Effect, Example, Field, FieldType, Format, Id, Operation, Output, Value};
 
 const ITEM: &[Format] = &[Format::Table, Format::Plain, Format::Json, Format::Ndjson];
 const READ: &[ExitCode] = &[ExitCode::Ok, ExitCode::LoginNeeded, ExitCode::Denied, ExitCode::Unavailable];
@@ -54,5 +54,30 @@ their nodes come to next. A shard that nobody owns has no node that is connected
         exits: READ,
         examples: &[Example { command: "aap cluster config", purpose: "what this coordinator runs with" }],
         hints: &["aap cluster status"],
+    },
+    Operation {
+        id: Id::ClusterMigrate,
+        noun: "cluster",
+        verb: "migrate",
+        is_default: false,
+        summary: "Take the platform of this home, which must be stopped, into the cluster that its configuration names",
+        details: "Copies the lake's files to the object store, what waits for the lake into the landing topic, and the metadata into \
+PostgreSQL. Agents keep meanwhile what they have. It deletes nothing, puts the old places aside, and can be repeated after a failure; \
+no coordinator of the cluster starts until it has ended. Exit 6: a coordinator of that cluster runs, or it has the data of another platform.",
+        arguments: &[Argument::option(
+            "config",
+            Value::File,
+            "Configuration of the coordinator; config/coordinator.yaml of the home without it",
+        )],
+        effect: Effect::Mutate,
+        permission: "",
+        output: Output::Program,
+        formats: &[Format::Table, Format::Plain, Format::Json],
+        exits: &[ExitCode::Ok, ExitCode::Failed, ExitCode::Usage, ExitCode::Conflict, ExitCode::Unavailable],
+        examples: &[Example {
+            command: "aap cluster migrate",
+            purpose: "after `aap down` and the sections `cluster` and `metadata` of the configuration; then `aap up --detach`",
+        }],
+        hints: &["aap up --detach", "aap cluster status"],
     },
 ];

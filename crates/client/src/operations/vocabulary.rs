@@ -47,6 +47,7 @@ pub enum Id {
     SourceTest,
     ClusterStatus,
     ClusterConfig,
+    ClusterMigrate,
     BufferLs,
     BufferShow,
     BufferVerify,
@@ -57,7 +58,7 @@ pub enum Id {
 
 impl Id {
     /// Every id.
-    pub const ALL: [Self; 45] = [
+    pub const ALL: [Self; 46] = [
         Self::Up,
         Self::Down,
         Self::Backup,
@@ -97,6 +98,7 @@ impl Id {
         Self::SourceTest,
         Self::ClusterStatus,
         Self::ClusterConfig,
+        Self::ClusterMigrate,
         Self::BufferLs,
         Self::BufferShow,
         Self::BufferVerify,
