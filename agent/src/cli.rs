@@ -4,12 +4,13 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use aap_runtime::{Home, LogFormat, Shutdown, init_logging};
-use aap_types::Problem;
+use aap_types::{NodeId, Problem};
 use camino::Utf8PathBuf;
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::config;
 use crate::daemon::{self, Options};
+use crate::enrol::{self, Wish};
 use crate::offline::{self, BufferCommand};
 use crate::trial;
 
@@ -44,6 +45,20 @@ enum Command {
     Validate {
         /// The file.
         file: Utf8PathBuf,
+        /// Form of the answer.
+        #[arg(long, value_enum, default_value_t = Output::Text)]
+        output: Output,
+    },
+    /// Makes this machine a node of a platform, with a token that `aap token create` printed.
+    Enroll {
+        /// The token; `-` reads it from standard input, where no other user of the machine sees it.
+        token: String,
+        /// The name of the node. Default: that of the token, else this machine's.
+        #[arg(long)]
+        node: Option<NodeId>,
+        /// Enrol although the node of this home was enrolled before.
+        #[arg(long)]
+        again: bool,
         /// Form of the answer.
         #[arg(long, value_enum, default_value_t = Output::Text)]
         output: Output,
@@ -104,6 +119,10 @@ pub fn main() -> ExitCode {
             let home = Home::find(arguments.home.as_deref());
             (trial::test(home, &file, within, output).map(|()| 0), output)
         }
+        Some(Command::Enroll { token, node, again, output }) => {
+            let home = Home::find(arguments.home.as_deref());
+            (enroll(&home, Wish { token, node, again }, output), output)
+        }
         Some(Command::Buffer { command, output }) => (offline::run(command, output), output),
         None => {
             init_logging(match arguments.log_format {
@@ -123,6 +142,15 @@ pub fn main() -> ExitCode {
     }
 }
 
+fn enroll(home: &Home, wish: Wish, output: Output) -> Result<u8, Problem> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(no_threads)?;
+    runtime.block_on(enrol::run(home, wish, output)).map(|()| 0)
+}
+
+fn no_threads(error: std::io::Error) -> Problem {
+    Problem::new("agent.runtime", aap_types::ExitCode::Failed, "start threads").caused_by(&error)
+}
+
 fn serve(options: Options) -> Result<u8, Problem> {
     // Two workers: one may wait for a slow client while the other takes acknowledgements. Threads of the blocking
     // pool come and go with the load; an idle agent has none.
@@ -133,9 +161,7 @@ fn serve(options: Options) -> Result<u8, Problem> {
         .thread_name("agent")
         .enable_all()
         .build()
-        .map_err(|error| {
-            Problem::new("agent.runtime", aap_types::ExitCode::Failed, "start threads").caused_by(&error)
-        })?;
+        .map_err(no_threads)?;
     let result = runtime.block_on(async {
         let shutdown = Shutdown::on_signals()?;
         daemon::run(options, shutdown).await

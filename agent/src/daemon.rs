@@ -25,7 +25,7 @@ use crate::operator::OperatorService;
 use crate::query::NodeQueries;
 use crate::source::{Listening, SourceDeps};
 use crate::sources::{Sources, watch_configuration};
-use crate::uplink::{self, RealDial, UplinkDeps, landing_consumer};
+use crate::uplink::{self, RealDial, Renewal, UplinkDeps, landing_consumer};
 use crate::welcome::FirstWelcome;
 
 /// Version of the layout of the agent's state directory.
@@ -108,6 +108,7 @@ async fn serve(
     let uplinks = Supervisor::new(Shutdown::default());
     if let Some(spec) = config.agent.coordinator.clone() {
         let dial = Arc::new(RealDial::new(spec, node.clone(), options.home.root().to_owned()));
+        let renewal = Renewal::new(dial.files(), node.clone(), options.home.root().to_owned(), clock.clone());
         let queries = NodeQueries::new(serving.engine().clone(), buffer.clone());
         let uplink_deps = UplinkDeps {
             buffer: buffer.clone(),
@@ -119,6 +120,7 @@ async fn serve(
             first_welcome: first_welcome.clone(),
             deletions,
             queries: Some(queries),
+            renewal: Some(renewal),
         };
         uplinks.spawn(TaskKind::vital("uplink"), uplink::run(dial, uplink_deps, uplinks.shutdown()));
     }

@@ -30,6 +30,7 @@ pub mod config;
 pub mod counters;
 pub mod daemon;
 pub mod deletions;
+mod enrol;
 pub mod failpoint;
 pub mod formats;
 pub mod ingest;

@@ -92,6 +92,7 @@ impl OperatorService {
         // Where nothing is to be delivered, nothing waits for it, unless the buffer is full of it.
         let waits = self.delivers || stats.blocked;
         v1::NodeStatus {
+            identity: None,
             node: self.node.to_string(),
             connected: uplink.connected || !self.delivers,
             transport: uplink.carrier,

@@ -22,12 +22,14 @@
 //! | `uplink/answers.rs` | queries that run for a session, and [`Window`]: how far an answer may run ahead |
 //! | `uplink/reconcile.rs` | whether the ledger has what stands here: pure decisions |
 //! | `uplink/recover.rs` | what an operator decides about batches whose stream forked |
+//! | `uplink/renewal.rs` | [`Renewal`]: the node's certificate |
 //! | `uplink/report.rs` | the node's report, and its tails |
 
 mod answers;
 mod dial;
 mod reconcile;
 mod recover;
+mod renewal;
 mod report;
 mod route;
 mod session;
@@ -36,6 +38,7 @@ mod state;
 pub use answers::Window;
 pub use dial::{Dial, RealDial};
 pub use recover::{Recovered, Recovery, recover};
+pub use renewal::Renewal;
 pub use report::{node_report, tails};
 pub use state::{Next, State, landing_consumer};
 
@@ -90,6 +93,8 @@ pub struct UplinkDeps {
     pub deletions: Arc<Deletions>,
     /// Answers the coordinator's queries.
     pub queries: Option<NodeQueries>,
+    /// Looks after this node's certificate.
+    pub renewal: Option<Renewal>,
 }
 
 impl std::fmt::Debug for UplinkDeps {
@@ -109,6 +114,12 @@ pub async fn run(
     let mut backoff = Backoff::new(deps.clock.clone());
     while !shutdown.is_requested() {
         let address = route.address().to_owned();
+        if let Some(renewal) = &deps.renewal {
+            tokio::select! {
+                () = renewal.recover_if_expired() => {}
+                () = shutdown.requested() => break,
+            }
+        }
         let mut welcomed = None;
         let welcome = || {
             backoff.succeeded();

@@ -14,6 +14,7 @@ mod sink;
 mod source;
 mod status;
 mod stream;
+mod token;
 pub(crate) mod views;
 
 use aap_client::operations::{Id, Operation, Output};
@@ -62,6 +63,13 @@ pub(crate) async fn dispatch(
         Id::NodeLs => node::ls(context).await,
         Id::NodeShow => node::show(context, arguments).await,
         Id::NodeRecover => node::recover(context, arguments).await,
+        Id::NodeApprove => node::set_state(context, operation.id, "approved", arguments).await,
+        Id::NodeCordon => node::set_state(context, operation.id, "cordoned", arguments).await,
+        Id::NodeBan => node::set_state(context, operation.id, "banned", arguments).await,
+        Id::NodeLabel => node::label(context, arguments).await,
+        Id::TokenCreate => token::create(context, arguments).await,
+        Id::TokenLs => token::ls(context).await,
+        Id::TokenRevoke => token::revoke(context, arguments).await,
         Id::SinkLs => sink::ls(context).await,
         Id::SinkShow => sink::show(context, arguments).await,
         Id::SinkTest => sink::test(context, arguments).await,

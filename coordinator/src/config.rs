@@ -22,16 +22,20 @@ use aap_lake::LakeConfig;
 use aap_spark::SparkSpec;
 use aap_sql::ServingLimits;
 use aap_types::{ByteCount, ExitCode, Problem};
-use camino::Utf8Path;
+use camino::{Utf8Path, Utf8PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::ClusterConfig;
+use crate::daemon::Endpoints;
 use crate::metadata::MetadataConfig;
 
 /// Default of `agents.bind`.
 pub const AGENTS_PORT: u16 = 7400;
 /// Default of `operators.bind`.
 pub const OPERATORS_PORT: u16 = 7401;
+
+/// A certificate of a shorter life would be renewed all the time.
+const CERTIFICATE_SECONDS_MIN: u64 = 5;
 
 /// Everything that can be set. Unknown keys are errors.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,10 +65,15 @@ pub struct Config {
 pub struct AgentsConfig {
     /// Address of both UDP and TCP. Default: 127.0.0.1:7400, or a free port when that is taken.
     pub bind: Option<SocketAddr>,
+    /// `HOST:PORT` at which agents elsewhere find this coordinator; what nodes that enrol are told. Default: in a cluster
+    /// `cluster.advertise`, else the first of `names`, else this host's name where `bind` is not loopback, else where it listens.
+    pub endpoint: Option<String>,
     /// Host names and addresses that agents use beside `localhost`: they go into the certificate. Default: none; where
     /// `bind` is not loopback, this host's name and, unless it is `0.0.0.0`, that address are always among them; in a cluster
     /// also the host of `cluster.advertise`.
     pub names: Vec<String>,
+    /// How long the certificate of a node holds that enrolled; it is renewed at half of it. Default: 86400, a day.
+    pub certificate_seconds: u64,
     /// Most unacknowledged payload that one agent may have under way. Default: 32 MiB.
     pub credit: ByteCount,
     /// Memory meant for what all agents together have on its way to the disk: each session gets its share of it, at most
@@ -72,32 +81,41 @@ pub struct AgentsConfig {
     pub room: ByteCount,
 }
 
-impl AgentsConfig {
-    /// The names for the certificate. Beyond loopback agents on other machines dial, by what was set, by this host's name,
-    /// or by the address that is listened on.
-    pub fn certificate_names(&self, host: Option<&str>) -> Vec<String> {
-        let mut names = self.names.clone();
-        let beyond = self.bind.map(|bind| bind.ip()).filter(|ip| !ip.is_loopback());
-        if let Some(ip) = beyond {
-            names.extend(host.map(str::to_owned));
-            names.extend((!ip.is_unspecified()).then(|| ip.to_string()));
-        }
-        names
-    }
-}
-
 impl Default for AgentsConfig {
     fn default() -> Self {
-        Self { bind: None, names: vec![], credit: ByteCount::mib(32), room: ByteCount::mib(256) }
+        Self {
+            bind: None,
+            endpoint: None,
+            names: vec![],
+            certificate_seconds: 86_400,
+            credit: ByteCount::mib(32),
+            room: ByteCount::mib(256),
+        }
     }
 }
 
-/// The listener for operators: bearer token, plain TCP, therefore loopback only.
+/// The listener for operators: TLS, and a token with each call. On loopback monitoring is answered without TLS too.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct OperatorsConfig {
-    /// Address. Default: 127.0.0.1:7401, or a free port when that is taken. Another address than loopback is refused.
+    /// Address. Default: 127.0.0.1:7401, or a free port when that is taken.
     pub bind: Option<SocketAddr>,
+    /// `HOST:PORT` at which operators elsewhere, and machines that enrol, find this coordinator. Default: as for `agents`.
+    pub endpoint: Option<String>,
+    /// Host names and addresses that operators use beside those of `agents.names`: they go into the same certificate.
+    pub names: Vec<String>,
+    /// A certificate of your own for those who come by a host's name. Default: that of the embedded authority.
+    pub tls: Option<OwnCertificate>,
+}
+
+/// A certificate that somebody else's authority issued. Paths start at the home directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OwnCertificate {
+    /// Certificate and what leads to its authority, PEM.
+    pub certificate: Utf8PathBuf,
+    /// Private key, PEM, mode 0600.
+    pub key: Utf8PathBuf,
 }
 
 /// The landing buffer.
@@ -209,6 +227,41 @@ impl Config {
         Ok(document.spec)
     }
 
+    /// The names for the certificate of both listeners. Beyond loopback others dial by what was set, by this host's name, or by the
+    /// address that is listened on.
+    pub fn certificate_names(&self, host: Option<&str>) -> Vec<String> {
+        let endpoints = [&self.agents.endpoint, &self.operators.endpoint].into_iter().flatten();
+        let hosts = endpoints.filter_map(|endpoint| host_of(endpoint)).map(str::to_owned);
+        let named = self.agents.names.iter().chain(&self.operators.names).cloned();
+        let mut names: Vec<String> = hosts.chain(named).collect();
+        let bound = [self.agents.bind, self.operators.bind].into_iter().flatten().map(|bind| bind.ip());
+        for ip in bound.filter(|ip| !ip.is_loopback()) {
+            names.extend(host.map(str::to_owned));
+            names.extend((!ip.is_unspecified()).then(|| ip.to_string()));
+        }
+        names
+    }
+
+    /// Where others find this coordinator, which listens as `bound` says.
+    pub(crate) fn advertised(&self, bound: &Endpoints) -> Advertised {
+        let host = crate::init::local_host();
+        let found = |set: &Option<String>, names: &[String], bind: Option<SocketAddr>, bound: SocketAddr| {
+            let beyond = bind.is_some_and(|bind| !bind.ip().is_loopback());
+            let name = names.first().or(host.as_ref().filter(|_| beyond));
+            let by_name = name.map(|name| match name.parse::<IpAddr>() {
+                Ok(ip) => SocketAddr::new(ip, bound.port()).to_string(),
+                Err(_) => format!("{name}:{}", bound.port()),
+            });
+            set.clone().or(by_name).unwrap_or_else(|| bound.to_string())
+        };
+        let (agents, operators) = (&self.agents, &self.operators);
+        let advertise = self.cluster.as_ref().and_then(|cluster| cluster.advertise.clone());
+        Advertised {
+            agents: found(&agents.endpoint.clone().or(advertise), &agents.names, agents.bind, bound.agents),
+            operators: found(&operators.endpoint, &operators.names, operators.bind, bound.operator),
+        }
+    }
+
     fn check(&self) -> Result<(), String> {
         self.metadata.check()?;
         if let Some(cluster) = &self.cluster {
@@ -223,19 +276,43 @@ impl Config {
         if let Some(spark) = &self.spark {
             spark.check().map_err(|why| format!("spark: {why}"))?;
         }
-        if let Some(bind) = self.operators.bind.filter(|bind| !bind.ip().is_loopback()) {
-            return Err(format!(
-                "operators.bind is {bind}: without TLS operators are served on loopback only; use 127.0.0.1 and a tunnel"
-            ));
+        for (field, endpoint) in
+            [("agents.endpoint", &self.agents.endpoint), ("operators.endpoint", &self.operators.endpoint)]
+        {
+            if let Some(endpoint) = endpoint.as_ref().filter(|endpoint| !aap_transport::is_address(endpoint))
+            {
+                return Err(format!("{field} is `{endpoint}`, and not HOST:PORT"));
+            }
         }
-        for name in &self.agents.names {
-            check_name(name).map_err(|why| format!("agents.names has `{name}`, {why}"))?;
+        for (list, names) in
+            [("agents.names", &self.agents.names), ("operators.names", &self.operators.names)]
+        {
+            for name in names {
+                check_name(name).map_err(|why| format!("{list} has `{name}`, {why}"))?;
+            }
+        }
+        if self.agents.certificate_seconds < CERTIFICATE_SECONDS_MIN {
+            return Err(format!("agents.certificate_seconds must be {CERTIFICATE_SECONDS_MIN} or more"));
         }
         if self.lake.file_bytes.0 == 0 {
             return Err("lake.file_bytes must be larger than 0".to_owned());
         }
         Ok(())
     }
+}
+
+/// Where others find a coordinator, `HOST:PORT` each.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Advertised {
+    pub(crate) agents: String,
+    /// For machines that enrol too.
+    pub(crate) operators: String,
+}
+
+/// The host of `HOST:PORT`.
+fn host_of(endpoint: &str) -> Option<&str> {
+    let (host, _) = endpoint.rsplit_once(':')?;
+    Some(host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host))
 }
 
 /// A name that agents can dial and a certificate can carry.
@@ -254,7 +331,7 @@ mod tests {
 
     #[test]
     fn the_certificate_names_what_other_machines_can_dial() {
-        let names = |spec: &str| parse(spec).unwrap().agents.certificate_names(Some("hub"));
+        let names = |spec: &str| parse(spec).unwrap().certificate_names(Some("hub"));
         assert_eq!(names("{}"), Vec::<String>::new());
         assert_eq!(names("{agents: {bind: '127.0.0.1:7400', names: [a]}}"), ["a"]);
         assert_eq!(names("{agents: {bind: '0.0.0.0:7400'}}"), ["hub"]);
@@ -262,6 +339,7 @@ mod tests {
             names("{agents: {bind: '10.1.2.3:7400', names: [a.example]}}"),
             ["a.example", "hub", "10.1.2.3"]
         );
+        assert_eq!(names("{operators: {bind: '10.1.2.4:7401', names: [b]}}"), ["b", "hub", "10.1.2.4"]);
     }
 
     fn parse(spec: &str) -> Result<Config, String> {
@@ -274,11 +352,13 @@ mod tests {
     fn what_is_not_said_has_its_default_and_what_is_unknown_is_refused() {
         assert_eq!(parse("{}").unwrap(), Config::default());
         let config = parse("{landing: {budget: 1GiB}, lake: {streams: {logs: {hours: 5}}}}").unwrap();
+        assert!(parse("{operators: {bind: '0.0.0.0:7401'}}").is_ok());
         assert_eq!((config.landing.budget, config.landing.retain), (ByteCount::gib(1), ByteCount::gib(1)));
         assert_eq!(config.lake.streams[&"logs".parse().unwrap()].hours, 5);
         for (bad, named) in [
             ("{landing: {bugdet: 1}}", "bugdet"),
-            ("{operators: {bind: '0.0.0.0:7401'}}", "loopback"),
+            ("{operators: {names: ['0.0.0.0']}}", "operators.names"),
+            ("{operators: {tls: {certificate: c.pem}}}", "key"),
             ("{lake: {file_bytes: 0}}", "file_bytes"),
             ("{cluster: {landing: {brokers: ['k:1']}, lake: {url: 's3://a'}}}", "metadata.postgres"),
             ("{cluster: {name: 'A B', landing: {brokers: ['k:1']}, lake: {url: 's3://a'}}}", "cluster.name"),

@@ -4,34 +4,35 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use aap_buffer::{Buffer, BufferConfig, Durability, RealFileSystem, SCRUB_PAUSE, scrub_for_ever};
-use aap_lake::{CONSUMER, Lake, LakeDependencies};
+use aap_access::{Address, HashKey};
+use aap_buffer::{Buffer, SCRUB_PAUSE, scrub_for_ever};
 use aap_runtime::{Clock, Home, Shutdown, Supervisor, TaskKind, notify_ready, write_durably};
 use aap_sql::{Engine, EngineConfig, Serving};
-use aap_store::{Fence, MetadataStore, ResourceStore};
-use aap_transport::{Server, ServerConfig, TlsFiles};
+use aap_transport::{Authority, HttpListener, Security, Server, ServerConfig, TlsFiles};
 use aap_types::{CoordinatorName, NodeId};
 use anyhow::{Context, Result};
+use camino::Utf8PathBuf;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
-use tokio::sync::watch;
 use tokio::task::spawn_blocking;
-use tracing::{info, warn};
+use tracing::info;
 
+use crate::access::AccessService;
 use crate::catalog::LakeAndLanding;
 use crate::catalogs::Catalogs;
-use crate::cluster::{self, Answering, ClusterConfig, Joined, Peers, Shared};
+use crate::cluster::{self, Answering, ClusterConfig, Joined, Peers};
 use crate::config::{AGENTS_PORT, Config, OPERATORS_PORT};
-use crate::http;
-use crate::init::{self, operator_token, prepare_home};
+use crate::enrolment::EnrolmentService;
+use crate::http::{self, Services};
+use crate::identities::Identities;
+use crate::init::{self, installation_key, operator_token, prepare_home};
 use crate::landing::{Landed, Landing};
-use crate::metadata::Metadata;
 use crate::nodes::Nodes;
 use crate::operator::OperatorService;
+use crate::parts::Parts;
 use crate::queries::{self, Queries};
 use crate::reach::Reach;
 use crate::resources::ResourceService;
-use crate::second_copy::SecondCopy;
 use crate::session::Sessions;
 use crate::sinks::{SinkDependencies, Sinks};
 use crate::sources::{SourceDependencies, Sources};
@@ -47,6 +48,9 @@ const STOP_DEADLINE: Duration = Duration::from_secs(10);
 pub struct Endpoints {
     /// For operators.
     pub operator: SocketAddr,
+    /// The authority of the certificate there, from the home on. Earlier versions had none: they spoke without TLS.
+    #[serde(default)]
+    pub operator_ca: Option<Utf8PathBuf>,
     /// For agents on this machine: never the unspecified address, which nobody can dial.
     pub agents: SocketAddr,
 }
@@ -54,178 +58,38 @@ pub struct Endpoints {
 /// Runs until `shutdown`.
 pub async fn run(home: Home, config: Config, clock: Arc<dyn Clock>, shutdown: Shutdown) -> Result<()> {
     let (prepared, time) = (home.clone(), clock.clone());
-    let mut names = config.agents.certificate_names(init::local_host().as_deref());
+    let mut names = config.certificate_names(init::local_host().as_deref());
     let cluster = config.cluster.as_ref();
     names.extend(cluster.and_then(ClusterConfig::advertised_host).map(str::to_owned));
     let name = cluster.map(|cluster| cluster.coordinator.parse::<CoordinatorName>()).transpose()?;
-    let (tls, token) = spawn_blocking(move || -> Result<(Identities, String)> {
+    let own = spawn_blocking(move || -> Result<Own> {
         let authority = prepare_home(&prepared, time)?;
         let server = authority.server_files(&names).context("issue the coordinator's certificate")?;
         let caller = name.map(|name| authority.coordinator_files(&name)).transpose();
         let caller = caller.context("issue the certificate with which other coordinators are called")?;
         init::renew_nodes(&authority)?;
-        Ok((Identities { server, caller }, operator_token(&prepared)?))
+        let (token, key) = (operator_token(&prepared)?, installation_key(&prepared)?);
+        Ok(Own { authority, server, caller, token, key })
     })
     .await??;
     let parts = Parts::open(&home, &config, clock.clone()).await?;
-    let stopped = Box::pin(serve(&home, &config, clock, &parts, tls, token, shutdown)).await;
+    let stopped = Box::pin(serve(&home, &config, clock, &parts, own, shutdown)).await;
     let buffer = parts.buffer;
     spawn_blocking(move || buffer.close()).await.context("close the landing buffer")?;
     info!("landing buffer closed");
     stopped
 }
 
-/// As whom it is there.
-struct Identities {
+/// As whom it is there, and what it knows others by.
+struct Own {
+    authority: Authority,
     server: TlsFiles,
     /// As whom it calls other coordinators, where this is one of several.
     caller: Option<TlsFiles>,
-}
-
-/// What stays open from start to stop.
-struct Parts {
-    store: Arc<dyn MetadataStore>,
-    resources: Arc<dyn ResourceStore>,
-    copy: SecondCopy,
-    buffer: Buffer,
-    lake: Lake,
-    /// What coordinators share, where this is one of several.
-    shared: Option<Shared>,
-}
-
-impl Parts {
-    async fn open(home: &Home, config: &Config, clock: Arc<dyn Clock>) -> Result<Self> {
-        let buffer = Self::open_buffer(home, config, clock.clone()).await?;
-        match &config.cluster {
-            None => Self::open_alone(home, config, buffer, clock).await,
-            Some(cluster) => Self::open_in_cluster(home, config, cluster.clone(), buffer, clock).await,
-        }
-    }
-
-    /// The landing buffer; in a cluster, the view of what landed, which can be read again from the topic.
-    async fn open_buffer(home: &Home, config: &Config, clock: Arc<dyn Clock>) -> Result<Buffer> {
-        let node: NodeId = OWN_NODE.parse().context("name this store")?;
-        let (folder, durability) = match &config.cluster {
-            None => ("landing", config.landing.durability),
-            Some(_) => ("view", Durability::Os),
-        };
-        let landing = BufferConfig {
-            budget: config.landing.budget,
-            retain: config.landing.retain,
-            durability,
-            landing_consumer: CONSUMER.to_owned(),
-            ..BufferConfig::new(home.coordinator().join(folder), node)
-        };
-        if config.cluster.is_none()
-            && let Some(window) = landing.durability.loss_window()
-        {
-            warn!(durability = ?landing.durability, "{window}");
-        }
-        let is_view = config.cluster.is_some();
-        let opened = spawn_blocking(move || -> Result<_> {
-            let fs = Arc::new(RealFileSystem);
-            let opened = Buffer::open(fs.clone(), clock.clone(), landing.clone())?;
-            if !is_view || opened.recovery.problems.is_empty() {
-                return Ok(opened);
-            }
-            // What it has lost is in the topic, or in the lake: it is read again.
-            warn!(problems = ?opened.recovery.problems, "the view of what landed is damaged and is made anew");
-            opened.buffer.close();
-            drop(opened);
-            std::fs::remove_dir_all(&landing.directory)
-                .with_context(|| format!("remove `{}`", landing.directory))?;
-            Ok(Buffer::open(fs, clock, landing)?)
-        });
-        let opened = opened.await?.context("open the landing buffer")?;
-        for problem in &opened.recovery.problems {
-            warn!(%problem, "landing buffer recovered with a problem");
-        }
-        info!(
-            segments = opened.recovery.segments,
-            torn_bytes = opened.recovery.torn_bytes,
-            "landing buffer open"
-        );
-        Ok(opened.buffer)
-    }
-
-    async fn open_alone(home: &Home, config: &Config, buffer: Buffer, clock: Arc<dyn Clock>) -> Result<Self> {
-        let owner = store_id(&buffer);
-        let (wanted, folder) = (config.metadata.clone(), home.coordinator());
-        let opened = spawn_blocking(move || Metadata::open(&wanted, &folder, &owner));
-        let Metadata { store, resources, damaged } = opened.await?.context("open the metadata store")?;
-        let copy = SecondCopy::new(resources.clone(), &home.coordinator());
-        let lost = copy.clone();
-        let restored = spawn_blocking(move || lost.restore()).await?.context("restore what was declared")?;
-        if restored > 0 {
-            warn!(
-                objects = restored,
-                "the metadata was lost; what was declared is back from its second copy"
-            );
-        }
-        let dependencies = LakeDependencies {
-            buffer: buffer.clone(),
-            store: store.clone(),
-            clock,
-            root: home.lake(),
-            objects: None,
-            lead: None,
-        };
-        let lake = Lake::open(dependencies, config.lake.clone()).await.context("open the lake")?;
-        if let Some(damaged) = damaged {
-            lake.note(format!(
-                "the metadata was damaged and was rebuilt from the lake's manifest; the damaged file is `{damaged}`"
-            ));
-        }
-        Ok(Self { store, resources, copy, buffer, lake, shared: None })
-    }
-
-    async fn open_in_cluster(
-        home: &Home,
-        config: &Config,
-        cluster: ClusterConfig,
-        buffer: Buffer,
-        clock: Arc<dyn Clock>,
-    ) -> Result<Self> {
-        let wanted = config.metadata.postgres.clone().context("`cluster` needs `metadata.postgres`")?;
-        let described = format!("schema `{}` at {}", wanted.schema, wanted.url);
-        let (folder, tls, name) = (home.coordinator(), home.tls(), cluster.name.clone());
-        let spec = cluster.lake.clone();
-        let opened = spawn_blocking(move || -> Result<_> {
-            let authority = init::authority_fingerprint(&tls)?;
-            let store = Metadata::open_cluster(&wanted, &folder, (&name, &authority))
-                .context("open the metadata store")?;
-            Ok((store, spec.open().context("open the store of the lake")?))
-        });
-        let (store, objects) = opened.await??;
-        // Nothing changes the lake before this coordinator leads: no lease has this token.
-        store.set_fence(Some(Fence { lease: cluster::LEADER.to_owned(), token: 0 }));
-        let copy = SecondCopy::new(store.clone(), &home.coordinator());
-        let lead = watch::Sender::new(false);
-        let dependencies = LakeDependencies {
-            buffer: buffer.clone(),
-            store: store.clone(),
-            clock,
-            // Copies of what lies in the object store.
-            root: home.coordinator().join("lake-copies"),
-            objects: Some(objects),
-            lead: Some(lead.subscribe()),
-        };
-        let lake = Lake::open(dependencies, config.lake.clone()).await.context("open the lake")?;
-        let shared = Shared {
-            config: cluster,
-            store: store.clone(),
-            metadata: store.clone(),
-            resources: store.clone(),
-            lead,
-            described,
-        };
-        Ok(Self { store: store.clone(), resources: store, copy, buffer, lake, shared: Some(shared) })
-    }
-}
-
-/// Who a buffer is, in hexadecimal digits.
-pub(crate) fn store_id(buffer: &Buffer) -> String {
-    buffer.identity().store_id.iter().map(|byte| format!("{byte:02x}")).collect()
+    /// What operators of this machine show.
+    token: String,
+    /// Under which secrets that it issues are hashed.
+    key: HashKey,
 }
 
 async fn serve(
@@ -233,14 +97,20 @@ async fn serve(
     config: &Config,
     clock: Arc<dyn Clock>,
     parts: &Parts,
-    tls: Identities,
-    token: String,
+    own: Own,
     shutdown: Shutdown,
 ) -> Result<()> {
     let before = read_endpoints(home);
-    let mut agents = bind_agents(config, before.as_ref(), tls.server).await?;
+    let Own { authority, server, caller, token, key } = own;
+    let security = operators_security(home, config, &server)?;
+    let mut agents = bind_agents(config, before.as_ref(), server).await?;
     let operators = bind_operators(config, before.as_ref()).await?;
-    let endpoints = Endpoints { operator: operators.local_addr()?, agents: dialable(agents.address()) };
+    let endpoints = Endpoints {
+        operator: dialable(operators.local_addr()?),
+        operator_ca: Some(init::AUTHORITY.into()),
+        agents: dialable(agents.address()),
+    };
+    let operators = HttpListener::new(operators, security);
 
     // Agents stop first; queries and the lake go on until the sessions have landed what they had.
     let late = Shutdown::default();
@@ -284,7 +154,7 @@ async fn serve(
     if joined.is_none() {
         catalogs.start_all(&declared);
     }
-    let reach = match (&joined, tls.caller) {
+    let reach = match (&joined, caller) {
         (Some(joined), Some(caller)) => {
             let peers = Peers::new(joined.leases.clone(), caller, clock.clone());
             Reach::in_cluster(nodes.clone(), peers, parts.store.clone())
@@ -326,12 +196,24 @@ async fn serve(
     let lead = joined
         .as_ref()
         .map(|joined| joined.lead(sinks.clone(), sources.clone(), catalogs.clone(), clock.clone()));
+    let life = Duration::from_secs(config.agents.certificate_seconds);
+    let identities =
+        Identities::new(parts.access.clone(), (authority, key), life, nodes.clone(), clock.clone());
+    if joined.is_some() {
+        tasks.spawn(TaskKind::vital("standing of nodes"), identities.clone().watch(late.clone()));
+    }
+    let advertised = config.advertised(&endpoints);
+    let operators_at: Address =
+        advertised.operators.parse().context("say where operators find this coordinator")?;
+    let access = AccessService::new(identities.clone(), vec![operators_at]);
+    let enrolment = EnrolmentService::new(identities.clone(), advertised.agents, joined.clone());
     let service = OperatorService {
         board: board.clone(),
         queries,
         lake: parts.lake.clone(),
         nodes: nodes.clone(),
         store: parts.store.clone(),
+        identities: identities.clone(),
         lead: lead.clone(),
     };
     match (&joined, &lead) {
@@ -360,6 +242,7 @@ async fn serve(
         landing,
         nodes,
         store: parts.store.clone(),
+        identities: Some(identities),
         clock,
         credit_bytes: config.agents.credit.0,
         room_bytes: config.agents.room.0,
@@ -370,8 +253,8 @@ async fn serve(
     let scrubber = scrub_for_ever(parts.buffer.clone(), SCRUB_PAUSE, late.clone());
     tasks.spawn(TaskKind::optional("scrubber"), scrubber);
     tasks.spawn(TaskKind::optional("rates"), board.sample(late.clone()));
-    tasks
-        .spawn(TaskKind::vital("operators"), http::serve(operators, service, resources, token, late.clone()));
+    let services = Services { operator: service, resources, access, enrolment };
+    tasks.spawn(TaskKind::vital("operators"), http::serve(operators, services, token, late.clone()));
 
     write_endpoints(home, &endpoints)?;
     notify_ready().context("tell the service manager")?;
@@ -417,6 +300,16 @@ async fn bind_agents(config: &Config, before: Option<&Endpoints>, tls: TlsFiles)
         }
     }
     Err(failure.map_or_else(|| anyhow::anyhow!("no address to listen on"), Into::into))
+}
+
+/// Operators' clients come with TLS. On loopback also those come who monitor: they show no token, and get no secrets.
+fn operators_security(home: &Home, config: &Config, tls: &TlsFiles) -> Result<Security> {
+    let own = config.operators.tls.as_ref();
+    let own = own.map(|own| (home.root().join(&own.certificate), home.root().join(&own.key)));
+    let own = own.as_ref().map(|(certificate, key)| (certificate.as_path(), key.as_path()));
+    let server = tls.operators(own, &http::PROTOCOLS).context("open the certificate for operators")?;
+    let is_remote = config.operators.bind.is_some_and(|bind| !bind.ip().is_loopback());
+    Ok(if is_remote { Security::Tls(server) } else { Security::Offered(server) })
 }
 
 async fn bind_operators(config: &Config, before: Option<&Endpoints>) -> Result<TcpListener> {

@@ -3,68 +3,124 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
+use aap_proto::v1::access_server::AccessServer;
+use aap_proto::v1::enrolment_server::EnrolmentServer;
 use aap_proto::v1::operator_server::OperatorServer;
 use aap_proto::v1::resources_server::ResourcesServer;
 use aap_proto::{MESSAGE_BYTES_MAX, status_of_problem};
 use aap_runtime::Shutdown;
+use aap_transport::{ALPN_ENROL, Client, HttpListener, Protection};
 use aap_types::{ExitCode, Problem};
 use axum::Router;
-use axum::extract::State;
+use axum::body::Body;
+use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use tokio::net::TcpListener;
+use tonic::Status;
 use tonic::service::Routes;
 use tonic::service::interceptor::InterceptedService;
-use tonic::{Request, Status};
 use tower::ServiceExt;
 
+use crate::access::AccessService;
+use crate::enrolment::{EnrolmentService, REQUEST_BYTES_MAX};
 use crate::metrics;
 use crate::operator::OperatorService;
 use crate::resources::ResourceService;
 
+/// What clients may speak, the preferred one first.
+pub(crate) const PROTOCOLS: [&[u8]; 3] = [b"h2", b"http/1.1", ALPN_ENROL];
+
+/// What is served.
+#[derive(Debug)]
+pub(crate) struct Services {
+    pub(crate) operator: OperatorService,
+    pub(crate) resources: ResourceService,
+    pub(crate) access: AccessService,
+    pub(crate) enrolment: EnrolmentService,
+}
+
 /// Serves until `shutdown`.
 pub(crate) async fn serve(
-    listener: TcpListener,
-    service: OperatorService,
-    resources: ResourceService,
+    listener: HttpListener,
+    services: Services,
     token: String,
     shutdown: Shutdown,
 ) -> std::io::Result<()> {
+    let Services { operator: service, resources, access, enrolment } = services;
     let operator = OperatorServer::new(service.clone())
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     let resources = ResourcesServer::new(resources)
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let enrolment = EnrolmentServer::new(enrolment).max_decoding_message_size(REQUEST_BYTES_MAX);
     let token: Arc<str> = token.into();
     let guard = move |request| authorise(&token, request);
     let operator = InterceptedService::new(operator, guard.clone());
-    let resources = InterceptedService::new(resources, guard);
+    let resources = InterceptedService::new(resources, guard.clone());
+    let access = InterceptedService::new(AccessServer::new(access), guard);
     let monitoring = Router::new()
         .route("/metrics", get(show_metrics))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(show_readiness))
         .with_state(service);
-    let router = dispatch(Routes::new(operator).add_service(resources).into_axum_router(), monitoring);
+    let operators = Routes::new(operator).add_service(resources).add_service(access).into_axum_router();
+    let enrolment = Routes::new(enrolment).into_axum_router();
+    let router = dispatch(operators, enrolment, monitoring);
+    let router = router.into_make_service_with_connect_info::<Client>();
     axum::serve(listener, router).with_graceful_shutdown(async move { shutdown.requested().await }).await
 }
 
-/// Calls of gRPC go to `operators`, everything else to `monitoring`: what is not there is 404 or 405 to whoever asks in
-/// plain HTTP, where tonic alone would answer 200 with nothing in it.
-fn dispatch(operators: Router, monitoring: Router) -> Router {
-    let elsewhere = async move |request: axum::extract::Request| {
-        if is_grpc(request.headers()) {
-            return operators.oneshot(request).await.into_response();
+/// Calls of gRPC go to `operators`, those of machines that enrol to `enrolment` and nowhere else, everything else to `monitoring`: what is
+/// not there is 404 or 405 to whoever asks in plain HTTP, where tonic alone would answer 200 with nothing in it.
+fn dispatch(operators: Router, enrolment: Router, monitoring: Router) -> Router {
+    let monitoring = monitoring
+        .method_not_allowed_fallback(wrong_method)
+        .fallback(async |request: Request| no_such_path(request.uri().path()));
+    Router::new().fallback(async move |request: Request| {
+        let refused = |problem| status_of_problem(&problem).into_http::<Body>();
+        match (caller(&request), is_grpc(request.headers())) {
+            (Caller::Machine, _) => enrolment.oneshot(request).await.into_response(),
+            (_, false) => monitoring.oneshot(request).await.into_response(),
+            (Caller::Operator, true) => operators.oneshot(request).await.into_response(),
+            // Whoever is on the way could read the token that comes with the call.
+            (Caller::Anybody, true) => refused(not_protected()),
         }
-        no_such_path(request.uri().path())
-    };
-    monitoring.method_not_allowed_fallback(wrong_method).fallback(elsewhere)
+    })
+}
+
+/// Who a connection is for.
+enum Caller {
+    /// A machine that wants to become a node.
+    Machine,
+    /// With TLS.
+    Operator,
+    /// Without.
+    Anybody,
+}
+
+fn caller(request: &Request) -> Caller {
+    match request.extensions().get::<ConnectInfo<Client>>() {
+        Some(ConnectInfo(Client { protection: Protection::Tls(protocol), .. })) => {
+            match protocol.as_deref() {
+                Some(ALPN_ENROL) => Caller::Machine,
+                _ => Caller::Operator,
+            }
+        }
+        _ => Caller::Anybody,
+    }
 }
 
 fn is_grpc(headers: &HeaderMap) -> bool {
     let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     kind.is_some_and(|kind| kind.starts_with("application/grpc"))
+}
+
+fn not_protected() -> Problem {
+    Problem::new("auth.tls_needed", ExitCode::Usage, "operators are answered over TLS only").hint(
+        "use an `aap` of this version: it takes the authority from `tls/root.pem` of the platform's home",
+    )
 }
 
 fn no_such_path(path: &str) -> Response {
@@ -85,7 +141,7 @@ fn typed(status: StatusCode, problem: &Problem) -> Response {
     (status, [(header::CONTENT_TYPE, "application/json")], body).into_response()
 }
 
-fn authorise(token: &str, request: Request<()>) -> Result<Request<()>, Status> {
+fn authorise(token: &str, request: tonic::Request<()>) -> Result<tonic::Request<()>, Status> {
     let shown = request.metadata().get("authorization").and_then(|value| value.to_str().ok());
     match shown.and_then(|value| value.strip_prefix("Bearer ")) {
         Some(shown) if is_same(shown.trim().as_bytes(), token.as_bytes()) => Ok(request),
@@ -121,19 +177,26 @@ async fn show_readiness(State(service): State<OperatorService>) -> Result<impl I
 
 #[cfg(test)]
 mod tests {
-    use axum::body::Body;
     use http_body_util::BodyExt;
 
     use super::*;
 
-    /// Status and code of what is answered to a request.
-    async fn asked(method: Method, path: &str, kind: &str) -> (u16, serde_json::Value) {
+    /// What is answered to a request of a client that came with TLS, or without.
+    async fn answered(protection: Protection, method: Method, path: &str, kind: &str) -> Response {
         let operators =
             Router::new().route("/aap.v1.Operator/{*rest}", axum::routing::any(|| async { "\"called\"" }));
         let monitoring = Router::new().route("/healthz", get(|| async { "\"ok\"" }));
+        let client = Client { address: ([127, 0, 0, 1], 1).into(), protection };
         let request = axum::http::Request::builder().method(method).uri(path).header("content-type", kind);
-        let response =
-            dispatch(operators, monitoring).oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+        let request = request.extension(ConnectInfo(client)).body(Body::empty()).unwrap();
+        let enrolment =
+            Router::new().route("/aap.v1.Enrolment/{*rest}", axum::routing::any(|| async { "\"enrolled\"" }));
+        dispatch(operators, enrolment, monitoring).oneshot(request).await.unwrap()
+    }
+
+    /// Status and JSON of it, with TLS.
+    async fn asked(method: Method, path: &str, kind: &str) -> (u16, serde_json::Value) {
+        let response = answered(Protection::Tls(None), method, path, kind).await;
         let status = response.status().as_u16();
         let body = response.into_body().collect().await.unwrap().to_bytes();
         (status, serde_json::from_slice(&body).unwrap())
@@ -156,10 +219,38 @@ mod tests {
         assert_eq!(call, (200, "called".into()));
     }
 
+    #[tokio::test]
+    async fn without_tls_no_call_is_answered_and_no_token_is_looked_at() {
+        let kind = "application/grpc+proto";
+        let response = answered(Protection::Plain, Method::POST, "/aap.v1.Operator/Status", kind).await;
+        let status = response.headers().get("grpc-status").unwrap().to_str().unwrap();
+        assert_ne!(status, "0");
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        assert!(!body.windows(6).any(|window| window == b"called"));
+        let monitoring = answered(Protection::Plain, Method::GET, "/healthz", "text/plain").await;
+        assert_eq!(monitoring.status().as_u16(), 200);
+    }
+
+    #[tokio::test]
+    async fn a_machine_that_enrols_calls_nothing_else_and_nobody_else_enrols() {
+        let kind = "application/grpc+proto";
+        let machine = || Protection::Tls(Some(ALPN_ENROL.to_vec()));
+        let body = async |response: Response| response.into_body().collect().await.unwrap().to_bytes();
+        let enrolled = answered(machine(), Method::POST, "/aap.v1.Enrolment/Enrol", kind).await;
+        assert_eq!(body(enrolled).await, "\"enrolled\"");
+        for path in ["/aap.v1.Operator/Status", "/healthz", "/metrics"] {
+            let refused = answered(machine(), Method::POST, path, kind).await;
+            assert_eq!(refused.status().as_u16(), 404, "{path}");
+        }
+        let operator = Protection::Tls(Some(b"h2".to_vec()));
+        let refused = answered(operator, Method::POST, "/aap.v1.Enrolment/Enrol", kind).await;
+        assert_ne!(body(refused).await, "\"enrolled\"");
+    }
+
     #[test]
     fn only_the_right_token_opens() {
         let check = |shown: Option<&str>| {
-            let mut request = Request::new(());
+            let mut request = tonic::Request::new(());
             if let Some(shown) = shown {
                 request.metadata_mut().insert("authorization", shown.parse().unwrap());
             }

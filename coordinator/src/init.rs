@@ -5,14 +5,18 @@ use std::io::Read;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::sync::Arc;
 
+use aap_access::HashKey;
 use aap_runtime::{Clock, Home, write_durably};
 use aap_transport::Authority;
 use aap_types::NodeId;
 use anyhow::{Context, Result, ensure};
 use camino::Utf8Path;
+use zeroize::Zeroizing;
 
 use crate::arrival::chain;
 
+/// The certificate of the authority, from the home on.
+pub(crate) const AUTHORITY: &str = "tls/root.pem";
 /// Bytes of randomness in a token.
 const TOKEN_BYTES: usize = 32;
 
@@ -57,14 +61,37 @@ pub fn operator_token(home: &Home) -> Result<String> {
         ensure!(mode & 0o077 == 0, "others can read `{path}`; run `chmod 600 {path}`");
         return Ok(token);
     }
-    let mut random = [0; TOKEN_BYTES];
-    std::fs::File::open("/dev/urandom")
-        .and_then(|mut file| file.read_exact(&mut random))
-        .context("get randomness")?;
+    let random = random()?;
     let token: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
     write_durably(&path, format!("{token}\n").as_bytes(), 0o600)
         .with_context(|| format!("write `{path}`"))?;
     Ok(token)
+}
+
+/// The key under which secrets that this installation issues are hashed: `tls/installation.key`, made when there is none. Coordinators of a
+/// cluster have the same one, as they have the same authority.
+pub(crate) fn installation_key(home: &Home) -> Result<HashKey> {
+    let path = home.tls().join("installation.key");
+    if !path.exists() {
+        let secret = Zeroizing::new(random()?);
+        write_durably(&path, secret.as_slice(), 0o600).with_context(|| format!("write `{path}`"))?;
+    }
+    let secret = Zeroizing::new(std::fs::read(&path).with_context(|| format!("read `{path}`"))?);
+    let mode = path.metadata().with_context(|| format!("look at `{path}`"))?.permissions().mode();
+    ensure!(mode & 0o077 == 0, "others can read `{path}`; run `chmod 600 {path}`");
+    ensure!(
+        secret.len() == TOKEN_BYTES,
+        "`{path}` is not a key of {TOKEN_BYTES} bytes; put it back from a backup"
+    );
+    Ok(HashKey::derive(&secret))
+}
+
+fn random() -> Result<[u8; TOKEN_BYTES]> {
+    let mut random = [0; TOKEN_BYTES];
+    std::fs::File::open("/dev/urandom")
+        .and_then(|mut file| file.read_exact(&mut random))
+        .context("get randomness")?;
+    Ok(random)
 }
 
 /// The fingerprint of the certificate authority in `tls`: BLAKE3 over its certificate, in hexadecimal digits.

@@ -11,7 +11,7 @@
 //! | file | owns |
 //! |---|---|
 //! | `cli.rs` | the command line |
-//! | `daemon.rs` | start, listening, stop in the order of data |
+//! | `daemon.rs`, `parts.rs` | start, listening, stop in the order of data; what it stands on |
 //! | `init.rs`, `config.rs` | a home; the settings |
 //! | `session.rs` | one session of a node |
 //! | `arrival.rs` | checking what arrives |
@@ -30,6 +30,7 @@
 //! | `sinks.rs`, `sinks/` | delivering to other systems |
 //! | `sources.rs`, `sources/` | reading topics of Kafka |
 //! | `status.rs`, `metrics.rs` | the books |
+//! | `identities.rs`, `enrolment.rs`, `access.rs` | which machines are nodes; how they become it; what operators say about it |
 //! | `operator.rs`, `http.rs` | the operators' port |
 //!
 //! # Crash points
@@ -46,6 +47,7 @@
 //! | 7 | `sink.before_write` | a group was read; nothing is at the server |
 //! | 8 | `sink.after_write` | the server has committed it; we have noted nothing |
 
+mod access;
 pub mod arrival;
 pub mod catalog;
 pub mod catalogs;
@@ -54,9 +56,11 @@ pub mod cluster;
 pub mod config;
 pub mod daemon;
 pub mod deletions;
+mod enrolment;
 mod federation;
 pub mod freshness;
 mod http;
+mod identities;
 pub mod init;
 pub mod landing;
 pub mod ledger;
@@ -65,6 +69,7 @@ mod metrics;
 mod node_query;
 pub mod nodes;
 pub mod operator;
+mod parts;
 pub mod queries;
 pub mod reach;
 mod resources;

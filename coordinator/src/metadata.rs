@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use aap_postgres::{PostgresStore, PostgresStoreSpec};
-use aap_store::{ClusterStore, Error, Lease, LeaseStore, MetadataStore, ResourceStore, SqliteStore};
+use aap_store::{
+    AccessKind, AccessStore, ClusterStore, Error, Lease, LeaseStore, MetadataStore, ResourceStore, RowsAfter,
+    SqliteStore,
+};
 use anyhow::{Context, Result, ensure};
 use camino::{Utf8Path, Utf8PathBuf};
 use serde::{Deserialize, Serialize};
@@ -32,11 +35,12 @@ impl MetadataConfig {
     }
 }
 
-/// An open store, as both of what it is.
+/// An open store, as everything that it is.
 #[derive(Debug)]
 pub(crate) struct Metadata {
     pub(crate) store: Arc<dyn MetadataStore>,
     pub(crate) resources: Arc<dyn ResourceStore>,
+    pub(crate) access: Arc<dyn AccessStore>,
     /// Where a damaged file was put, if a new one has taken its place.
     pub(crate) damaged: Option<Utf8PathBuf>,
 }
@@ -58,7 +62,7 @@ impl Metadata {
                 );
                 let (store, damaged) = SqliteStore::open_or_replace(&path)?;
                 let store = Arc::new(store);
-                Ok(Self { store: store.clone(), resources: store, damaged })
+                Ok(Self { store: store.clone(), resources: store.clone(), access: store, damaged })
             }
         }
     }
@@ -119,7 +123,7 @@ impl Metadata {
             put_aside(path)?;
         }
         let store = Arc::new(store);
-        Ok(Self { store: store.clone(), resources: store, damaged: None })
+        Ok(Self { store: store.clone(), resources: store.clone(), access: store, damaged: None })
     }
 }
 
@@ -155,9 +159,28 @@ pub(crate) fn take_over(from: &SqliteStore, to: &PostgresStore) -> Result<()> {
         }
         objects.push((record, state));
     }
+    for kind in AccessKind::ALL {
+        take_over_access(from, to, kind)?;
+    }
     to.restore_resources(&objects)?;
     // Last: its version says that all of it is there.
     to.restore(&old)?;
     info!(objects = objects.len(), files = old.files.len(), "the metadata is in PostgreSQL now");
     Ok(())
+}
+
+/// What stands there already is of an earlier attempt.
+fn take_over_access(from: &SqliteStore, to: &PostgresStore, kind: AccessKind) -> Result<()> {
+    let mut after = String::new();
+    loop {
+        let which = RowsAfter { owner: None, after: &after, limit: aap_store::PAGE_ROWS_MAX };
+        let page = from.access_rows(kind, which)?;
+        for row in &page {
+            to.swap_access_row(kind, None, row)?;
+        }
+        match page.last() {
+            Some(last) => last.key.clone_into(&mut after),
+            None => return Ok(()),
+        }
+    }
 }

@@ -162,6 +162,16 @@ impl Nodes {
         session.is_ready().then_some(session)
     }
 
+    /// Its session, ready or not.
+    pub fn any_session(&self, node: &NodeId) -> Option<Session> {
+        self.state().get(node)?.session.clone()
+    }
+
+    /// Whether it has ever been here.
+    pub fn is_known(&self, node: &NodeId) -> bool {
+        self.state().contains_key(node)
+    }
+
     /// Changes when a session is ready or has ended.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.inner.changes.subscribe()

@@ -15,9 +15,11 @@ use tokio::task::spawn_blocking;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
+use crate::access;
 use crate::catalog::{catalogue_problem, cut_of};
 use crate::cluster::Lead;
 use crate::deletions;
+use crate::identities::Identities;
 use crate::node_query::unknown_node;
 use crate::nodes::Nodes;
 use crate::queries::Queries;
@@ -39,6 +41,8 @@ pub struct OperatorService {
     pub nodes: Nodes,
     /// Where it is remembered.
     pub store: Arc<dyn MetadataStore>,
+    /// Which machines are nodes.
+    pub(crate) identities: Identities,
     /// In a cluster one coordinator changes the lake, not necessarily this one.
     pub(crate) lead: Option<Lead>,
 }
@@ -112,6 +116,8 @@ impl Operator for OperatorService {
         let wanted = request.into_inner().node;
         let from_others = self.queries.inner.reach.told_by_others().await;
         let mut nodes = self.board.nodes(&from_others);
+        let known = self.identities.list(None).await.map_err(refuse)?;
+        add_identities(&mut nodes, &known);
         if !wanted.is_empty() {
             nodes.retain(|node| node.node == wanted);
             if nodes.is_empty() {
@@ -215,6 +221,22 @@ impl Operator for OperatorService {
         self.queries.inner.serving.cancel_or_refuse(&request.into_inner().id).map_err(refuse)?;
         Ok(Response::new(CancelQueryReply { found: true }))
     }
+}
+
+/// What each node is to the platform; those that enrolled and never came are nodes too.
+fn add_identities(nodes: &mut Vec<v1::NodeStatus>, known: &[aap_access::NodeIdentity]) {
+    for identity in known {
+        let identity = access::wire_identity(identity);
+        match nodes.iter_mut().find(|status| status.node == identity.node) {
+            Some(status) => status.identity = Some(identity),
+            None => nodes.push(v1::NodeStatus {
+                node: identity.node.clone(),
+                identity: Some(identity),
+                ..v1::NodeStatus::default()
+            }),
+        }
+    }
+    nodes.sort_by(|one, other| one.node.cmp(&other.node));
 }
 
 /// Whether the stream exists. Blocking work on the pool.

@@ -26,6 +26,7 @@ use self::welcome::check_hello;
 use crate::arrival::chain;
 use crate::cluster::Place;
 use crate::deletions;
+use crate::identities::{Identities, Refused};
 use crate::landing::Landing;
 use crate::nodes::Nodes;
 
@@ -41,6 +42,8 @@ pub struct Sessions {
     pub nodes: Nodes,
     /// Who ever was.
     pub store: Arc<dyn MetadataStore>,
+    /// Which machines are nodes. Without it every node with a certificate of the authority is.
+    pub(crate) identities: Option<Identities>,
     /// The time.
     pub clock: Arc<dyn Clock>,
     /// Most unacknowledged payload of one agent.
@@ -58,6 +61,8 @@ enum End {
     NoHello,
     #[error("the agent broke the protocol: {0}")]
     Protocol(String),
+    #[error("not admitted: {0}")]
+    NotAdmitted(String),
     #[error("carry messages")]
     Transport(#[from] aap_transport::Error),
     #[error("land data")]
@@ -91,7 +96,7 @@ impl SessionHandler for Sessions {
 
 impl Sessions {
     async fn serve(&self, peer: Peer, tx: CoordinatorSender, mut rx: AgentReceiver) -> Result<(), End> {
-        let Peer { node, carrier, .. } = peer;
+        let Peer { node, generation, carrier, .. } = peer;
         let hello = match timeout(HELLO_DEADLINE, rx.recv()).await.map_err(|_| End::NoHello)?? {
             Some(AgentMessage { kind: Some(agent_message::Kind::Hello(hello)) }) => hello,
             Some(_) => return Err(End::Protocol("the first message is no hello".to_owned())),
@@ -117,6 +122,13 @@ impl Sessions {
         let close = self.shutdown.child();
         let _watch = close_with(&close, lost);
         let attached = self.nodes.attach(&node, carrier.to_string(), tx.clone(), close.clone()).await;
+        // Only now, so that whoever shuts the node out from here on finds its session.
+        if let Some(identities) = &self.identities
+            && let Err(Refused { code, message }) = identities.admit(&node, generation).await
+        {
+            refuse(&tx, code, message.clone(), None).await?;
+            return Err(End::NotAdmitted(message));
+        }
         let welcome = tokio::select! {
             welcome = self.welcome(&node, &hello) => welcome?,
             () = close.requested() => return Ok(()),
@@ -131,7 +143,7 @@ impl Sessions {
             let through = now_deleted;
             tx.send(message(coordinator_message::Kind::Deleted(v1::Deleted { through }))).await?;
         }
-        Flow::new(self, node, attached, tx).run(rx, close).await
+        Flow::new(self, (node, generation), attached, tx).run(rx, close).await
     }
 
     /// The node's shard is another coordinator's: it is told which.

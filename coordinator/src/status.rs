@@ -246,6 +246,8 @@ fn describe_node(node: &NodeId, state: NodeState, rows_per_second: f64, now_us: 
     let something_waits = report.waiting_batches > 0 && state.newest_sealed_us > 0;
     let newest_here_us = state.newest_sealed_us - state.clock_offset_us;
     v1::NodeStatus {
+        // Added where it is told.
+        identity: None,
         node: node.to_string(),
         connected,
         transport: session.filter(|_| connected).map(|session| session.carrier).unwrap_or_default(),

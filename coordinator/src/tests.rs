@@ -56,7 +56,7 @@ impl Rig {
     fn dial(&self, cut: Cut) -> AgentSession {
         let (agent, tx, rx) = pair();
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
-        let peer = Peer { node: "n1".parse().unwrap(), carrier: Carrier::Memory, address };
+        let peer = Peer { node: "n1".parse().unwrap(), generation: 0, carrier: Carrier::Memory, address };
         tokio::spawn(self.sessions.clone().session(peer, tx, rx));
         faulty(agent, cut)
     }
@@ -93,7 +93,11 @@ async fn open(home: &Utf8PathBuf) -> (Arc<Sessions>, Lake) {
     let landing = Landing::new(buffer, Landed::new(lake.waiting().clone()), clock.clone());
     let nodes = Nodes::new(store.nodes().unwrap());
     let (credit_bytes, shutdown) = (1 << 20, Shutdown::default());
-    (Arc::new(Sessions { landing, nodes, store, clock, credit_bytes, room_bytes: u64::MAX, shutdown }), lake)
+    let (room_bytes, identities) = (u64::MAX, None);
+    (
+        Arc::new(Sessions { landing, nodes, store, identities, clock, credit_bytes, room_bytes, shutdown }),
+        lake,
+    )
 }
 
 fn key(stream: &str) -> StreamKey {

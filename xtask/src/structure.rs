@@ -13,7 +13,16 @@ use crate::tools;
 const LAYERS: [&[&str]; 7] = [
     &["aap-types"],
     &["aap-runtime"],
-    &["aap-proto", "aap-backup", "aap-buffer", "aap-columns", "aap-decode", "aap-federation", "aap-sinks"],
+    &[
+        "aap-access",
+        "aap-proto",
+        "aap-backup",
+        "aap-buffer",
+        "aap-columns",
+        "aap-decode",
+        "aap-federation",
+        "aap-sinks",
+    ],
     &[
         "aap-transport",
         "aap-sql",
@@ -46,7 +55,8 @@ const SAME_LAYER: [(&str, &str, &str); 2] = [
 const CLI_SEES: [&str; 4] = ["aap-backup", "aap-client", "aap-runtime", "aap-types"];
 
 /// Each driver is named by exactly one crate.
-const HOMES: [(&str, &str); 13] = [
+const HOMES: [(&str, &str); 14] = [
+    ("argon2", "aap-access"),
     ("duckdb", "aap-engine"),
     ("libduckdb-sys", "aap-engine"),
     ("ort", "aap-engine"),

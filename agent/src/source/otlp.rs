@@ -34,7 +34,7 @@ use axum::routing::post;
 use bytes::Bytes;
 
 use super::requests::body::Codec;
-use super::requests::{Bearer, Intake, Listener, Refused, acceptor, not_stored};
+use super::requests::{Bearer, Intake, Listener, Refused, not_stored, security};
 use super::{SourceDeps, SourceError};
 use crate::config::OtlpSpec;
 use crate::ingress::{IngressError, Parcel, Sealer, Tally};
@@ -70,7 +70,7 @@ pub(super) async fn run(
     shutdown: Shutdown,
 ) -> Result<(), SourceError> {
     let bearer = Bearer::of_spec(spec.token_file.as_deref(), &deps).await?;
-    let tls = acceptor(spec.tls.as_ref(), &deps)?;
+    let tls = security(spec.tls.as_ref(), &deps)?;
     let mut listeners = Vec::new();
     for address in spec.addresses() {
         listeners.push(Listener::bind(address, tls.clone()).await?);

@@ -23,7 +23,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 
 use super::requests::body::too_large;
-use super::requests::{Bearer, Intake, Listener, Refused, acceptor, not_stored};
+use super::requests::{Bearer, Intake, Listener, Refused, not_stored, security};
 use super::{SourceDeps, SourceError};
 use crate::config::RemoteWriteSpec;
 use crate::ingress::{IngressError, Parcel, Sealer, Tally};
@@ -43,7 +43,7 @@ pub(super) async fn run(
     shutdown: Shutdown,
 ) -> Result<(), SourceError> {
     let bearer = Bearer::of_spec(spec.token_file.as_deref(), &deps).await?;
-    let listener = Listener::bind(spec.listen, acceptor(spec.tls.as_ref(), &deps)?).await?;
+    let listener = Listener::bind(spec.listen, security(spec.tls.as_ref(), &deps)?).await?;
     let address = listener.address()?;
     deps.board.source(&name, |entry| entry.detail = format!("listens on {address}"));
     tracing::info!(%address, "remote-write source listens");

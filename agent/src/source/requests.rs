@@ -18,7 +18,7 @@ use std::time::Duration;
 
 pub(super) use bearer::Bearer;
 pub(super) use intake::Intake;
-pub(super) use listener::{Listener, acceptor};
+pub(super) use listener::{Listener, security};
 pub(super) use refused::{Refused, not_stored};
 
 /// Requests that are taken at once: the content and the rows of each may have several times 16 MiB in memory.

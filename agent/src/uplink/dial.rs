@@ -74,22 +74,26 @@ impl RealDial {
         Ok(dialer)
     }
 
-    fn client_config(&self, address: String) -> ClientConfig {
+    /// Where this node's certificate lies.
+    pub fn files(&self) -> TlsFiles {
         let own = |path: &Option<Utf8PathBuf>, kind| match path {
             Some(path) => self.home.join(path),
             None => self.home.join("tls").join("nodes").join(format!("{}.{kind}", self.node)),
         };
-        let tls = TlsFiles {
+        TlsFiles {
             root: self.home.join(&self.spec.ca),
             certificate: own(&self.spec.certificate, "pem"),
             key: own(&self.spec.key, "key"),
-        };
+        }
+    }
+
+    fn client_config(&self, address: String) -> ClientConfig {
         let prefer = match self.spec.carrier {
             CarrierChoice::Auto => Prefer::Auto,
             CarrierChoice::Quic => Prefer::Quic,
             CarrierChoice::Grpc => Prefer::Grpc,
         };
-        ClientConfig { address, tls, prefer }
+        ClientConfig { address, tls: self.files(), prefer }
     }
 }
 

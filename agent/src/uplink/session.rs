@@ -85,11 +85,20 @@ pub(super) async fn hold(
         reason = send_all(&tx, deps, state) => End::Broken(reason),
         end = receive_all(rx, &tx, deps, state, &running) => end,
         reason = report_all(&tx, deps) => End::Broken(reason),
+        reason = renew(&tx, deps) => End::Broken(reason),
         () = better.available() => End::BetterCarrier,
         () = flushed(deps, state, shutdown) => End::Stopped,
     };
     running.cancel_all();
     end
+}
+
+/// Looks after the node's certificate, where it has one that is renewed.
+async fn renew(tx: &AgentSender, deps: &UplinkDeps) -> String {
+    match &deps.renewal {
+        Some(renewal) => renewal.ask_when_due(tx).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Says hello and waits for the welcome.
@@ -365,6 +374,12 @@ async fn take(
         Some(Down::CancelQuery(cancel)) => running.cancel(&cancel.id),
         Some(Down::Refusal(refusal)) => refused(refusal, deps, state).await?,
         Some(Down::Deleted(deleted)) => deps.deletions.tell(&deleted.through),
+        Some(Down::Renewed(renewed)) => {
+            if let Some(renewal) = deps.renewal.clone() {
+                // Some milliseconds of a disk, twice a day, and not on the thread that takes acknowledgements.
+                tokio::task::spawn_blocking(move || renewal.take(&renewed));
+            }
+        }
         Some(Down::Welcome(_)) => return Err("a second welcome".to_owned().into()),
         // A newer coordinator says something that this version does not know.
         None => {}
@@ -435,7 +450,7 @@ async fn report_all(tx: &AgentSender, deps: &UplinkDeps) -> String {
     }
 }
 
-async fn send(tx: &AgentSender, kind: Up) -> Result<(), String> {
+pub(super) async fn send(tx: &AgentSender, kind: Up) -> Result<(), String> {
     tx.send(AgentMessage { kind: Some(kind) }).await.map_err(|error| chain(&error))
 }
 

@@ -190,6 +190,7 @@ fn connect_by(rig: &Rig, dial: Arc<dyn Dial>) -> Uplink {
         first_welcome: rig.deps.first_welcome.clone(),
         deletions: rig.deps.deletions.clone(),
         queries: None,
+        renewal: None,
     };
     let shutdown = Shutdown::default();
     #[expect(clippy::disallowed_methods, reason = "the test waits for it")]

@@ -1,13 +1,17 @@
 //! `aap node`.
 
 use aap_client::operations::{Field, FieldType, Id};
-use aap_client::v1::{ListNodesRequest, NodeStatus, NodeStatusRequest, RecoverRequest};
+use aap_client::v1::{
+    LabelNodeRequest, ListNodesRequest, NodeIdentityReply, NodeStatus, NodeStatusRequest, RecoverRequest,
+    SetNodeStateRequest,
+};
 use aap_client::{call, problem_of};
 use aap_types::{ExitCode, Problem};
 use clap::ArgMatches;
 use serde_json::{Value, json};
 
-use super::{text, views};
+use super::{text, token, views};
+use crate::confirm::{Answer, Question, confirm};
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::listing::{Object, object, print_item, print_list, print_table};
@@ -71,6 +75,56 @@ pub(super) async fn recover(context: &mut Context<'_>, arguments: &ArgMatches) -
     if reply.streams == 0 {
         context.printer.note("nothing was held");
     }
+    Ok(ExitCode::Ok)
+}
+
+/// Puts a node into another state.
+pub(super) async fn set_state(
+    context: &mut Context<'_>,
+    id: Id,
+    state: &str,
+    arguments: &ArgMatches,
+) -> Result<ExitCode, Failure> {
+    let name = text(arguments, "node");
+    if id == Id::NodeBan {
+        let question = Question {
+            loss: format!("`{name}` delivers nothing any more once it is banned."),
+            answer: Answer::Name(name),
+            command: format!("aap node ban {name} --yes"),
+        };
+        confirm(context, &question)?;
+    }
+    let request = SetNodeStateRequest {
+        node: name.to_owned(),
+        state: state.to_owned(),
+        reason: text(arguments, "reason").to_owned(),
+    };
+    let mut api = context.platform.access().await?;
+    let reply = call(context.call_timeout(), api.set_node_state(request)).await?;
+    print_standing(context, id, &reply)
+}
+
+pub(super) async fn label(context: &mut Context<'_>, arguments: &ArgMatches) -> Result<ExitCode, Failure> {
+    let (set, removed): (Vec<&String>, Vec<&String>) = arguments
+        .get_many::<String>("labels")
+        .into_iter()
+        .flatten()
+        .partition(|label| label.contains('=') || !label.ends_with('-'));
+    let request = LabelNodeRequest {
+        node: text(arguments, "node").to_owned(),
+        set: token::labels(set.into_iter())?,
+        remove: removed.iter().map(|label| label.trim_end_matches('-').to_owned()).collect(),
+        site: text(arguments, "site").to_owned(),
+    };
+    let mut api = context.platform.access().await?;
+    let reply = call(context.call_timeout(), api.label_node(request)).await?;
+    print_standing(context, Id::NodeLabel, &reply)
+}
+
+fn print_standing(context: &mut Context<'_>, id: Id, reply: &NodeIdentityReply) -> Result<ExitCode, Failure> {
+    let item = views::standing(&reply.node.clone().unwrap_or_default());
+    let as_of_us = context.now_us();
+    print_item(context, id, &item, as_of_us, |_| Ok(()))?;
     Ok(ExitCode::Ok)
 }
 

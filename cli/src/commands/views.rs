@@ -1,8 +1,8 @@
 //! Messages of the platform as objects with the fields of the registry.
 
 use aap_client::v1::{
-    Change, DeadLetter, NodeStatus, Resource, SinkPosition, SinkStatus, SinkStream, SourceStatus,
-    StreamCounters, StreamStatus,
+    Change, DeadLetter, EnrolmentToken, NodeIdentity, NodeStatus, Resource, SinkPosition, SinkStatus,
+    SinkStream, SourceStatus, StreamCounters, StreamStatus,
 };
 use aap_types::Problem;
 use serde_json::{Value, json};
@@ -11,6 +11,7 @@ use crate::listing::{Object, object};
 use crate::text::rfc3339;
 
 pub(crate) fn node(node: &NodeStatus) -> Object {
+    let standing = node.identity.clone().unwrap_or_default();
     object(json!({
         "node": node.node,
         "connected": node.connected,
@@ -28,6 +29,52 @@ pub(crate) fn node(node: &NodeStatus) -> Object {
         "agent_version": node.agent_version,
         "problems": node.problems,
         "streams": node.streams.iter().map(counters).collect::<Vec<_>>(),
+        "state": standing.state,
+        "site": standing.site,
+        "reason": standing.reason,
+        "labels": standing.labels,
+        "generation": standing.generation,
+        "certificate_expires": until(standing.certificate_expires_us),
+    }))
+}
+
+/// What a node is to the platform.
+pub(crate) fn standing(node: &NodeIdentity) -> Object {
+    object(json!({
+        "node": node.node,
+        "state": node.state,
+        "site": node.site,
+        "reason": node.reason,
+        "labels": node.labels,
+        "key": node.key,
+        "generation": node.generation,
+        "certificate_expires": until(node.certificate_expires_us),
+        "created": rfc3339(node.created_us),
+        "updated": rfc3339(node.updated_us),
+    }))
+}
+
+/// A moment; 0 stands for none.
+pub(crate) fn until(us: i64) -> Option<String> {
+    Some(us).filter(|us| *us != 0).and_then(rfc3339)
+}
+
+/// An enrolment token.
+pub(crate) fn token(token: &EnrolmentToken) -> Object {
+    object(json!({
+        "id": token.id,
+        "state": token.state,
+        "site": token.site,
+        "node": token.node,
+        "uses_left": token.uses_left,
+        "expires": rfc3339(token.expires_us),
+        "nodes": token.nodes,
+        "requires_approval": token.requires_approval,
+        "uses": token.uses,
+        "labels": token.labels,
+        "created": rfc3339(token.created_us),
+        "revoked": until(token.revoked_us),
+        "author": token.author,
     }))
 }
 
@@ -183,6 +230,11 @@ mod tests {
         };
         check(Id::NodeLs, node(&NodeStatus::default()), &[]);
         check(Id::NodeShow, node(&NodeStatus::default()), &[]);
+        for id in [Id::NodeApprove, Id::NodeCordon, Id::NodeBan, Id::NodeLabel] {
+            check(id, standing(&NodeIdentity::default()), &[]);
+        }
+        check(Id::TokenLs, token(&EnrolmentToken::default()), &[]);
+        check(Id::TokenRevoke, token(&EnrolmentToken::default()), &[]);
         check(Id::StreamLs, stream(&StreamStatus::default()), &[]);
         check(Id::StreamShow, stream(&StreamStatus::default()), &["columns", "origins"]);
         check(Id::Apply, applied(&Change::default()), &[]);

@@ -35,7 +35,7 @@ use super::{ClusterConfig, LEADER, lease_of, prepare, record, shard_of};
 use crate::config::Config;
 use crate::landing::Landed;
 use crate::metadata::{self, MIGRATION, take_over};
-use crate::{daemon, init};
+use crate::{daemon, init, parts};
 
 /// How long the topic may take to be read as far as it is filled.
 const READ_TOPIC: Duration = Duration::from_secs(600);
@@ -75,7 +75,7 @@ pub(crate) async fn run(home: &Home, config: &Config, clock: Arc<dyn Clock>) -> 
         return Ok(None);
     }
     let buffer = open_landing(&old, clock.clone()).await?;
-    let owner = daemon::store_id(&buffer);
+    let owner = parts::store_id(&buffer);
     let authority = init::authority_fingerprint(&home.tls())?;
     let (spec, alone) = (postgres.clone(), home.coordinator().join("meta.db"));
     let name = cluster.name.clone();
@@ -101,12 +101,12 @@ pub(crate) async fn run(home: &Home, config: &Config, clock: Arc<dyn Clock>) -> 
     if !prepare(&cluster.landing, &shutdown).await? {
         return Ok(None);
     }
-    begin(&store, &daemon::store_id(&buffer)).await?;
+    begin(&store, &parts::store_id(&buffer)).await?;
     let sqlite = sqlite.map(Arc::new);
     let moving = Moving { cluster, store, clock, buffer, before, sqlite, shutdown };
     let moved = moving.run(home, config).await?;
     let Moving { buffer, sqlite, store, .. } = moving;
-    let home_of = daemon::store_id(&buffer);
+    let home_of = parts::store_id(&buffer);
     let closed = spawn_blocking(move || {
         buffer.close();
         drop(sqlite);
@@ -172,7 +172,7 @@ struct Moving<'a> {
 
 impl Moving<'_> {
     async fn run(&self, home: &Home, config: &Config) -> Result<Moved> {
-        let holder = format!("{}/migration", daemon::store_id(&self.buffer));
+        let holder = format!("{}/migration", parts::store_id(&self.buffer));
         let store: Arc<dyn ClusterStore> = self.store.clone();
         let leases = Leases::new(store, self.clock.clone(), holder, "{}".to_owned());
         let tasks = Supervisor::new(self.shutdown.child());

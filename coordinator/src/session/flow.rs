@@ -47,6 +47,8 @@ type LandTask = JoinHandle<Result<Vec<Outcome>, crate::landing::Error>>;
 pub(super) struct Flow<'a> {
     sessions: &'a Sessions,
     node: NodeId,
+    /// Of the newest certificate that the node is known to have: the one that it showed, or one that it got since.
+    generation: u64,
     attached: Attached,
     tx: CoordinatorSender,
     schemas: HashMap<u64, Arc<FrameSchema>>,
@@ -75,13 +77,14 @@ enum Event {
 impl<'a> Flow<'a> {
     pub(super) fn new(
         sessions: &'a Sessions,
-        node: NodeId,
+        (node, generation): (NodeId, u64),
         attached: Attached,
         tx: CoordinatorSender,
     ) -> Self {
         Self {
             sessions,
             node,
+            generation,
             attached,
             tx,
             schemas: HashMap::new(),
@@ -183,6 +186,7 @@ impl<'a> Flow<'a> {
                 }
             }
             agent_message::Kind::Report(report) => self.receive_report(report),
+            agent_message::Kind::Renew(request) => self.renew(request).await?,
             agent_message::Kind::Hello(_) => return Err(End::Protocol("a second hello".to_owned())),
         }
         Ok(())
@@ -240,6 +244,30 @@ impl<'a> Flow<'a> {
             state.clock_offset_us = report.clock_unix_us - now_us;
             state.report = Some((report, now_us));
         });
+    }
+
+    /// Takes some milliseconds, twice a day.
+    async fn renew(&mut self, request: v1::RenewCertificate) -> Result<(), End> {
+        // Issued by hand: it is renewed by hand.
+        let Some(identities) = self.sessions.identities.as_ref().filter(|_| self.generation > 0) else {
+            return Ok(());
+        };
+        let v1::RenewCertificate { csr, renewal } = request;
+        let renewed = identities.renew(&self.node, csr.to_vec(), self.generation, renewal).await;
+        let answer = renewed.and_then(|renewed| {
+            let certificate = renewed.certificate.unwrap_or_default().into_bytes().into();
+            let authorities = identities.authorities()?.into();
+            Ok((renewed.identity.generation, v1::RenewedCertificate { certificate, authorities }))
+        });
+        match answer {
+            Ok((generation, renewed)) => {
+                self.tx.send(message(coordinator_message::Kind::Renewed(renewed))).await?;
+                self.generation = generation;
+            }
+            // The node asks again; one that is shut out is cut off elsewhere.
+            Err(problem) => warn!(node = %self.node, %problem, "a certificate is not renewed"),
+        }
+        Ok(())
     }
 
     fn start_landing(&mut self) {

@@ -14,5 +14,7 @@ mod problems;
 
 pub use aap_proto::{MESSAGE_BYTES_MAX, status_of_problem, v1};
 pub use aap_runtime::{Clock, Home, SystemClock, documents};
-pub use platform::{Bearer, CoordinatorEndpoints, NodeApi, OperatorApi, Platform, ResourcesApi, call};
+pub use platform::{
+    AccessApi, Bearer, CoordinatorEndpoints, NodeApi, OperatorApi, Platform, ResourcesApi, call,
+};
 pub use problems::{not_running, problem_of};

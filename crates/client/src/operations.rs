@@ -9,6 +9,7 @@
 //! | `vocabulary.rs` | the types: [`Operation`], [`Argument`], [`Output`], [`Field`] |
 //! | `platform.rs` | up, down, backup, restore, logs, status, version, completion, help |
 //! | `data.rs` | query, ingest, stream, node |
+//! | `access.rs` | token; the standing of nodes |
 //! | `resources.rs` | apply, diff, get, delete: declared objects |
 //! | `sinks.rs` | sink, sink dlq |
 //! | `sources.rs` | source: types, and files of sources tried out; with no daemon running |
@@ -16,6 +17,7 @@
 //! | `buffer.rs` | buffer: works on a directory, with no daemon running |
 //! | `globals.rs` | [`GLOBALS`]: arguments that every command takes |
 
+mod access;
 mod buffer;
 mod cluster;
 mod data;
@@ -35,7 +37,8 @@ pub use vocabulary::{
 pub const NOUNS: &[Noun] = &[
     Noun { name: "query", summary: "Ask with SQL; list and cancel what is running" },
     Noun { name: "stream", summary: "Streams: what they hold, their newest rows, their files" },
-    Noun { name: "node", summary: "Nodes: machines that run an agent" },
+    Noun { name: "node", summary: "Nodes: machines that run an agent, and their standing" },
+    Noun { name: "token", summary: "Enrolment tokens, with which machines become nodes" },
     Noun {
         name: "sink",
         summary: "Sinks: where landed rows are delivered to, how far they are, what they refuse",
@@ -55,6 +58,7 @@ pub fn all() -> impl Iterator<Item = &'static Operation> {
         platform::OPERATIONS,
         resources::OPERATIONS,
         data::OPERATIONS,
+        access::OPERATIONS,
         sinks::OPERATIONS,
         sources::OPERATIONS,
         cluster::OPERATIONS,

@@ -13,11 +13,12 @@ use serde::Deserialize;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
-use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Uri};
 use tonic::{Request, Status};
 
 use crate::problems::{not_running, problem_of};
 use crate::v1::NodeStatusRequest;
+use crate::v1::access_client::AccessClient;
 use crate::v1::node_client::NodeClient;
 use crate::v1::operator_client::OperatorClient;
 use crate::v1::resources_client::ResourcesClient;
@@ -33,6 +34,8 @@ const RESTART_LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// What the coordinator answers operators, or a node by itself.
 pub type OperatorApi = OperatorClient<InterceptedService<Channel, Bearer>>;
+/// Who may do what, which only a coordinator knows.
+pub type AccessApi = AccessClient<InterceptedService<Channel, Bearer>>;
 /// Declared objects and sinks, which only a coordinator has.
 pub type ResourcesApi = ResourcesClient<InterceptedService<Channel, Bearer>>;
 /// What an agent answers on its own machine.
@@ -43,6 +46,9 @@ pub type NodeApi = NodeClient<Channel>;
 pub struct CoordinatorEndpoints {
     /// For operators: host and port.
     pub operator: String,
+    /// The authority of the certificate there, PEM, from the home on. None: a version that speaks without TLS.
+    #[serde(default)]
+    pub operator_ca: Option<Utf8PathBuf>,
     /// For agents: host and port.
     #[serde(default)]
     pub agents: String,
@@ -114,14 +120,29 @@ impl Platform {
     /// # Errors
     /// As [`Self::operator`]; `platform.needs_coordinator` (7) where only a node runs.
     pub async fn resources(&self) -> Result<ResourcesApi, Problem> {
-        if self.has_only_a_node() {
-            let message = "declared objects and sinks are the coordinator's, and only a node runs here";
-            return Err(Problem::new("platform.needs_coordinator", ExitCode::Unavailable, message)
-                .hint("ask again where a coordinator runs, or give its home with `--home`"));
-        }
+        self.needs_coordinator("declared objects and sinks are the coordinator's")?;
         let (channel, bearer) = self.coordinator_channel().await?;
         let client = ResourcesClient::with_interceptor(channel, bearer);
         Ok(client.max_decoding_message_size(crate::MESSAGE_BYTES_MAX))
+    }
+
+    /// Connects to the coordinator for who may do what.
+    ///
+    /// # Errors
+    /// As [`Self::resources`].
+    pub async fn access(&self) -> Result<AccessApi, Problem> {
+        self.needs_coordinator("nodes and tokens are the coordinator's")?;
+        let (channel, bearer) = self.coordinator_channel().await?;
+        Ok(AccessClient::with_interceptor(channel, bearer))
+    }
+
+    fn needs_coordinator(&self, what: &str) -> Result<(), Problem> {
+        if !self.has_only_a_node() {
+            return Ok(());
+        }
+        let message = format!("{what}, and only a node runs here");
+        Err(Problem::new("platform.needs_coordinator", ExitCode::Unavailable, message)
+            .hint("ask again where a coordinator runs, or give its home with `--home`"))
     }
 
     /// Whether an agent, and never a coordinator, ran in this home.
@@ -133,15 +154,32 @@ impl Platform {
         let endpoints = self.coordinator_endpoints()?;
         let bearer = Bearer::read(&self.home.operator_token_file())?;
         let address = &endpoints.operator;
-        let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|error| {
-            Problem::new("platform.run_file", ExitCode::Failed, format!("`{address}` is not an address"))
-                .caused_by(&error)
-        })?;
+        let endpoint = self.endpoint(&endpoints)?;
         let channel = self
             .patiently(async || tuned(endpoint.clone()).connect().await)
             .await
             .map_err(|error| nobody_answers("the coordinator", address, &error))?;
         Ok((channel, bearer))
+    }
+
+    fn endpoint(&self, endpoints: &CoordinatorEndpoints) -> Result<Endpoint, Problem> {
+        let address = &endpoints.operator;
+        let scheme = if endpoints.operator_ca.is_some() { "https" } else { "http" };
+        let endpoint = Endpoint::from_shared(format!("{scheme}://{address}")).map_err(|error| {
+            Problem::new("platform.run_file", ExitCode::Failed, format!("`{address}` is not an address"))
+                .caused_by(&error)
+        })?;
+        let Some(authority) = &endpoints.operator_ca else { return Ok(endpoint) };
+        let path = self.home.root().join(authority);
+        let fail = |error: &dyn std::error::Error| {
+            let message = format!("the authority of the coordinator in `{path}` cannot be used");
+            Problem::new("platform.authority", ExitCode::Failed, message)
+                .cause(error.to_string())
+                .hint_command("restart the platform, which writes it anew", "aap down && aap up --detach")
+        };
+        let pem = std::fs::read(&path).map_err(|error| fail(&error))?;
+        let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem));
+        endpoint.tls_config(tls).map_err(|error| fail(&error))
     }
 
     /// The same; but where the coordinator does not answer, the node of this home does if it alone is asked.

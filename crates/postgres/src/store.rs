@@ -15,8 +15,10 @@
 //! | `resources.rs` | declared objects, state and dead letters of sinks |
 //! | `leases.rs` | leases on their own connection, and the fence of the lake |
 //! | `cluster.rs` | whose the metadata is, positions of sources |
+//! | `access.rs` | users, sessions, tokens, node identities |
 //! | `line.rs` | a connection and what drives it; failures |
 
+mod access;
 mod cluster;
 mod lake;
 mod leases;

@@ -6,7 +6,8 @@
 mod place;
 
 use aap_postgres::{PostgresStore, PostgresStoreSpec};
-use aap_store::{MetadataStore, conformance};
+use aap_store::MetadataStore;
+use aap_store::conformance::{self, Shared};
 use place::{Needs, Place};
 use serde_json::json;
 use tokio::task::spawn_blocking;
@@ -34,6 +35,26 @@ async fn metadata_in_postgresql_keeps_the_promises_of_every_store() {
     .await
     .unwrap();
     for number in 1..=20 {
+        place.sql(&format!("DROP SCHEMA IF EXISTS {}_{number} CASCADE", place.schema)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn records_of_access_in_postgresql_keep_their_promises_for_two_coordinators() {
+    let Some(place) = Place::new("access", Needs::Shared).await else { return };
+    let place = std::sync::Arc::new(place);
+    let made = place.clone();
+    let schemas = spawn_blocking(move || {
+        let mut number = 0;
+        conformance::run_access(&mut || {
+            number += 1;
+            let spec = spec(&made, &format!("{}_{number}", made.schema));
+            let open = || Box::new(PostgresStore::open(&spec).unwrap());
+            Shared { one: open(), other: open() }
+        });
+        number
+    });
+    for number in 1..=schemas.await.unwrap() {
         place.sql(&format!("DROP SCHEMA IF EXISTS {}_{number} CASCADE", place.schema)).await;
     }
 }

@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use camino::Utf8PathBuf;
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
 
 /// Longest secret that is read from a file: a key or a token, not a log file somebody named by mistake.
 const SECRET_BYTES_MAX: u64 = 64 << 10;
@@ -48,10 +49,10 @@ impl SecretRef {
     pub fn read(&self) -> Result<Secret, SecretError> {
         match self {
             Self::Env(name) => {
-                std::env::var(name).map(Secret).map_err(|_unset| SecretError::NotSet(name.clone()))
+                std::env::var(name).map(Secret::from).map_err(|_unset| SecretError::NotSet(name.clone()))
             }
             Self::File(path) => read_file(path)
-                .map(Secret)
+                .map(Secret::from)
                 .map_err(|source| SecretError::Unreadable { path: path.clone(), source }),
         }
     }
@@ -102,9 +103,15 @@ impl fmt::Display for SecretRef {
     }
 }
 
-/// A secret. Prints as `***`, whoever prints it.
+/// A secret. Prints as `***`, whoever prints it, and is wiped from memory when it is dropped.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
+pub struct Secret(Zeroizing<String>);
+
+impl From<String> for Secret {
+    fn from(text: String) -> Self {
+        Self(Zeroizing::new(text))
+    }
+}
 
 impl Secret {
     /// The secret itself, to be handed to whoever checks it.

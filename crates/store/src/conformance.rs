@@ -2,8 +2,10 @@
 //!
 //! | file | owns |
 //! |---|---|
+//! | `access.rs` | [`run_access`]: records of access, also with two coordinators at once |
 //! | `leases.rs` | [`run_cluster`]: leases, fences, claims, positions |
 
+mod access;
 mod leases;
 
 use aap_types::{BatchId, ByteCount, Epoch, Sequence, StreamKey};
@@ -13,6 +15,7 @@ use crate::{
     Retention, RowCounts, SequenceRange, SinkDeadLetter, SinkState,
 };
 
+pub use access::{Shared, run_access};
 pub use leases::{Clustered, Timed, run_cluster};
 
 /// A store of both kinds.

@@ -10,13 +10,15 @@
 //! | file | owns |
 //! |---|---|
 //! | `model.rs` | the records |
-//! | `sqlite.rs`, `schema.rs` | [`SqliteStore`]: one file, WAL, `synchronous=FULL` |
+//! | `sqlite.rs`, `sqlite/`, `schema.rs` | [`SqliteStore`]: one file, WAL, `synchronous=FULL` |
 //! | `memory.rs`, `memory/` | [`MemoryStore`] for tests |
 //! | `lease.rs` | [`LeaseStore`]: rights that one coordinator has at a time, and the [`Fence`] of the lake |
 //! | `cluster.rs` | [`ClusterStore`]: whose metadata it is, and positions of sources that all coordinators see |
+//! | `access.rs` | [`AccessStore`]: users, sessions, tokens, node identities, and how they change |
 //! | `resources.rs` | what the SQLite store knows of declared objects and of sinks |
 //! | `conformance.rs`, `conformance/` | the suites that every store passes (feature `conformance`) |
 
+mod access;
 mod cluster;
 #[cfg(any(test, feature = "conformance"))]
 #[expect(clippy::unwrap_used, reason = "a promise that is not kept panics")]
@@ -34,6 +36,7 @@ use std::collections::BTreeMap;
 
 use aap_types::{NodeId, Sequence, StreamKey, StreamName};
 
+pub use access::{AccessKind, AccessRow, AccessStore, LoginFailures, PAGE_ROWS_MAX, Record, RowsAfter};
 pub use cluster::{Claim, ClusterStore, LandedPosition};
 pub use lease::{Acquired, Fence, Fencing, Lease, LeaseStore};
 pub use memory::MemoryStore;

@@ -2,8 +2,10 @@
 //!
 //! | file | owns |
 //! |---|---|
+//! | `access.rs` | users, sessions, tokens, node identities |
 //! | `cluster.rs` | leases, whose the metadata is, positions of sources |
 
+mod access;
 mod cluster;
 
 use std::collections::BTreeMap;
@@ -14,8 +16,9 @@ use aap_runtime::SystemClock;
 use aap_types::{BatchId, NodeId, Sequence, SourceKind, StreamKey, StreamName, unite_columns};
 
 use crate::{
-    Catalogue, Claim, Deleted, Error, Fence, Fencing, LakeCommit, LakeFile, LandedPosition, MetadataStore,
-    NodeRecord, ResourceRecord, ResourceStore, Retention, RowCounts, SinkDeadLetter, SinkState, StreamRecord,
+    AccessKind, AccessRow, Catalogue, Claim, Deleted, Error, Fence, Fencing, LakeCommit, LakeFile,
+    LandedPosition, MetadataStore, NodeRecord, ResourceRecord, ResourceStore, Retention, RowCounts,
+    SinkDeadLetter, SinkState, StreamRecord,
 };
 use cluster::LeaseRow;
 
@@ -45,6 +48,7 @@ struct State {
     leases: BTreeMap<String, LeaseRow>,
     claim: Claim,
     positions: BTreeMap<(NodeId, SourceKind, String), LandedPosition>,
+    access: BTreeMap<(AccessKind, String), AccessRow>,
 }
 
 impl State {

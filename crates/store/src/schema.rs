@@ -6,7 +6,7 @@ use rusqlite::Connection;
 use crate::Error;
 
 /// One step per version, never changed once released.
-const MIGRATIONS: [&str; 4] = ["
+const MIGRATIONS: [&str; 5] = ["
     CREATE TABLE nodes (
         node TEXT PRIMARY KEY, first_seen_us INTEGER NOT NULL, last_seen_us INTEGER NOT NULL,
         store_id BLOB NOT NULL, generation INTEGER NOT NULL, epoch INTEGER NOT NULL, agent_version TEXT NOT NULL
@@ -60,6 +60,13 @@ const MIGRATIONS: [&str; 4] = ["
     ) STRICT;
 ", "
     CREATE TABLE sink_ledgers (uid TEXT PRIMARY KEY, version INTEGER NOT NULL, ledger TEXT NOT NULL) STRICT;
+", "
+    CREATE TABLE access (
+        kind TEXT NOT NULL, key TEXT NOT NULL, owner TEXT NOT NULL, expires_us INTEGER, record TEXT NOT NULL,
+        PRIMARY KEY (kind, key)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX access_by_owner ON access (kind, owner);
+    CREATE INDEX access_by_expiry ON access (expires_us) WHERE expires_us IS NOT NULL;
 "];
 
 /// Brings `connection` to the newest version, or refuses one that is newer than this build.

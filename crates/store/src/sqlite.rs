@@ -2,6 +2,12 @@
 //!
 //! WAL with `synchronous=FULL`: a commit that returned survives a power cut. That matters, because the landing buffer
 //! reclaims frames as soon as the lake's cut has moved past them.
+//!
+//! | file | owns |
+//! |---|---|
+//! | `access.rs` | users, sessions, tokens, node identities |
+
+mod access;
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -2,7 +2,7 @@
 
 use camino::Utf8PathBuf;
 
-use crate::conformance::{self, Timed, landing};
+use crate::conformance::{self, Shared, Timed, landing};
 use crate::{ClusterStore, Error, Fence, MemoryStore, MetadataStore, SqliteStore};
 
 #[test]
@@ -14,6 +14,22 @@ fn stores_keep_their_promises() {
         let path = Utf8PathBuf::from_path_buf(directory.path().join("meta.db")).unwrap();
         directories.push(directory);
         Box::new(SqliteStore::open(&path).unwrap())
+    });
+}
+
+#[test]
+fn records_of_access_keep_their_promises_for_two_coordinators() {
+    conformance::run_access(&mut || {
+        let store = MemoryStore::default();
+        Shared { other: Box::new(store.beside()), one: Box::new(store) }
+    });
+    let mut directories = vec![];
+    conformance::run_access(&mut || {
+        let directory = tempfile::tempdir().unwrap();
+        let path = Utf8PathBuf::from_path_buf(directory.path().join("meta.db")).unwrap();
+        directories.push(directory);
+        let open = || Box::new(SqliteStore::open(&path).unwrap());
+        Shared { one: open(), other: open() }
     });
 }
 

@@ -35,6 +35,7 @@ use tracing::info;
 use x509_parser::extensions::ParsedExtension;
 use x509_parser::prelude::X509Certificate;
 
+use crate::request::fingerprint;
 use crate::tls::{TlsFiles, certificates, refuse_exposed};
 use crate::{Error, identity};
 
@@ -47,7 +48,7 @@ const LEAF_DAYS: u64 = 730;
 /// A certificate with less life left is issued again at the next start: half of it, so that a platform that is started
 /// once a year never runs out.
 const LEAF_LEFT_DAYS_MIN: u64 = LEAF_DAYS / 2;
-/// Certificates begin this much earlier, for nodes whose clock is slow.
+/// Certificates begin this much earlier, for nodes whose clock is slow; short-lived ones a tenth of their life.
 const SKEW_SECONDS: u64 = 3600;
 /// Seconds of a day.
 const DAY: u64 = 86_400;
@@ -168,18 +169,51 @@ impl Authority {
         self.issue(name.as_str(), vec![uri], ExtendedKeyUsagePurpose::ClientAuth)
     }
 
+    /// What signs.
+    pub(crate) fn issuer(&self) -> &Issuer<'static, KeyPair> {
+        &self.issuer
+    }
+
+    /// What the authority is known by: BLAKE3 over its public key, so that it stays the same when it is signed anew.
+    pub fn fingerprint(&self) -> [u8; 32] {
+        fingerprint(&self.issuer.key().subject_public_key_info())
+    }
+
+    /// A certificate of `node` but for its key and number, and the moment at which it ends, in microseconds since 1970.
+    pub(crate) fn node_params(
+        &self,
+        node: &NodeId,
+        life: Duration,
+    ) -> Result<(CertificateParams, i64), Error> {
+        let name = uri_name(&identity::node_uri(node))?;
+        let (params, ends) =
+            self.leaf(node.as_str(), vec![name], ExtendedKeyUsagePurpose::ClientAuth, life.as_secs());
+        Ok((params, i64::try_from(ends).unwrap_or(i64::MAX).saturating_mul(1_000_000)))
+    }
+
+    fn leaf(
+        &self,
+        subject: &str,
+        names: Vec<SanType>,
+        usage: ExtendedKeyUsagePurpose,
+        seconds: u64,
+    ) -> (CertificateParams, u64) {
+        let (mut params, ends) = params(subject, seconds, self.clock.as_ref());
+        params.subject_alt_names = names;
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![usage];
+        params.use_authority_key_identifier_extension = true;
+        (params, ends)
+    }
+
     fn issue(
         &self,
         subject: &str,
         names: Vec<SanType>,
         usage: ExtendedKeyUsagePurpose,
     ) -> Result<(String, String), Error> {
-        let mut params = params(subject, LEAF_DAYS, self.clock.as_ref());
-        params.subject_alt_names = names;
-        params.is_ca = IsCa::ExplicitNoCa;
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![usage];
-        params.use_authority_key_identifier_extension = true;
+        let (params, _) = self.leaf(subject, names, usage, LEAF_DAYS * DAY);
         let key = KeyPair::generate().map_err(issue_error(subject))?;
         let certificate = params.signed_by(&key, &self.issuer).map_err(issue_error(subject))?;
         Ok((certificate.pem(), key.serialize_pem()))
@@ -235,7 +269,8 @@ fn sign_root(path: &Utf8Path, key: &KeyPair, clock: &dyn Clock) -> Result<(), Er
     write(path, root.pem().as_bytes())
 }
 
-fn params(subject: &str, days: u64, clock: &dyn Clock) -> CertificateParams {
+/// A certificate that holds for so many seconds, and the second at which it ends.
+fn params(subject: &str, seconds: u64, clock: &dyn Clock) -> (CertificateParams, u64) {
     let mut params = CertificateParams::default();
     let mut name = DistinguishedName::new();
     name.push(DnType::OrganizationName, "AAP");
@@ -243,13 +278,14 @@ fn params(subject: &str, days: u64, clock: &dyn Clock) -> CertificateParams {
     params.distinguished_name = name;
     let now = clock.unix_ms() / 1000;
     let epoch = date_time_ymd(1970, 1, 1);
-    params.not_before = epoch + Duration::from_secs(now.saturating_sub(SKEW_SECONDS));
-    params.not_after = epoch + Duration::from_secs(now + days * DAY);
-    params
+    params.not_before = epoch + Duration::from_secs(now.saturating_sub(SKEW_SECONDS.min(seconds / 10)));
+    let ends = now + seconds;
+    params.not_after = epoch + Duration::from_secs(ends);
+    (params, ends)
 }
 
 fn root_params(clock: &dyn Clock) -> CertificateParams {
-    let mut params = params("AAP authority", ROOT_DAYS, clock);
+    let (mut params, _) = params("AAP authority", ROOT_DAYS * DAY, clock);
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     params
@@ -324,7 +360,7 @@ fn parse<'a>(path: &Utf8Path, der: &'a [u8]) -> Result<X509Certificate<'a>, Erro
         .map_err(|error| Error::Unreadable { path: path.to_owned(), reason: error.to_string() })
 }
 
-fn read_key(path: &Utf8Path) -> Result<KeyPair, Error> {
+pub(crate) fn read_key(path: &Utf8Path) -> Result<KeyPair, Error> {
     refuse_exposed(path)?;
     let pem = std::fs::read_to_string(path).map_err(Error::file("read private key", path))?;
     KeyPair::from_pem(&pem)
@@ -362,7 +398,7 @@ fn lock(directory: &Utf8Path) -> Result<File, Error> {
     Ok(file)
 }
 
-fn issue_error(subject: &str) -> impl FnOnce(rcgen::Error) -> Error {
+pub(crate) fn issue_error(subject: &str) -> impl FnOnce(rcgen::Error) -> Error {
     let subject = subject.to_owned();
     move |source| Error::Issue { subject, source: Arc::new(source) }
 }

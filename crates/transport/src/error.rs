@@ -41,6 +41,9 @@ pub enum Error {
         #[source]
         source: Source,
     },
+    /// A request for a certificate that is not taken.
+    #[error("this is no request for a certificate that can be answered: {reason}")]
+    BadRequest { reason: String },
     /// The TLS library refused the configuration.
     #[error("set up TLS")]
     Tls(#[source] Source),
@@ -121,6 +124,7 @@ impl Error {
                 ("transport.bad_certificate", ExitCode::Failed)
             }
             Self::NoNode { .. } => ("transport.no_node", ExitCode::Denied),
+            Self::BadRequest { .. } => ("enrolment.bad_request", ExitCode::Usage),
             Self::BadAddress { .. } | Self::BadName { .. } => ("transport.bad_address", ExitCode::Usage),
             Self::Bind { .. } => ("transport.listen", ExitCode::Conflict),
             Self::TooLarge { .. } => ("transport.message_too_large", ExitCode::Failed),

@@ -10,7 +10,7 @@ mod client;
 mod peer;
 mod server;
 
-pub(crate) use client::connect;
+pub(crate) use client::{connect, dial, http2};
 pub(crate) use peer::peers;
 pub use peer::{PeerChannel, peer_channel};
 pub(crate) use server::{AcceptedStream, run, with_sessions};

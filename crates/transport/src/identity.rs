@@ -5,6 +5,7 @@ use rustls_pki_types::CertificateDer;
 use x509_parser::extensions::GeneralName;
 
 use crate::Error;
+use crate::request::Serial;
 
 /// What stands before a node's name.
 const NODE: &str = "spiffe://aap/node/";
@@ -14,8 +15,8 @@ const COORDINATOR: &str = "spiffe://aap/coordinator/";
 /// Who connects, by its verified certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Identity {
-    /// A node: it may open sessions.
-    Node(NodeId),
+    /// A node: it may open sessions. With the generation of its certificate; 0 where it was issued without one.
+    Node(NodeId, u64),
     /// A coordinator of the same cluster: it may call `Peer`.
     Coordinator(CoordinatorName),
 }
@@ -44,16 +45,19 @@ pub(crate) fn identity_of(chain: Option<&[CertificateDer<'_>]>) -> Result<Identi
     };
     let bad = |error: NameError| refuse(&error.to_string());
     match (uri.strip_prefix(NODE), uri.strip_prefix(COORDINATOR)) {
-        (Some(id), _) => id.parse().map(Identity::Node).map_err(bad),
+        (Some(id), _) => {
+            let generation = Serial::generation_in(leaf.raw_serial());
+            id.parse().map(|node| Identity::Node(node, generation)).map_err(bad)
+        }
         (None, Some(name)) => name.parse().map(Identity::Coordinator).map_err(bad),
         (None, None) => Err(refuse("its URI is not that of a node")),
     }
 }
 
-/// The node that a verified client certificate chain belongs to.
-pub(crate) fn node_of(chain: Option<&[CertificateDer<'_>]>) -> Result<NodeId, Error> {
+/// The node that a verified client certificate chain belongs to, and the generation of its certificate.
+pub(crate) fn node_of(chain: Option<&[CertificateDer<'_>]>) -> Result<(NodeId, u64), Error> {
     match identity_of(chain)? {
-        Identity::Node(node) => Ok(node),
+        Identity::Node(node, generation) => Ok((node, generation)),
         Identity::Coordinator(_) => Err(Error::NoNode { reason: "it is that of a coordinator".to_owned() }),
     }
 }

@@ -23,6 +23,8 @@
 //! | file | owns |
 //! |---|---|
 //! | `ca.rs` | [`Authority`]: the embedded certificate authority in a directory |
+//! | `request.rs` | [`CertificateRequest`]: keys of nodes, and certificates for them |
+//! | `enrol.rs` | [`enrolment`]: the first connection of a node |
 //! | `identity.rs` | the name of a node or a coordinator in its certificate |
 //! | `tls.rs` | [`TlsFiles`] and the TLS configurations of both sides; those of sources: [`ListenerTls`], [`OutwardTls`] |
 //! | `session.rs` | [`AgentSession`] and the sender and receiver halves of both sides |
@@ -33,17 +35,21 @@
 //! | `quic.rs` | the QUIC carrier |
 //! | `inbox.rs` | what a receiver receives from |
 //! | `testing.rs` | a session in memory and a faulty one (feature `testing`) |
+//! | `listener.rs` | [`HttpListener`]: connections of HTTP clients, of operators and of sources |
 //! | `limits.rs` | every number, with its reason |
 
 mod ca;
 mod client;
+mod enrol;
 mod error;
 mod gate;
 mod grpc;
 mod identity;
 mod inbox;
 mod limits;
+mod listener;
 mod quic;
+mod request;
 mod server;
 mod session;
 #[cfg(feature = "testing")]
@@ -52,12 +58,15 @@ mod tls;
 
 pub use ca::{Authority, is_host_name};
 pub use client::{ClientConfig, Dialer, Prefer, connect, is_address};
+pub use enrol::{EnrolmentApi, enrolment};
 pub use error::Error;
 pub use grpc::{PeerChannel, peer_channel};
 pub use limits::{QUIC_CONNECT_DEADLINE, STALL_DEADLINE};
+pub use listener::{Client, HttpListener, Protection, Security};
+pub use request::{CertificateRequest, IssuedCertificate, NodeKey, Serial};
 pub use server::{Server, ServerConfig, Serving, serve};
 pub use session::{
     AgentReceiver, AgentSender, AgentSession, BetterCarrier, Carrier, CoordinatorReceiver, CoordinatorSender,
     Peer, SessionHandler,
 };
-pub use tls::{ListenerTls, OutwardTls, TlsFiles};
+pub use tls::{ALPN_ENROL, ListenerTls, OutwardTls, TlsFiles, Validity};

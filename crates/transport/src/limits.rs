@@ -112,3 +112,10 @@ pub(crate) const UDP_PAYLOAD_BYTES: u16 = 6500;
 /// What a round trip is taken for before one was measured: the first packet is repeated after 0.3 s and 0.9 s, so
 /// that one that meets a coordinator just starting, or is lost, does not cost the whole attempt.
 pub(crate) const QUIC_INITIAL_RTT: Duration = Duration::from_millis(100);
+
+/// Connections of HTTP clients at once, on one listener: each has a task and some 20 KiB. More wait in the kernel's queue.
+pub(crate) const HTTP_CONNECTIONS_MAX: usize = 512;
+/// Handshakes at once, of those: one costs a millisecond of CPU, and a client may never finish its own.
+pub(crate) const HTTP_HANDSHAKES_MAX: usize = 32;
+/// A client that has not shaken hands by then is not one. Clients of sources are other people's, on slow machines.
+pub(crate) const HTTP_HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);

@@ -223,7 +223,7 @@ async fn accept_tcp(listener: TcpListener, tls: TlsAcceptor, accepted: Accepted,
 impl Accepted {
     async fn take(&self, stream: AcceptedStream, address: SocketAddr) {
         let queue = match stream.identity() {
-            Identity::Node(node) => {
+            Identity::Node(node, _) => {
                 debug!(%address, %node, "node connected");
                 &self.nodes
             }

@@ -237,6 +237,8 @@ impl AgentReceiver {
 pub struct Peer {
     /// The node, from its verified certificate.
     pub node: NodeId,
+    /// The generation of its certificate; 0 where it was issued without one.
+    pub generation: u64,
     /// What carries the session.
     pub carrier: Carrier,
     /// Where it comes from.

@@ -5,18 +5,23 @@ use std::sync::Arc;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use rustls::crypto::CryptoProvider;
-use rustls::server::WebPkiClientVerifier;
+use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
+use crate::request::Serial;
 
 /// Application protocol of the gRPC carrier.
 pub(crate) const ALPN_GRPC: &[u8] = b"h2";
 /// Application protocol of the QUIC carrier.
 pub(crate) const ALPN_QUIC: &[u8] = b"aap/1";
+
+/// Application protocol of machines that want to become nodes, on the operators' port.
+pub const ALPN_ENROL: &[u8] = b"aap-enrol/1";
 
 /// Where the identity of one side lies. Read at every connect, so that a re-issued certificate is taken up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +33,17 @@ pub struct TlsFiles {
     pub certificate: Utf8PathBuf,
     /// Own private key, PEM, mode 0600.
     pub key: Utf8PathBuf,
+}
+
+/// How long a certificate holds, in microseconds since 1970.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Validity {
+    /// From when on.
+    pub begins_us: i64,
+    /// Until when.
+    pub ends_us: i64,
+    /// Of a node's: how many it had before; 0 where it was issued by hand, and is renewed by hand.
+    pub generation: u64,
 }
 
 /// A loaded [`TlsFiles`].
@@ -68,6 +84,44 @@ impl TlsFiles {
         Ok(config)
     }
 
+    /// What operators' clients are answered with: `own` to those who ask for a host by name, which a public authority may have
+    /// certified; the embedded authority's to all others, such as the programs of this machine, which come by address.
+    /// No client shows a certificate here.
+    pub fn operators(
+        &self,
+        own: Option<(&Utf8Path, &Utf8Path)>,
+        protocols: &[&[u8]],
+    ) -> Result<Arc<ServerConfig>, Error> {
+        let embedded = certified(&self.certificate, &self.key)?;
+        let mut with_authority = CertifiedKey::clone(&embedded);
+        with_authority.cert.extend(certificates(&self.root)?);
+        let with_authority = Arc::new(with_authority);
+        let own = own.map(|(certificate, key)| certified(certificate, key)).transpose()?;
+        let mut config = ServerConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .map_err(Error::tls)?
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::new(ByName { embedded, with_authority, own }));
+        config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+        config.send_tls13_tickets = 0;
+        config.max_early_data_size = 0;
+        Ok(Arc::new(config))
+    }
+
+    /// How long the own certificate holds.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn validity(&self) -> Result<Validity, Error> {
+        let der = certificates(&self.certificate)?.remove(0);
+        let (_, leaf) = x509_parser::parse_x509_certificate(&der)
+            .map_err(|error| unreadable(&self.certificate, &error))?;
+        let micros = |time: &x509_parser::time::ASN1Time| time.timestamp().saturating_mul(1_000_000);
+        let generation = Serial::generation_in(leaf.raw_serial());
+        let (begins, ends) = (&leaf.validity().not_before, &leaf.validity().not_after);
+        Ok(Validity { begins_us: micros(begins), ends_us: micros(ends), generation })
+    }
+
     /// A secret that outlives the process, for resets of connections of its predecessor.
     pub(crate) fn reset_secret(&self) -> Result<[u8; 32], Error> {
         let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &read(&self.key)?);
@@ -89,6 +143,33 @@ impl TlsFiles {
         config.enable_early_data = false;
         Ok(config)
     }
+}
+
+/// Which of two certificates a client gets.
+#[derive(Debug)]
+struct ByName {
+    embedded: Arc<CertifiedKey>,
+    /// With the authority itself at its end, for who knows that by its fingerprint alone.
+    with_authority: Arc<CertifiedKey>,
+    own: Option<Arc<CertifiedKey>>,
+}
+
+impl ResolvesServerCert for ByName {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        if hello.alpn().is_some_and(|mut offered| offered.any(|protocol| protocol == ALPN_ENROL)) {
+            return Some(self.with_authority.clone());
+        }
+        let by_name = hello.server_name().is_some_and(|name| name != "localhost");
+        let own = self.own.as_ref().filter(|_| by_name);
+        Some(own.unwrap_or(&self.embedded).clone())
+    }
+}
+
+fn certified(certificate: &Utf8Path, key: &Utf8Path) -> Result<Arc<CertifiedKey>, Error> {
+    refuse_exposed(key)?;
+    let private = PrivateKeyDer::from_pem_slice(&read(key)?).map_err(|error| unreadable(key, &error))?;
+    let pair = CertifiedKey::from_der(certificates(certificate)?, private, &provider());
+    pair.map(Arc::new).map_err(|error| unreadable(certificate, &error))
 }
 
 /// Where the identity of a listener for programs that are not ours lies: senders of telemetry, say. Certificates of any authority.
@@ -180,7 +261,7 @@ fn roots(path: &Utf8Path) -> Result<Arc<RootCertStore>, Error> {
 }
 
 /// The one cryptography, named here so that no process default decides.
-fn provider() -> Arc<CryptoProvider> {
+pub(crate) fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 

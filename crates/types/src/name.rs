@@ -94,6 +94,11 @@ name_type!(
     StreamName,
     "stream"
 );
+name_type!(
+    /// The name of a site: where nodes are, and what a role can be limited to.
+    SiteName,
+    "site"
+);
 
 impl NodeId {
     /// The nearest valid name to a host name: lower-cased, foreign characters replaced by `-`.

@@ -5,7 +5,7 @@ use anyhow::{Context, Result};
 fn main() -> Result<()> {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("find the proto crate")?;
     let include = root.join("proto");
-    let files = ["session", "operator", "node", "resources", "landing", "peer"]
+    let files = ["session", "operator", "node", "resources", "landing", "peer", "enrolment", "access"]
         .map(|name| include.join(format!("aap/v1/{name}.proto")));
     let descriptors = protox::compile(&files, [&include]).context("compile the .proto files")?;
     tonic_prost_build::configure()

@@ -22,6 +22,8 @@ const READ_ONE: &[ExitCode] =
 /// Fields of a node, in listings and in `status`.
 const NODE: &[Field] = &[
     Field::shown("node", "node", FieldType::Text),
+    Field::shown("state", "state", FieldType::Text),
+    Field::shown("site", "site", FieldType::Text),
     Field::shown("connected", "connected", FieldType::Boolean),
     Field::shown("transport", "via", FieldType::Text),
     Field::shown("last_seen", "seen", FieldType::Time),
@@ -36,6 +38,10 @@ const NODE: &[Field] = &[
     Field::json("agent_version", FieldType::Text),
     Field::json("problems", FieldType::Texts),
     Field::json("streams", FieldType::Objects),
+    Field::json("reason", FieldType::Text),
+    Field::json("labels", FieldType::Object),
+    Field::json("generation", FieldType::Count),
+    Field::json("certificate_expires", FieldType::Time),
 ];
 
 /// Fields of a stream, in listings and in `status`.
@@ -99,7 +105,7 @@ the lake; rows that have not are told the same way.",
             Argument::flag("wide", "Do not cut cells to fit the terminal"),
         ],
         effect: Effect::Read,
-        permission: "query:run",
+        permission: "stream:query",
         output: Output::Rows { kind: "query" },
         formats: ROWS,
         exits: &[
@@ -152,7 +158,7 @@ numbers are those of files of the lake, without what has not reached it.",
             Argument::flag("wait-for-ingest", "Include everything acknowledged before this began"),
         ],
         effect: Effect::Read,
-        permission: "query:run",
+        permission: "stream:query",
         output: Output::List {
             kind: "query.explained",
             fields: &[
@@ -191,7 +197,7 @@ numbers are those of files of the lake, without what has not reached it.",
         details: "",
         arguments: &[],
         effect: Effect::Read,
-        permission: "query:list",
+        permission: "query:read",
         output: Output::List {
             kind: "query.list",
             fields: &[
@@ -216,7 +222,7 @@ numbers are those of files of the lake, without what has not reached it.",
         details: "",
         arguments: &[Argument::position("id", Value::Text, "As `aap query ls` shows it")],
         effect: Effect::Mutate,
-        permission: "query:cancel",
+        permission: "query:operate",
         output: Output::Item {
             kind: "query.cancelled",
             fields: &[Field::shown("id", "cancelled", FieldType::Text)],
@@ -332,7 +338,7 @@ every row there is.",
             Argument::flag("wide", "Do not cut cells to fit the terminal"),
         ],
         effect: Effect::Read,
-        permission: "stream:read",
+        permission: "stream:query",
         output: Output::Rows { kind: "stream.rows" },
         formats: &[Format::Table, Format::Plain, Format::Json, Format::Ndjson, Format::Csv],
         exits: READ_ONE,
@@ -437,7 +443,7 @@ had landed already. Run it on the node, with its home.",
             Argument::flag("discard", "Let the rows go; needs --yes"),
         ],
         effect: Effect::Destructive,
-        permission: "node:recover",
+        permission: "node:operate",
         output: Output::Item {
             kind: "node.recovered",
             fields: &[

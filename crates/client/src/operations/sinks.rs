@@ -93,7 +93,7 @@ most), refused (somebody must act; tried again every 30 s), paused. Rows are tho
         details: "Connects with the sink's own settings and looks at what is there. Waits 30 s at most, or as --timeout says.",
         arguments: NAME,
         effect: Effect::Read,
-        permission: "sink:test",
+        permission: "sink:operate",
         output: Output::Item {
             kind: "sink.test",
             fields: &[
@@ -184,7 +184,7 @@ most), refused (somebody must act; tried again every 30 s), paused. Rows are tho
         details: "",
         arguments: NAME,
         effect: Effect::Read,
-        permission: "sink:read",
+        permission: "sink:query",
         output: Output::List {
             kind: "sink.dead_letters.rows",
             fields: &[

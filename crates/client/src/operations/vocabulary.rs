@@ -34,6 +34,13 @@ pub enum Id {
     NodeLs,
     NodeShow,
     NodeRecover,
+    NodeApprove,
+    NodeCordon,
+    NodeBan,
+    NodeLabel,
+    TokenCreate,
+    TokenLs,
+    TokenRevoke,
     SinkLs,
     SinkShow,
     SinkTest,
@@ -58,7 +65,7 @@ pub enum Id {
 
 impl Id {
     /// Every id.
-    pub const ALL: [Self; 46] = [
+    pub const ALL: [Self; 53] = [
         Self::Up,
         Self::Down,
         Self::Backup,
@@ -85,6 +92,13 @@ impl Id {
         Self::NodeLs,
         Self::NodeShow,
         Self::NodeRecover,
+        Self::NodeApprove,
+        Self::NodeCordon,
+        Self::NodeBan,
+        Self::NodeLabel,
+        Self::TokenCreate,
+        Self::TokenLs,
+        Self::TokenRevoke,
         Self::SinkLs,
         Self::SinkShow,
         Self::SinkTest,
@@ -148,7 +162,8 @@ pub struct Operation {
     pub arguments: &'static [Argument],
     /// What it does to the world.
     pub effect: Effect,
-    /// The permission it needs, such as `stream:delete`; empty: none beyond access to the files.
+    /// The permission it needs, such as `stream:delete`; empty: none beyond access to the files. A kind and a verb of `aap-access`,
+    /// whose parser every one passes (tested).
     pub permission: &'static str,
     /// What it prints to stdout.
     pub output: Output,

@@ -10,7 +10,7 @@ use crate::names::quoted;
 pub(super) const LOCK: &str = "SELECT pg_advisory_xact_lock(7017209110204937313)";
 
 /// One step per version, never changed once released. Names are compared by their bytes, as SQLite does.
-const MIGRATIONS: [&str; 3] = ["
+const MIGRATIONS: [&str; 4] = ["
     CREATE TABLE nodes (
         node text COLLATE \"C\" PRIMARY KEY, first_seen_us bigint NOT NULL, last_seen_us bigint NOT NULL,
         store_id bytea NOT NULL, generation bigint NOT NULL, epoch bigint NOT NULL, agent_version text NOT NULL
@@ -71,6 +71,13 @@ const MIGRATIONS: [&str; 3] = ["
         sealed_us bigint NOT NULL, updated_us bigint NOT NULL, position_offset numeric(20, 0) NOT NULL, detail bytea NOT NULL
     );
     CREATE UNIQUE INDEX landing_positions_by_source ON landing_positions (node, kind, sha256(key));
+", "
+    CREATE TABLE access (
+        kind text NOT NULL, key text COLLATE \"C\" NOT NULL, owner text COLLATE \"C\" NOT NULL, expires_us bigint,
+        record text NOT NULL, PRIMARY KEY (kind, key)
+    );
+    CREATE INDEX access_by_owner ON access (kind, owner);
+    CREATE INDEX access_by_expiry ON access (expires_us) WHERE expires_us IS NOT NULL;
 "];
 
 /// Brings the schema to the newest version, or refuses one that is newer than this build.

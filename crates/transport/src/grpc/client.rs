@@ -52,7 +52,7 @@ async fn open(target: &Target, tls: Arc<rustls::ClientConfig>) -> Result<AgentSe
     })
 }
 
-pub(super) async fn dial(
+pub(crate) async fn dial(
     target: &Target,
     tls: Arc<rustls::ClientConfig>,
 ) -> io::Result<TlsStream<TcpStream>> {
@@ -62,7 +62,7 @@ pub(super) async fn dial(
 }
 
 /// HTTP/2 over the one connection that was dialled. The channel cannot dial again: a session is one connection.
-async fn http2(stream: TlsStream<TcpStream>) -> Result<Channel, tonic::transport::Error> {
+pub(crate) async fn http2(stream: TlsStream<TcpStream>) -> Result<Channel, tonic::transport::Error> {
     let mut once = Some(TokioIo::new(stream));
     let connector = service_fn(move |_| {
         let stream = once.take().ok_or_else(|| io::Error::other("the connection of this session is gone"));

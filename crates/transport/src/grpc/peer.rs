@@ -39,8 +39,8 @@ pub(crate) fn peers(service: impl peer_server::Peer) -> Routes {
 pub(super) fn only_nodes(mut request: Request<()>) -> Result<Request<()>, Status> {
     let Caller { identity, carrier, address } = caller(&request)?;
     match identity {
-        Identity::Node(node) => {
-            request.extensions_mut().insert(Peer { node, carrier, address });
+        Identity::Node(node, generation) => {
+            request.extensions_mut().insert(Peer { node, generation, carrier, address });
             Ok(request)
         }
         Identity::Coordinator(name) => {
@@ -56,7 +56,7 @@ fn only_coordinators(mut request: Request<()>) -> Result<Request<()>, Status> {
             request.extensions_mut().insert::<CoordinatorName>(name);
             Ok(request)
         }
-        Identity::Node(node) => {
+        Identity::Node(node, _) => {
             Err(Status::permission_denied(format!("node `{node}` is no coordinator of the cluster")))
         }
     }

@@ -119,10 +119,10 @@ async fn open(incoming: Incoming) -> Result<(Connection, Peer, u8, SendStream, R
     let connection = incoming.accept().map_err(Error::broken)?.await.map_err(Error::broken)?;
     let chain =
         connection.peer_identity().and_then(|any| any.downcast::<Vec<CertificateDer<'static>>>().ok());
-    let node = identity::node_of(chain.as_deref().map(Vec::as_slice)).inspect_err(|error| {
+    let (node, generation) = identity::node_of(chain.as_deref().map(Vec::as_slice)).inspect_err(|error| {
         connection.close(REFUSED, error.to_string().as_bytes());
     })?;
-    let peer = Peer { node, carrier: Carrier::Quic, address: connection.remote_address() };
+    let peer = Peer { node, generation, carrier: Carrier::Quic, address: connection.remote_address() };
     let (mut send, mut recv) = connection.accept_bi().await.map_err(Error::broken)?;
     let mut preface = [0; 5];
     recv.read_exact(&mut preface).await.map_err(Error::broken)?;

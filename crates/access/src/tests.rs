@@ -1,0 +1,10 @@
+//! What the crate promises, topic by topic.
+
+mod lockout;
+mod nodes;
+mod passwords;
+mod policy;
+mod roles;
+mod secrets;
+mod tickets;
+mod users;
