@@ -112,7 +112,7 @@ impl Catalog for BufferCatalog {
         let streams = self.streams();
         let known: Vec<(&TableNeed, StreamName)> = need
             .iter()
-            .filter_map(|need| need.name.parse().ok().map(|name| (need, name)))
+            .filter_map(|need| stream_of(need).map(|name| (need, name)))
             .filter(|(_, name)| streams.contains(name))
             .collect();
         let names: Vec<StreamName> = known.iter().map(|(_, name)| name.clone()).collect();
@@ -133,4 +133,15 @@ impl Catalog for BufferCatalog {
     fn table_names(&self) -> Vec<String> {
         self.streams().iter().map(StreamName::to_string).collect()
     }
+}
+
+/// The stream that a table's name means. `nodes.logs`, which elsewhere is what all nodes hold of `logs`, is what this one does.
+fn stream_of(need: &TableNeed) -> Option<StreamName> {
+    let name = match need.path.as_slice() {
+        [nodes, rest @ ..] if nodes.eq_ignore_ascii_case("nodes") && !rest.is_empty() => {
+            rest.join(".").to_lowercase()
+        }
+        _ => need.name.clone(),
+    };
+    name.parse().ok()
 }

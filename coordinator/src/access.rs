@@ -14,8 +14,8 @@ use aap_types::{ExitCode, NodeId, Problem, SiteName};
 use tokio::task::spawn_blocking;
 use tonic::{Request, Response, Status};
 
+use crate::asking::unknown_node;
 use crate::identities::{DEFAULT_SITE, Identities};
-use crate::node_query::unknown_node;
 
 /// Whoever holds the operator's token.
 const AUTHOR: &str = "operator";

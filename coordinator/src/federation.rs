@@ -1,10 +1,10 @@
-//! Tables of one query: streams of the platform, and tables of other systems, fetched before the engine reads them.
+//! Tables of one query: streams of the platform, and tables of other systems and of nodes, fetched before the engine reads them.
 
 use std::any::Any;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use aap_federation::{Budget, Remote, Report, Scan, Spool};
+use aap_federation::{Budget, Part, Remote, Report, Scan, Spool};
 use aap_proto::v1;
 use aap_runtime::Shutdown;
 use aap_sql::{Catalog, Manifest, ResolvedTables, TableManifest, TableNeed};
@@ -15,16 +15,18 @@ use tokio::runtime::Handle;
 
 use crate::catalog::{LakeAndLanding, ScratchFolder};
 use crate::catalogs::Catalogs;
+use crate::node_tables::{self, NodeTables};
 
 /// The catalogue of one query.
 #[derive(Debug)]
 pub(crate) struct Federated {
     pub(crate) local: Arc<LakeAndLanding>,
     pub(crate) catalogs: Catalogs,
+    pub(crate) nodes: Arc<NodeTables>,
     /// Where fetched rows are put; made when there are some.
     pub(crate) folder: Utf8PathBuf,
-    /// Most bytes that may be fetched.
-    pub(crate) bytes: u64,
+    /// What may be fetched.
+    pub(crate) budget: Budget,
     pub(crate) deadline: Duration,
     pub(crate) cancel: Shutdown,
     pub(crate) runtime: Handle,
@@ -41,20 +43,28 @@ impl Federated {
     /// For a query that fetches into `folder`.
     pub(crate) fn new(
         local: Arc<LakeAndLanding>,
-        catalogs: Catalogs,
-        (folder, bytes): (Utf8PathBuf, u64),
+        (catalogs, nodes): (Catalogs, NodeTables),
+        (folder, budget): (Utf8PathBuf, Budget),
         (deadline, cancel): (Duration, Shutdown),
     ) -> Self {
-        let runtime = Handle::current();
-        Self { local, catalogs, folder, bytes, deadline, cancel, runtime, scans: Mutex::default() }
+        let (runtime, nodes) = (Handle::current(), Arc::new(nodes));
+        Self { local, catalogs, nodes, folder, budget, deadline, cancel, runtime, scans: Mutex::default() }
     }
 
     fn place(&self, need: &TableNeed) -> Place {
-        let remote = need.path.first().and_then(|first| self.catalogs.find(first));
+        let remote = need.path.first().and_then(|first| self.remote(first));
         match (remote, &need.scan) {
             (Some(remote), Some(scan)) => Place::There(need.clone(), remote, scan.clone()),
             // `lake.logs` is the stream `logs`, and `web.access` the stream of that name.
             _ => Place::Here(need.clone()),
+        }
+    }
+
+    /// What lies behind the first part of a table's name.
+    fn remote(&self, first: &str) -> Option<Arc<dyn Remote>> {
+        match first.eq_ignore_ascii_case(node_tables::CATALOG) {
+            true => Some(self.nodes.clone()),
+            false => self.catalogs.find(first),
         }
     }
 
@@ -64,18 +74,21 @@ impl Federated {
             return Ok(Fetched::default());
         }
         let folder = make_folder(&self.folder)?;
-        let budget = Budget::new(self.bytes);
         let scans = wanted.iter().enumerate().map(|(at, (_, remote, scan))| {
             let path = self.folder.join(at.to_string());
-            fetch_one(remote.as_ref(), scan, Spool::new(path, budget.clone()))
+            fetch_one(remote.as_ref(), scan, Spool::new(path, self.budget.clone()))
         });
         let deadline_ms = u64::try_from(self.deadline.as_millis()).unwrap_or(u64::MAX);
         let fetched = self.runtime.block_on(async {
-            tokio::select! {
+            let fetched = tokio::select! {
                 fetched = try_join_all(scans) => fetched,
                 () = self.cancel.requested() => Err(aap_sql::problem::cancelled()),
                 () = tokio::time::sleep(self.deadline) => Err(aap_sql::problem::deadline(deadline_ms)),
+            };
+            if fetched.is_err() {
+                self.nodes.forsake().await;
             }
+            fetched
         })?;
         let mut tables = vec![];
         for ((need, remote, _), (files, report)) in wanted.iter().zip(fetched) {
@@ -86,13 +99,13 @@ impl Federated {
                 columns: report.aggregated.then(|| report.columns.clone()),
                 ..TableManifest::default()
             });
-            self.note(scan_of(need, remote.as_ref(), report));
+            self.note(scans_of(need, remote.as_ref(), report));
         }
         Ok(Fetched { tables, folder: Some(folder) })
     }
 
-    fn note(&self, scan: v1::Scan) {
-        self.scans.lock().unwrap_or_else(PoisonError::into_inner).push(scan);
+    fn note(&self, scans: impl IntoIterator<Item = v1::Scan>) {
+        self.scans.lock().unwrap_or_else(PoisonError::into_inner).extend(scans);
     }
 }
 
@@ -120,8 +133,9 @@ fn make_folder(path: &Utf8Path) -> Result<ScratchFolder, Problem> {
     Ok(ScratchFolder(path.to_owned()))
 }
 
-fn scan_of(need: &TableNeed, remote: &dyn Remote, report: Report) -> v1::Scan {
-    v1::Scan {
+/// What each place of the table did.
+fn scans_of(need: &TableNeed, remote: &dyn Remote, report: Report) -> Vec<v1::Scan> {
+    let scan = v1::Scan {
         table: need.path.join("."),
         place: format!("{} {}", remote.kind(), remote.place()),
         statement: report.statement,
@@ -130,7 +144,15 @@ fn scan_of(need: &TableNeed, remote: &dyn Remote, report: Report) -> v1::Scan {
         rows: report.rows,
         bytes: report.bytes,
         aggregated: report.aggregated,
+    };
+    if report.parts.is_empty() {
+        return vec![scan];
     }
+    let part = |Part { place, rows, bytes }| {
+        let place = format!("{} {place}", remote.kind());
+        v1::Scan { place, rows, bytes, ..scan.clone() }
+    };
+    report.parts.into_iter().map(part).collect()
 }
 
 impl Catalog for Federated {
@@ -149,7 +171,7 @@ impl Catalog for Federated {
             return Err(self.catalogs.unknown(&missing.name));
         }
         for table in &local.manifest.tables {
-            self.note(self.local.scan_of(table));
+            self.note([self.local.scan_of(table)]);
         }
         let fetched = self.fetch(there)?;
         let tables = local.manifest.tables.into_iter().chain(fetched.tables).collect();
@@ -163,5 +185,9 @@ impl Catalog for Federated {
 
     fn scans(&self) -> Vec<v1::Scan> {
         self.scans.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn coverage(&self) -> Vec<v1::Coverage> {
+        self.nodes.coverage()
     }
 }

@@ -434,7 +434,7 @@ impl Inner {
                 return Ok(changed);
             }
             if !self.nodes.is_known(node) {
-                return Err(crate::node_query::unknown_node(node.as_str()));
+                return Err(crate::asking::unknown_node(node.as_str()));
             }
             self.store.add(&unknown(node, now_us)).map_err(store_failed)?;
         }

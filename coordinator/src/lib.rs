@@ -22,7 +22,8 @@
 //! | `deletions.rs` | telling nodes what was deleted of what they delivered |
 //! | `catalog.rs` | what tables are made of |
 //! | `catalogs.rs`, `federation.rs` | other systems whose tables can be named; fetching what a query needs of them |
-//! | `queries.rs`, `freshness.rs`, `node_query.rs` | queries |
+//! | `queries.rs`, `freshness.rs` | queries |
+//! | `asking.rs`, `node_query.rs`, `node_tables.rs` | asking nodes; statements and tables that they answer from their own buffers |
 //! | `spark.rs` | queries that a Spark cluster answers from the lake's files |
 //! | `cluster.rs`, `cluster/` | several coordinators: leases, shards, the view of what landed, what one does for all |
 //! | `metadata.rs` | where metadata lies: a file, or PostgreSQL |
@@ -49,6 +50,7 @@
 
 mod access;
 pub mod arrival;
+mod asking;
 pub mod catalog;
 pub mod catalogs;
 pub mod cli;
@@ -67,6 +69,7 @@ pub mod ledger;
 pub mod metadata;
 mod metrics;
 mod node_query;
+mod node_tables;
 pub mod nodes;
 pub mod operator;
 mod parts;

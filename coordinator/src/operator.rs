@@ -16,11 +16,11 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use crate::access;
+use crate::asking::unknown_node;
 use crate::catalog::{catalogue_problem, cut_of};
 use crate::cluster::Lead;
 use crate::deletions;
 use crate::identities::Identities;
-use crate::node_query::unknown_node;
 use crate::nodes::Nodes;
 use crate::queries::Queries;
 use crate::status::{Board, Books};

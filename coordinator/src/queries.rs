@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use aap_federation::Budget;
 use aap_proto::v1;
 use aap_runtime::Clock;
 use aap_spark::SparkSpec;
@@ -12,12 +13,14 @@ use aap_sql::{Catalog, Serving, TailTables};
 use aap_types::Problem;
 use camino::Utf8PathBuf;
 
+use crate::asking::Asking;
 use crate::catalog::LakeAndLanding;
 use crate::catalogs::Catalogs;
 use crate::federation::Federated;
 use crate::freshness::wait_for_ingest;
 use crate::landing::Landing;
 use crate::node_query;
+use crate::node_tables::NodeTables;
 use crate::reach::Reach;
 use crate::spark::{self, EngineName};
 
@@ -123,11 +126,12 @@ impl Queries {
         }
         let as_of_us = self.clock().unix_us();
         let deadline = Duration::from_millis(query.limits.deadline_ms);
-        let folder = self.new_folder();
+        let (folder, budget) = (self.new_folder(), Budget::new(self.inner.fetched_bytes));
+        let asking = Asking::new(self.inner.reach.clone(), &ticket.id, folder.clone(), budget.clone());
         let tables: Arc<dyn Catalog> = Arc::new(Federated::new(
             self.inner.tables.clone(),
-            self.inner.catalogs.clone(),
-            (folder, self.inner.fetched_bytes),
+            (self.inner.catalogs.clone(), NodeTables::new(asking, deadline)),
+            (folder, budget),
             (deadline, ticket.cancel.clone()),
         ));
         let done = v1::QueryDone { as_of_us, coverage: Some(coverage), ..Default::default() };

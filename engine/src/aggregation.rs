@@ -94,6 +94,9 @@ pub(crate) fn first_rows(select: &Value, aggregates: &BTreeSet<String>) -> Optio
 /// A statement over groups.
 #[derive(Debug)]
 pub(crate) struct Aggregation {
+    /// How many columns make a group.
+    keys: usize,
+    calls: Vec<Call>,
     items: Vec<String>,
     having: Option<String>,
     orders: Vec<String>,
@@ -137,8 +140,27 @@ impl Aggregation {
         if plan.keys.is_empty() && plan.calls.is_empty() {
             return None;
         }
+        let (keys, calls) = (plan.keys.len(), plan.calls.clone());
         let wanted = Aggregate { keys: plan.keys, calls: plan.calls };
-        Some((wanted, Self { items: texts, having, orders, limit: limit(select)? }))
+        Some((wanted, Self { keys, calls, items: texts, having, orders, limit: limit(select)? }))
+    }
+
+    /// The table of wholes over the table `from`, in which a group may stand several times, each time of other rows. `None` where
+    /// that says too little.
+    pub(crate) fn wholes(&self, from: &str) -> Option<String> {
+        let keys: Vec<String> = (0..self.keys).map(|at| format!("__k{at}")).collect();
+        let whole = |(at, call): (usize, &Call)| {
+            let whole = match call.function {
+                Function::Count if call.distinct => return None,
+                Function::Count => format!("CAST(coalesce(sum(__a{at}), 0) AS BIGINT)"),
+                idempotent_or_additive => format!("{}(__a{at})", idempotent_or_additive.as_str()),
+            };
+            Some(format!("{whole} AS __a{at}"))
+        };
+        let wholes = self.calls.iter().enumerate().map(whole).collect::<Option<Vec<_>>>()?;
+        let group = if keys.is_empty() { String::new() } else { format!(" GROUP BY {}", keys.join(", ")) };
+        let items: Vec<String> = keys.into_iter().chain(wholes).collect();
+        Some(format!("(SELECT {} FROM {from}{group})", items.join(", ")))
     }
 
     /// The statement over the table `from`, which has the columns of the [`Aggregate`]; it answers as `outline` says.
@@ -262,5 +284,64 @@ impl Plan<'_> {
             self.calls.len() - 1
         });
         format!("__a{at}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::database;
+    use crate::statement::Statement;
+
+    const ROWS: &str = "CREATE TABLE events AS SELECT CASE n % 4 WHEN 3 THEN NULL ELSE 'c' || n % 4 END AS city, \
+                        CASE WHEN n % 5 > 0 THEN n END AS id, n % 3 AS node FROM range(100) AS t(n)";
+
+    fn cells(connection: &Connection, sql: &str) -> Vec<String> {
+        let sql = format!("SELECT CAST(r AS VARCHAR) FROM ({sql}) AS r");
+        let mut statement = connection.prepare(&sql).unwrap();
+        let cells = statement.query_map([], |row| row.get(0)).unwrap();
+        cells.collect::<duckdb::Result<_>>().unwrap()
+    }
+
+    #[test]
+    fn groups_of_several_nodes_are_put_together_as_those_of_all_rows() {
+        let connection = database::open().unwrap();
+        connection.execute_batch(ROWS).unwrap();
+        for sql in [
+            "select count(*), count(id), sum(id), min(id), max(id), avg(id) from nodes.events",
+            "select city, count(*) n, avg(id) from nodes.events group by city order by n desc, city nulls first",
+            "select city from nodes.events group by 1 having sum(id) > 1100 order by 1",
+            "select count(*) % 7, to_hex(count(*)) from nodes.events",
+            "select count(*), sum(id) from nodes.events where id > 1000",
+        ] {
+            let statement = Statement::parse(&connection, sql).unwrap();
+            let scan = statement.tables[0].scan.as_ref().unwrap();
+            let wanted = scan.aggregate.as_ref().expect(sql);
+            let condition = scan.filters.iter().map(ToString::to_string).collect::<Vec<_>>().join(" AND ");
+            let condition = if condition.is_empty() { "true".to_owned() } else { condition };
+            let keys = wanted.keys.iter().enumerate().map(|(at, key)| format!("{key} AS __k{at}"));
+            let calls = wanted.calls.iter().enumerate().map(|(at, call)| {
+                format!("{}({}) AS __a{at}", call.function.as_str(), call.column.as_deref().unwrap_or("*"))
+            });
+            let list = keys.chain(calls).collect::<Vec<_>>().join(", ");
+            let group = if wanted.keys.is_empty() { "" } else { "GROUP BY ALL" };
+            let part =
+                |node: u8| format!("(SELECT {list} FROM events WHERE node = {node} AND {condition} {group})");
+            let parts = format!(
+                "CREATE OR REPLACE VIEW parts AS {} UNION ALL {} UNION ALL {}",
+                part(0),
+                part(1),
+                part(2)
+            );
+            connection.execute_batch(&parts).unwrap();
+            let whole = sql.replace("nodes.events", "events");
+            let outline = Outline::of(&connection, &whole).unwrap();
+            let aggregation = statement.aggregation.as_ref().unwrap();
+            let made = aggregation.sql(&aggregation.wholes("parts").unwrap(), &outline).unwrap();
+            assert_eq!(Outline::of(&connection, &made).unwrap(), outline, "{made}");
+            assert_eq!(cells(&connection, &made), cells(&connection, &whole), "{made}");
+        }
+        let distinct = Statement::parse(&connection, "select count(distinct id) from nodes.events").unwrap();
+        assert_eq!(distinct.aggregation.unwrap().wholes("parts"), None);
     }
 }

@@ -55,13 +55,17 @@ struct Halves {
 
 /// Decides what each node answers and what makes the whole. The stream is a view of `connection` if it is known.
 pub(crate) fn plan(connection: &Connection, sql: &str, statement: &Statement) -> Result<Planned, Problem> {
+    let problem = |message: &str| Problem::new("query.fan_out", ExitCode::Usage, message);
     let [need] = statement.tables.as_slice() else {
-        return Err(Problem::new(
-            "query.fan_out",
-            ExitCode::Usage,
-            "a query over several nodes reads exactly one stream",
-        ));
+        return Err(problem("a query over several nodes reads exactly one stream")
+            .hint("without `--nodes`, `nodes.STREAM` is a table that can be joined with others"));
     };
+    if need.path.first().is_some_and(|first| first.eq_ignore_ascii_case("nodes")) {
+        return Err(problem(
+            "every node is asked for its own part of a stream, which it knows by its plain name",
+        )
+        .hint("leave `nodes.` out, or ask without `--nodes`"));
+    }
     let tree = statement::parse_tree(connection, sql)?;
     let stream = Stream::describe(connection, &need.name);
     let planned = |node_sql, merge_sql, table: &str, partial| Planned {

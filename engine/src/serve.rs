@@ -108,13 +108,32 @@ fn on_time(stop: Stop, deadline: &Deadline, query: &EngineQuery) -> Stop {
     }
 }
 
-/// What the statement answers, and the table that holds groups instead of rows, if that is how it came.
-fn outline_over_groups(
+/// A statement over groups, where that is how its table came.
+struct OverGroups {
+    /// What the statement answers.
+    outline: Outline,
+    /// The table that holds them.
+    table: String,
+    /// Whether a group may stand in it several times.
+    in_parts: bool,
+}
+
+impl OverGroups {
+    fn sql(&self, judged: &Statement) -> Option<String> {
+        let aggregation = judged.aggregation.as_ref()?;
+        match self.in_parts {
+            true => aggregation.sql(&aggregation.wholes(&self.table)?, &self.outline),
+            false => aggregation.sql(&self.table, &self.outline),
+        }
+    }
+}
+
+fn over_groups(
     connection: &Connection,
     query: &EngineQuery,
     manifest: &Manifest,
     judged: &Statement,
-) -> Result<Option<(Outline, String)>, Stop> {
+) -> Result<Option<OverGroups>, Stop> {
     let Some(table) = manifest.tables.iter().find(|table| table.aggregated) else { return Ok(None) };
     let failed = |error: duckdb::Error| problem::of_duckdb(&error, query.limits.memory_bytes);
     let need = judged.tables.iter().find(|need| need.name == table.name);
@@ -122,7 +141,7 @@ fn outline_over_groups(
     let columns = table.columns.as_deref().unwrap_or_default();
     database::make_empty(connection, &view, columns).map_err(failed)?;
     let outline = Outline::of(connection, query.sql.trim().trim_end_matches(';')).map_err(failed)?;
-    Ok(Some((outline, view)))
+    Ok(Some(OverGroups { outline, table: view, in_parts: table.ipc.len() > 1 }))
 }
 
 fn run(
@@ -133,13 +152,12 @@ fn run(
     output: &mut Output,
 ) -> Result<QueryEnd, Stop> {
     let failed = |error: duckdb::Error| problem::of_duckdb(&error, query.limits.memory_bytes);
-    let over_groups = outline_over_groups(connection, query, manifest, judged)?;
+    let over_groups = over_groups(connection, query, manifest, judged)?;
     let damage = database::make_tables(connection, manifest, &judged.tables)?;
     let sql = match &over_groups {
-        Some((outline, from)) => {
-            let sql = judged.aggregation.as_ref().and_then(|aggregation| aggregation.sql(from, outline));
-            sql.ok_or_else(|| queries::protocol("groups that the statement cannot be made of"))?
-        }
+        Some(over_groups) => over_groups
+            .sql(judged)
+            .ok_or_else(|| queries::protocol("groups that the statement cannot be made of"))?,
         None => query.sql.clone(),
     };
     let mut statement = connection.prepare(&sql).map_err(failed)?;

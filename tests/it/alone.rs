@@ -29,6 +29,9 @@ fn a_node_that_never_had_a_coordinator_answers_queries_status_and_streams() {
             [&["query", "-o", "csv", "--no-headers"], arguments, &["select max(id) from events"]].concat();
         assert_eq!(platform.aap(&all).ok().out.trim(), "299", "{arguments:?}");
     }
+    // It is all the nodes that it knows.
+    let as_table = "select count(*) from nodes.events where _node = 'alone'";
+    assert_eq!(platform.aap(&["query", "-o", "csv", "--no-headers", as_table]).ok().out.trim(), "300");
 
     let status = platform.aap(&["status", "-o", "json"]).ok().json()["item"].clone();
     assert_eq!(
@@ -127,8 +130,13 @@ fn a_node_that_delivers_elsewhere_gives_its_part_only_to_who_asks_for_it() {
         let all = [&["stream"], command, &["-o", "json"]].concat();
         platform.aap(&all).refused(7, "platform.needs_coordinator");
     }
-    let part = platform.aap(&["query", "--node", "alone", "-o", "csv", "--no-headers", count]).ok();
-    assert_eq!(part.out.trim(), "3");
+    let as_table = "select count(*) from nodes.events";
+    let refused = platform.aap(&["query", "-o", "json", as_table]).refused(7, "platform.needs_coordinator");
+    assert!(refused["hints"].to_string().contains("aap query --node alone"), "{refused}");
+    for sql in [count, as_table] {
+        let part = platform.aap(&["query", "--node", "alone", "-o", "csv", "--no-headers", sql]).ok();
+        assert_eq!(part.out.trim(), "3", "{sql}");
+    }
     let status = platform.aap(&["status", "-o", "json"]).code(11).json()["item"].clone();
     assert!(status["reasons"].to_string().contains("not connected"), "{status}");
 }

@@ -233,6 +233,9 @@ fn a_node_is_reached_through_any_coordinator() {
         assert_eq!(ran["coverage"]["answered"], serde_json::json!(["n1"]), "{options:?}: {ran}");
         assert_eq!(ran["coverage"]["late"], serde_json::json!([]), "{options:?}: {ran}");
     }
+    let table = "select _node, count(*) n from nodes.posts group by 1";
+    let ran = other.aap(&["query", "-o", "json", table]).ok().json();
+    assert_eq!(ran["items"], serde_json::json!([{"_node": "n1", "n": 500}]), "{ran}");
     // Many parts, more than the node may send before some are taken.
     let many = ["query", "--node", "n1", "--limit", "0", "-o", "csv", "--no-headers"];
     let sql = "select range as id, md5(range::varchar) as text from range(300000)";

@@ -26,6 +26,7 @@ mod lost_acks;
 mod mutants;
 mod network;
 mod node_store;
+mod node_tables;
 mod orderly_stop;
 mod permissions;
 mod power;

@@ -26,7 +26,7 @@ use aap_types::Problem;
 use futures::future::BoxFuture;
 
 pub use predicate::{Comparison, Literal, Predicate};
-pub use report::{Kept, Report};
+pub use report::{Kept, Part, Report};
 pub use scan::{Aggregate, Call, Function, Scan};
 pub use spool::{Budget, Spool, TYPE_KEY};
 

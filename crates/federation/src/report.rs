@@ -19,6 +19,19 @@ pub struct Report {
     pub bytes: u64,
     /// The columns that the table has, with the engine's types, where the answer is aggregated.
     pub columns: Vec<(String, String)>,
+    /// What came of each place, where the table lies in several.
+    pub parts: Vec<Part>,
+}
+
+/// What came of one of the places of a table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Part {
+    /// Its name.
+    pub place: String,
+    /// Rows that came.
+    pub rows: u64,
+    /// Bytes of them.
+    pub bytes: u64,
 }
 
 /// Something that was not pushed.
@@ -45,6 +58,16 @@ impl Report {
     /// Notes what the system does.
     pub fn push(&mut self, what: impl ToString) {
         self.pushed.push(what.to_string());
+    }
+
+    /// Notes what becomes of a limit, and returns it where it can be taken over: `exact` says whether all conditions before it were.
+    pub fn limit(&mut self, limit: Option<u64>, exact: bool) -> Option<u64> {
+        let what = format!("limit {}", limit?);
+        match exact {
+            true => self.push(what),
+            false => self.keep(what, "a condition before it is left to the engine"),
+        }
+        limit.filter(|_| exact)
     }
 
     /// With what came.

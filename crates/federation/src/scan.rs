@@ -36,7 +36,8 @@ impl Scan {
     }
 }
 
-/// Groups and what is counted of each. The answer has the columns `__k0…` for the keys and `__a0…` for the calls.
+/// Groups and what is counted of each. The answer has the columns `__k0…` for the keys and `__a0…` for the calls. Several files
+/// may each hold groups of their own, if no call is of distinct values: the engine makes the whole of them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Aggregate {
     /// Columns that make a group. None: there is one group, of all rows.

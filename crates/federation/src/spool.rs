@@ -14,31 +14,53 @@ use camino::Utf8PathBuf;
 /// The key of a field's metadata that holds the engine's type of its column, where the field's own is another.
 pub const TYPE_KEY: &str = "duckdb.type";
 
-/// What all tables of one query may still fetch, in bytes. Clones share it.
+/// What one query may still fetch, in bytes. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Budget {
     left: Arc<AtomicU64>,
     whole: u64,
+    problem: fn(u64) -> Problem,
 }
 
 impl Budget {
-    /// So many bytes.
+    /// So many bytes for all tables of other systems together.
     pub fn new(bytes: u64) -> Self {
-        Self { left: Arc::new(AtomicU64::new(bytes)), whole: bytes }
+        Self::of(bytes, fetched_too_much)
     }
 
-    fn take(&self, bytes: u64) -> Result<(), Problem> {
+    /// So many bytes of something else; `problem` says that they are not enough.
+    pub fn of(bytes: u64, problem: fn(u64) -> Problem) -> Self {
+        Self { left: Arc::new(AtomicU64::new(bytes)), whole: bytes, problem }
+    }
+
+    /// What it was in the beginning.
+    pub fn whole(&self) -> u64 {
+        self.whole
+    }
+
+    /// Uses some of it.
+    ///
+    /// # Errors
+    /// [`Self::exceeded`]; then nothing was used.
+    pub fn take(&self, bytes: u64) -> Result<(), Problem> {
         let taken =
             self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(bytes));
-        taken.map(drop).map_err(|_| {
-            let message =
-                format!("the query fetches more than {} MiB from other systems", self.whole / (1 << 20));
-            Problem::new("query.fetched_too_much", ExitCode::Failed, message)
-                .hint("filter by columns with plain comparisons, name fewer columns, or add a LIMIT")
-                .hint_command("see what was pushed and what was not", "aap query --explain \"…\"")
-                .hint("or raise `query.fetched` of the coordinator")
-        })
+        taken.map(drop).map_err(|_| self.exceeded())
     }
+
+    /// That it is not enough.
+    pub fn exceeded(&self) -> Problem {
+        (self.problem)(self.whole)
+    }
+}
+
+fn fetched_too_much(whole: u64) -> Problem {
+    let message =
+        format!("the query fetches more than {} MiB from other systems and nodes", whole / (1 << 20));
+    Problem::new("query.fetched_too_much", ExitCode::Failed, message)
+        .hint("filter by columns with plain comparisons, name fewer columns, or add a LIMIT")
+        .hint_command("see what was pushed and what was not", "aap query --explain \"…\"")
+        .hint("or raise `query.fetched` of the coordinator")
 }
 
 /// Files of rows, one for each run of batches with the same columns; the engine unites them by name. Writes go to the page
@@ -98,6 +120,19 @@ impl Spool {
         let written = self.writer.as_mut().map_or(Ok(()), |writer| writer.write(batch));
         written.map_err(|error| self.failed(&error))?;
         self.rows += batch.num_rows() as u64;
+        self.bytes += bytes;
+        Ok(())
+    }
+
+    /// Takes over a file that holds such a stream already. Its bytes have been taken from the budget as they came.
+    ///
+    /// # Errors
+    /// `query.scratch`.
+    pub fn take_over(&mut self, path: Utf8PathBuf, rows: u64, bytes: u64) -> Result<(), Problem> {
+        self.end_file()?;
+        self.schema = None;
+        self.files.push(path);
+        self.rows += rows;
         self.bytes += bytes;
         Ok(())
     }

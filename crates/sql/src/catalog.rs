@@ -31,6 +31,11 @@ pub trait Catalog: Send + Sync + 'static {
     fn scans(&self) -> Vec<v1::Scan> {
         vec![]
     }
+
+    /// Which nodes were asked for each table that was resolved, where nodes were, and which of them answered.
+    fn coverage(&self) -> Vec<v1::Coverage> {
+        vec![]
+    }
 }
 
 /// What a catalogue found.

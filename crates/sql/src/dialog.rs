@@ -106,7 +106,7 @@ pub struct TableManifest {
     pub parquet: Vec<Utf8PathBuf>,
     /// Arrow IPC stream files: answers of nodes, or what was fetched from another system.
     pub ipc: Vec<Utf8PathBuf>,
-    /// Whether `ipc` holds the aggregation of [`Scan::aggregate`] instead of rows.
+    /// Whether `ipc` holds the aggregation of [`Scan::aggregate`] instead of rows, each file for rows of its own.
     pub aggregated: bool,
     /// Declared names and DuckDB types of columns: they exist even where no data does.
     pub columns: Option<Vec<(String, String)>>,

@@ -17,6 +17,7 @@
 //! | `dialog.rs` | the messages both sides share |
 //! | `wire.rs` | the frames |
 //! | `catalog.rs` | [`Catalog`]: the seam to whoever knows the tables |
+//! | `coverage.rs` | which nodes an answer covers that is made of several |
 //! | `engine.rs` | [`Engine`]: spawning, limits, concurrency |
 //! | `stream.rs` | [`QueryStream`]: the answer, deadline, cancel, death |
 //! | `problem.rs` | what can go wrong with a query, as the operator sees it |
@@ -25,6 +26,7 @@
 //! | `tail.rs` | the newest rows of a stream, and what comes |
 
 mod catalog;
+mod coverage;
 mod dialog;
 mod engine;
 mod fragment;

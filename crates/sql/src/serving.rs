@@ -14,7 +14,9 @@ use camino::Utf8PathBuf;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use crate::{Catalog, Engine, EngineQuery, Format, Limits, QueryEnd, QueryEvent, QueryStream, problem};
+use crate::{
+    Catalog, Engine, EngineQuery, Format, Limits, QueryEnd, QueryEvent, QueryStream, coverage, problem,
+};
 
 /// Parts of an answer between engine and network: a slow client holds the engine back after these.
 const PARTS: usize = 4;
@@ -221,12 +223,15 @@ impl Serving {
         catalog: Arc<dyn Catalog>,
         ticket: &Ticket,
         answer: &AnswerSender,
-        done: v1::QueryDone,
+        mut done: v1::QueryDone,
     ) -> Result<(), Problem> {
         let deadline_ms = query.limits.deadline_ms;
         let stream = self.inner.engine.run(query, catalog.clone(), ticket.cancel.clone()).await?;
-        let scans = done.scans.iter().cloned().chain(catalog.scans()).collect();
-        self.forward(stream, deadline_ms, ticket, answer, v1::QueryDone { scans, ..done }).await
+        done.scans.extend(catalog.scans());
+        for of_a_table in catalog.coverage() {
+            coverage::add(done.coverage.get_or_insert_default(), of_a_table);
+        }
+        self.forward(stream, deadline_ms, ticket, answer, done).await
     }
 
     /// What the engine is asked, within the limits of the configuration.

@@ -82,7 +82,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         verb: "run",
         is_default: true,
         summary: "Answer one SELECT over everything that landed, or from nodes' own buffers",
-        details: "Streams are tables; quote names with `-`. Tables of other systems stand behind the name of their catalog \
+        details: "Streams are tables; quote names with `-`. nodes.STREAM is what all nodes hold of it in their own buffers. Tables of other systems stand behind the name of their catalog \
 (`aap apply` of kind Catalog): pg.public.orders, kafka.orders, cassandra.shop.orders. Rows stream as they are found; Ctrl-C cancels on the \
 server, too. --wait-for-ingest first waits for everything that was acknowledged before. Nodes that did not answer are \
 named on stderr and in JSON, and the exit code is 9. --engine spark asks the coordinator's Spark cluster, over what has reached \
@@ -125,6 +125,10 @@ the lake; rows that have not are told the same way.",
             Example {
                 command: "aap query --nodes all \"select max(ts), count(*) from host_metrics\"",
                 purpose: "ask every node itself",
+            },
+            Example {
+                command: "aap query \"select n._node, count(*) from nodes.logs n join pg.public.orders o on n.order_id = o.id group by 1\"",
+                purpose: "join what nodes hold with a table of PostgreSQL",
             },
             Example {
                 command: "aap query --engine spark \"select count(*) from logs\"",

@@ -46,14 +46,7 @@ impl Bounds {
             report.keep("aggregation", "a broker computes nothing");
         }
         let exact = report.kept.iter().all(|kept| kept.what == "aggregation");
-        let limit = scan.limit.filter(|_| exact);
-        match (scan.limit, limit) {
-            (Some(limit), Some(_)) => report.push(format!("limit {limit}")),
-            (Some(limit), None) => {
-                report.keep(format!("limit {limit}"), "a condition before it is left to the engine");
-            }
-            (None, _) => {}
-        }
+        let limit = report.limit(scan.limit, exact);
         Self { conditions, limit }
     }
 

@@ -46,7 +46,9 @@ impl Statement {
                 } else if scan.aggregate.is_some() {
                     report.keep("aggregation", "a condition before it is left to the engine");
                 }
-                (rows(table, scan, &mut report), limit(scan, exact, &mut report))
+                let columns = rows(table, scan, &mut report);
+                let limit = report.limit(scan.limit, exact);
+                (columns, limit.map(|limit| format!(" LIMIT {limit}")).unwrap_or_default())
             }
         };
         let list: Vec<&str> = columns.iter().map(|column| column.sql.as_str()).collect();
@@ -73,20 +75,6 @@ fn rows(table: &Table, scan: &Scan, report: &mut Report) -> Vec<Fetched> {
         return vec![Fetched::counter()];
     }
     needed.into_iter().map(|column| Fetched::of(column, &column.name)).collect()
-}
-
-fn limit(scan: &Scan, exact: bool, report: &mut Report) -> String {
-    match scan.limit {
-        Some(limit) if exact => {
-            report.push(format!("limit {limit}"));
-            format!(" LIMIT {limit}")
-        }
-        Some(limit) => {
-            report.keep(format!("limit {limit}"), "a condition before it is left to the engine");
-            String::new()
-        }
-        None => String::new(),
-    }
 }
 
 fn described(column: &Column) -> (String, String) {
