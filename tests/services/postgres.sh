@@ -51,7 +51,8 @@ start_postgres() {
   # Left by a server that was killed: to PostgreSQL a zombie looks alive.
   daemon_running postgres || rm -f "$DIR/data/postmaster.pid" "$DIR/.s.PGSQL.$PORT.lock"
   start_daemon postgres "$DIR/postgres.log" "${AS_USER[@]}" "$BIN/postgres" -D "$DIR/data" -p "$PORT"
-  wait_for 30 postgres "$BIN/pg_isready" -q -h 127.0.0.1 -p "$PORT"
+  # After a kill it syncs its whole data directory first, which takes a busy disk a while.
+  wait_for 120 postgres "$BIN/pg_isready" -q -h 127.0.0.1 -p "$PORT"
   export PGPASSWORD=aap PGHOST=$DIR PGPORT=$PORT PGUSER=aap
   "$BIN/psql" -qc 'SELECT 1' aap >/dev/null 2>&1 || "$BIN/createdb" aap
   env_line AAP_TEST_POSTGRES "postgres://aap:aap@127.0.0.1:$PORT/aap$query"
