@@ -56,6 +56,7 @@ pub(crate) async fn serve(
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     let enrolment = EnrolmentServer::new(enrolment).max_decoding_message_size(REQUEST_BYTES_MAX);
     let token: Arc<str> = token.into();
+    let shown_token = token.clone();
     let guard = move |request| authorise(&token, request);
     let operator = InterceptedService::new(operator, guard.clone());
     let resources = InterceptedService::new(resources, guard.clone());
@@ -64,7 +65,7 @@ pub(crate) async fn serve(
         .route("/metrics", get(show_metrics))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(show_readiness))
-        .with_state(service);
+        .with_state(Monitored { service, token: shown_token });
     let operators = Routes::new(operator).add_service(resources).add_service(access).into_axum_router();
     let enrolment = Routes::new(enrolment).into_axum_router();
     let router = dispatch(operators, enrolment, monitoring);
@@ -162,13 +163,39 @@ fn is_same(a: &[u8], b: &[u8]) -> bool {
     a.len() == b.len() && a.iter().zip(b).fold(0, |differs, (a, b)| differs | (a ^ b)) == 0
 }
 
-async fn show_metrics(State(service): State<OperatorService>) -> impl IntoResponse {
-    let text = tokio::task::spawn_blocking(move || metrics::render(&service)).await.unwrap_or_default();
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text)
+/// What monitoring asks.
+#[derive(Debug, Clone)]
+struct Monitored {
+    service: OperatorService,
+    token: Arc<str>,
 }
 
-async fn show_readiness(State(service): State<OperatorService>) -> Result<impl IntoResponse, Infallible> {
-    let blocked = service.queries.inner.landing.buffer().stats().blocked;
+async fn show_metrics(
+    State(monitored): State<Monitored>,
+    ConnectInfo(client): ConnectInfo<Client>,
+    headers: HeaderMap,
+) -> Response {
+    if !may_monitor(&client, &headers, &monitored.token) {
+        let problem =
+            Problem::new("auth.token_missing", ExitCode::LoginNeeded, "no operator's token was shown")
+                .hint("beyond this machine, show it as `Authorization: Bearer TOKEN`");
+        return typed(StatusCode::UNAUTHORIZED, &problem);
+    }
+    let service = monitored.service;
+    let text = tokio::task::spawn_blocking(move || metrics::render(&service)).await.unwrap_or_default();
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
+}
+
+/// Names of streams and nodes stand in the figures: whoever asks from elsewhere shows the token. On this machine everybody may.
+fn may_monitor(client: &Client, headers: &HeaderMap, token: &str) -> bool {
+    let shown = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let shown = shown.and_then(|value| value.strip_prefix("Bearer "));
+    client.address.ip().is_loopback()
+        || shown.is_some_and(|shown| is_same(shown.trim().as_bytes(), token.as_bytes()))
+}
+
+async fn show_readiness(State(monitored): State<Monitored>) -> Result<impl IntoResponse, Infallible> {
+    let blocked = monitored.service.queries.inner.landing.buffer().stats().blocked;
     Ok(match blocked {
         false => (StatusCode::OK, "ok\n"),
         true => (StatusCode::SERVICE_UNAVAILABLE, "the landing buffer is full\n"),
@@ -245,6 +272,17 @@ mod tests {
         let operator = Protection::Tls(Some(b"h2".to_vec()));
         let refused = answered(operator, Method::POST, "/aap.v1.Enrolment/Enrol", kind).await;
         assert_ne!(body(refused).await, "\"enrolled\"");
+    }
+
+    #[test]
+    fn figures_are_for_this_machine_and_elsewhere_for_who_shows_the_token() {
+        let client =
+            |address: &str| Client { address: address.parse().unwrap(), protection: Protection::Tls(None) };
+        let headers = |shown: &str| HeaderMap::from_iter([(header::AUTHORIZATION, shown.parse().unwrap())]);
+        assert!(may_monitor(&client("127.0.0.1:1"), &HeaderMap::new(), "secret"));
+        assert!(!may_monitor(&client("10.0.0.1:1"), &HeaderMap::new(), "secret"));
+        assert!(!may_monitor(&client("10.0.0.1:1"), &headers("Bearer secre"), "secret"));
+        assert!(may_monitor(&client("10.0.0.1:1"), &headers("Bearer secret"), "secret"));
     }
 
     #[test]

@@ -279,8 +279,14 @@ impl Inner {
     fn enrol(&self, application: &Application) -> Result<Enrolled, Problem> {
         let Application { token, node, request, from } = application;
         let secret = IssuedSecret::parse(IssuedKind::Enrolment, token).map_err(|_| denied())?;
+        let hash = self.key.hash(&secret);
         let known = self.store.find::<EnrolmentToken>(secret.id().as_str()).map_err(store_failed)?;
-        let bound = known.and_then(|known| known.node);
+        // Before anything is said that only who has a token may know.
+        let Some(known) = known.filter(|known| known.hash == hash) else {
+            warn!(token = %secret.id(), %from, "an enrolment with a token that nobody issued is refused");
+            return Err(denied());
+        };
+        let bound = known.node;
         // A token that is for one node names it, whatever the machine is called.
         let node = bound.as_ref().unwrap_or(node).clone();
         let key = Fingerprint(request.fingerprint());
@@ -302,7 +308,6 @@ impl Inner {
             ));
         }
         let by = EnrolmentUse { node: node.clone(), key, from: from.to_string(), at_us: self.now_us() };
-        let hash = self.key.hash(&secret);
         let (taken, record) =
             self.store.take_enrolment_token(secret.id(), &hash, &by).map_err(store_failed)?;
         let record = match (taken, record) {

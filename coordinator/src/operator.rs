@@ -106,7 +106,10 @@ impl OperatorService {
 impl Operator for OperatorService {
     async fn status(&self, _: Request<v1::StatusRequest>) -> Result<Response<v1::StatusReply>, Status> {
         let from_others = self.queries.inner.reach.told_by_others().await;
-        Ok(Response::new(self.read(move |board| board.status(&from_others)).await?))
+        let mut status = self.read(move |board| board.status(&from_others)).await?;
+        let known = self.identities.list(None).await.map_err(refuse)?;
+        add_identities(&mut status.nodes, &known);
+        Ok(Response::new(status))
     }
 
     async fn list_nodes(

@@ -177,6 +177,13 @@ fn e2_a_name_under_which_data_has_landed_is_not_given_away() {
     let thief = Machine::new("edge-1");
     let token = hub.token(&["--uses", "2"]);
     thief.enrol(&token, &[]).refused(6, "enrolment.name_taken");
+    // To who has no token of ours it is not even said that there is such a node.
+    let foreign = Hub::new().token(&[]);
+    let secret = EnrolmentTicket::parse(&foreign).unwrap();
+    let secret = IssuedSecret::parse(IssuedKind::Enrolment, secret.secret().reveal()).unwrap();
+    let here = EnrolmentTicket::parse(&token).unwrap();
+    let made_up = EnrolmentTicket::new(secret, here.authority(), here.coordinators().to_vec()).unwrap();
+    thief.enrol(&made_up.reveal(), &[]).refused(5, "enrolment.denied");
     // A machine that takes its place, as an operator says.
     let heir = Machine::new("edge-1");
     heir.enrol(&hub.token(&["--node", "edge-1"]), &[]).ok();

@@ -167,6 +167,21 @@ fn stall(node: &NodeStatus) -> String {
 
 fn absence(node: &NodeStatus, as_of_us: i64) -> Option<String> {
     let seen = crate::text::age(as_of_us, node.last_seen_us);
+    let standing = node.identity.as_ref().map_or("", |identity| identity.state.as_str());
+    match standing {
+        // As somebody wanted it.
+        "banned" => return None,
+        "pending" => {
+            return Some(format!("node `{0}` waits for an operator: aap node approve {0}", node.node));
+        }
+        "locked" => {
+            return Some(format!(
+                "node `{0}` is locked, because its key is in two places: aap node show {0}",
+                node.node
+            ));
+        }
+        _ => {}
+    }
     if !node.connected {
         return Some(format!("node `{}` is not connected; last seen {seen}", node.node));
     }
@@ -280,7 +295,7 @@ fn print_sections(context: &mut Context<'_>, view: &View) -> Result<(), Failure>
 
 #[cfg(test)]
 mod tests {
-    use aap_client::v1::StreamStatus;
+    use aap_client::v1::{NodeIdentity, StreamStatus};
 
     use super::*;
 
@@ -321,5 +336,13 @@ mod tests {
         assert!(absence(&node(false, 1), 2).is_some_and(|text| text.contains("not connected")));
         assert!(absence(&node(true, 1_000_000), 60_000_000).is_some_and(|text| text.contains("silent")));
         assert_eq!(absence(&node(true, 59_000_000), 60_000_000), None);
+        let standing = |state: &str| {
+            let identity = NodeIdentity { state: state.to_owned(), ..NodeIdentity::default() };
+            absence(&NodeStatus { identity: Some(identity), ..node(false, 1) }, 2)
+        };
+        assert_eq!(standing("banned"), None, "it is away because somebody wanted it");
+        assert!(standing("pending").is_some_and(|text| text.contains("aap node approve n")));
+        assert!(standing("locked").is_some_and(|text| text.contains("locked")));
+        assert!(standing("approved").is_some_and(|text| text.contains("not connected")));
     }
 }
