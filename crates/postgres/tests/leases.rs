@@ -310,7 +310,7 @@ async fn metadata_of_an_embedded_coordinator_is_handed_to_a_cluster_by_its_owner
     // As an earlier version left it.
     place
         .sql(
-            "ALTER TABLE lake DROP COLUMN cluster, DROP COLUMN authority; DROP TABLE leases, landing_positions; \
+            "ALTER TABLE lake DROP COLUMN cluster, DROP COLUMN authority; DROP TABLE leases, landing_positions, access; \
              UPDATE lake SET owner = 'mine', version = 7; UPDATE version SET version = 2",
         )
         .await;
