@@ -46,14 +46,15 @@ async fn rows_arrive_beside_a_client_that_puts_the_same_objects() {
     let (mut ours, mut theirs, mut ready, mut size) = (vec![], vec![], vec![], 0);
     for round in 0..ROUNDS {
         // A sink of its own in each round: its chain begins anew.
-        let mut sink = place.sink_named(&format!("{round:032}"), json!({}));
+        let uid = format!("{round}{:031}", 0);
+        let mut sink = place.sink_named(&uid, json!({}));
         sink.resume_point().await.unwrap();
         let meter = Meter::start(&clock);
         for group in &groups {
             sink.write(group).await.unwrap();
         }
         ours.push(meter.stop());
-        let name = format!("events/{}-", &format!("{round:032}")[..8]);
+        let name = format!("events/{}-", &uid[..8]);
         let made = place.objects.parquet().into_iter().filter(|(found, _)| found.starts_with(&name));
         let objects: Vec<_> = made
             .enumerate()
