@@ -12,6 +12,12 @@ pub mod v1 {
     include!("generated/aap.v1.rs");
 }
 
+/// What operators can call.
+mod calls {
+    include!("generated/calls.rs");
+}
+pub use calls::Call;
+
 /// Newest version of the session protocol that this build speaks.
 pub const PROTOCOL_VERSION: u32 = 1;
 
