@@ -1,33 +1,65 @@
-//! Who may do what, as operators see and change it: enrolment tokens, and the standing of nodes.
+//! Who may do what: who calls, which rule their calls need, and what operators see and change of it.
+//!
+//! | file | owns |
+//! |---|---|
+//! | `rules.rs` | what each call needs |
+//! | `guard.rs` | [`Guard`], [`Caller`]: who calls, and whether they may |
+//! | `scope.rs` | [`Scope`]: what a caller sees in a query |
+//! | `people.rs` | [`People`]: users, passwords, sessions, API tokens |
+//! | `credentials.rs`, `asked.rs` | sessions and tokens of callers and others; questions about rights |
+//! | `enrolment_tokens.rs`, `nodes.rs` | machines that become nodes, and their standing |
+//! | `wire.rs` | records on the wire |
+//!
+//! This file is the service `Access`: each method looks at the objects that the call is about, and has the work done elsewhere.
 
-use std::collections::HashMap;
-use std::time::Duration;
+mod asked;
+mod credentials;
+mod enrolment_tokens;
+mod guard;
+mod nodes;
+mod people;
+mod rules;
+mod scope;
+mod wire;
 
 use aap_access::{
-    Address, ENROLMENT_BULK_LIFETIME_MAX, ENROLMENT_LIFETIME, ENROLMENT_USES_MAX, EnrolmentTicket,
-    EnrolmentToken, IssuedId, IssuedKind, IssuedSecret, Labels, NO_KEY, NodeIdentity, NodeState, SecretHash,
+    Address, EnrolmentToken, Kind, NodeIdentity, NodeState, Object, Principal, PrincipalKind, Verb,
 };
 use aap_proto::status_of_problem;
 use aap_proto::v1::{self, access_server::Access};
+use aap_runtime::Secret;
 use aap_store::{PAGE_ROWS_MAX, RowsAfter};
+use aap_transport::Client;
 use aap_types::{ExitCode, NodeId, Problem, SiteName};
+use asked::words;
+use axum::extract::ConnectInfo;
+use enrolment_tokens::nodes_of;
 use tokio::task::spawn_blocking;
 use tonic::{Request, Response, Status};
 
 use crate::asking::unknown_node;
-use crate::identities::{DEFAULT_SITE, Identities};
+use crate::identities::Identities;
 
-/// Whoever holds the operator's token.
-const AUTHOR: &str = "operator";
+pub(crate) use guard::{Caller, Guard, facts_of};
+pub(crate) use nodes::wire_identity;
+pub(crate) use people::People;
+pub(crate) use rules::call_of;
+pub(crate) use scope::{Named, Scope, Scoped};
+
+/// The kind of documents that declare roles.
+pub(crate) const ROLE: &str = "Role";
+/// Kinds of objects that are declared by documents.
+const DECLARED: [Kind; 4] = [Kind::Sink, Kind::Source, Kind::Catalog, Kind::Role];
 /// Letters of a reason, which people read on one line.
 const REASON_LETTERS_MAX: usize = 200;
-/// As long as a name.
-const LABEL_BYTES_MAX: usize = 63;
+/// Who is meant by everybody.
+const EVERYBODY: &str = "*";
 
 /// The service.
 #[derive(Debug, Clone)]
 pub(crate) struct AccessService {
     identities: Identities,
+    people: People,
     /// Where machines that enrol dial coordinators.
     addresses: Vec<Address>,
 }
@@ -40,9 +72,16 @@ fn usage(code: &str, message: impl Into<String>) -> Problem {
     Problem::new(code, ExitCode::Usage, message)
 }
 
+/// `access.store`.
+pub(crate) fn store_failed(error: &(dyn std::error::Error + 'static)) -> Problem {
+    Problem::new("access.store", ExitCode::Unavailable, "who may do what cannot be looked up")
+        .caused_by(error)
+        .retry_after_ms(1000)
+}
+
 impl AccessService {
-    pub(crate) fn new(identities: Identities, addresses: Vec<Address>) -> Self {
-        Self { identities, addresses }
+    pub(crate) fn new(identities: Identities, people: People, addresses: Vec<Address>) -> Self {
+        Self { identities, people, addresses }
     }
 
     /// Blocking work of the store.
@@ -52,147 +91,74 @@ impl AccessService {
     ) -> Result<T, Problem> {
         let store = self.identities.store().clone();
         let worked = spawn_blocking(move || work(store.as_ref())).await;
-        let failed = |error: &(dyn std::error::Error + 'static)| {
-            Problem::new("access.store", ExitCode::Unavailable, "who may do what cannot be looked up")
-                .caused_by(error)
-                .retry_after_ms(1000)
-        };
-        worked.map_err(|panic| failed(&panic))?.map_err(|error| failed(&error))
+        worked.map_err(|panic| store_failed(&panic))?.map_err(|error| store_failed(&error))
     }
 
-    async fn create(
+    /// The node of that name, if the caller may do that to it.
+    async fn node_for(&self, caller: &Caller, verb: Verb, name: &str) -> Result<NodeId, Problem> {
+        let node: NodeId = name.parse().map_err(|_| unknown_node(name))?;
+        let known = self.identities.list(Some(node.clone())).await?;
+        caller.require_of(verb, facts_of(&node, known.first()), || unknown_node(name))?;
+        Ok(node)
+    }
+
+    /// Lets on who may give these roles to a user.
+    fn require_giving(caller: &Caller, roles: &[String]) -> Result<(), Problem> {
+        roles.iter().try_for_each(|role| caller.require(Verb::Approve, Object::named(Kind::Role, role)))
+    }
+
+    async fn change_user(
         &self,
-        request: v1::CreateEnrolmentTokenRequest,
-    ) -> Result<(EnrolmentToken, String), Problem> {
-        let now_us = self.identities.clock().unix_us();
-        let secret = IssuedSecret::mint(IssuedKind::Enrolment).map_err(|error| {
-            Problem::new("platform.random", ExitCode::Failed, "no token can be made").caused_by(&error)
-        })?;
-        let token = record(request, (secret.id().clone(), self.identities.key().hash(&secret)), now_us)?;
-        let ticket = EnrolmentTicket::new(secret, self.identities.authority(), self.addresses.clone());
-        let ticket = ticket.map_err(|error| {
-            Problem::new("token.no_address", ExitCode::Failed, "no machine could find this coordinator")
-                .caused_by(&error)
-        })?;
-        let record = token.clone();
-        self.with_store(move |store| store.add(&record)).await?;
-        Ok((token, ticket.reveal().to_string()))
-    }
-
-    fn view(&self, token: &EnrolmentToken) -> v1::EnrolmentToken {
-        let now_us = self.identities.clock().unix_us();
-        let state = match token {
-            token if token.revoked_us.is_some() => "revoked",
-            token if token.uses_left() == 0 => "used",
-            token if token.expires_us <= now_us => "expired",
-            _ => "valid",
-        };
-        v1::EnrolmentToken {
-            id: token.id.to_string(),
-            site: token.site.to_string(),
-            node: token.node.as_ref().map(ToString::to_string).unwrap_or_default(),
-            labels: wire(&token.labels),
-            requires_approval: token.requires_approval,
-            uses: token.uses_max,
-            uses_left: token.uses_left(),
-            nodes: token.uses.iter().map(|used| used.node.to_string()).collect(),
-            created_us: token.created_us,
-            expires_us: token.expires_us,
-            revoked_us: token.revoked_us.unwrap_or_default(),
-            author: token.author.clone(),
-            state: state.to_owned(),
-        }
+        caller: &Caller,
+        request: v1::ChangeUserRequest,
+    ) -> Result<v1::UserReply, Problem> {
+        let v1::ChangeUserRequest {
+            name,
+            display,
+            add_roles,
+            remove_roles,
+            disabled,
+            reset_password,
+            password,
+        } = request;
+        caller.require_of(Verb::Write, Object::named(Kind::User, &name), || people::unknown_user(&name))?;
+        Self::require_giving(caller, &add_roles)?;
+        // Whoever has somebody's password has their roles.
+        Self::require_giving(caller, &self.people.user(&name).await?.roles)?;
+        let password = reset_password.then(|| (!password.is_empty()).then(|| Secret::from(password)));
+        let change = people::Change { display, add_roles, remove_roles, disabled, password };
+        let (user, made_up) = self.people.change(&name, change).await?;
+        Ok(user_reply(&user, made_up))
     }
 }
 
-/// The record of a token that is asked for.
-fn record(
-    request: v1::CreateEnrolmentTokenRequest,
-    (id, hash): (IssuedId, SecretHash),
-    now_us: i64,
-) -> Result<EnrolmentToken, Problem> {
-    let v1::CreateEnrolmentTokenRequest { site, node, uses, ttl_ms, requires_approval, labels } = request;
-    let uses_max = uses.max(1);
-    let ttl = if ttl_ms == 0 { ENROLMENT_LIFETIME } else { Duration::from_millis(ttl_ms) };
-    if uses_max > ENROLMENT_USES_MAX {
-        return Err(usage(
-            "token.bad_request",
-            format!("a token is for {ENROLMENT_USES_MAX} machines at most, not {uses_max}"),
-        ));
-    }
-    if ttl > ENROLMENT_BULK_LIFETIME_MAX {
-        return Err(usage(
-            "token.bad_request",
-            format!("a token lives {} h at most", ENROLMENT_BULK_LIFETIME_MAX.as_secs() / 3600),
-        ));
-    }
-    let node = match node.as_str() {
-        "" => None,
-        name => Some(name.parse::<NodeId>().map_err(|error| usage("token.bad_request", error.to_string()))?),
-    };
-    if node.is_some() && uses_max > 1 {
-        return Err(usage("token.bad_request", "a token for one node is used once"));
-    }
-    let site = if site.is_empty() { DEFAULT_SITE } else { &site };
-    let site = site.parse::<SiteName>().map_err(|error| usage("token.bad_request", error.to_string()))?;
-    Ok(EnrolmentToken {
-        id,
-        hash,
-        author: AUTHOR.to_owned(),
-        site,
-        node,
-        labels: checked(labels)?,
-        requires_approval,
-        uses_max,
-        uses: vec![],
-        expires_us: now_us.saturating_add(i64::try_from(ttl.as_micros()).unwrap_or(i64::MAX)),
-        revoked_us: None,
-        created_us: now_us,
-    })
+/// Whether somebody of that name is the caller.
+fn is_own(caller: &Caller, user: &str) -> bool {
+    caller.principal.kind != PrincipalKind::Operator && caller.name() == user
 }
 
-/// Labels that can be typed, and stand in a line.
-fn checked(labels: HashMap<String, String>) -> Result<Labels, Problem> {
-    let is_word = |text: &str| {
-        (1..=LABEL_BYTES_MAX).contains(&text.len())
-            && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-/".contains(&byte))
-    };
-    match labels.iter().find(|(key, value)| !is_word(key) || !is_word(value) || *key == "site") {
-        Some((key, _)) if key == "site" => {
-            Err(usage("label.bad", "`site` is no label: a node has one site").hint("use --site"))
-        }
-        Some((key, value)) => {
-            let label = format!("{key}={value}").escape_default().to_string();
-            Err(usage("label.bad", format!("`{label}` is no label")).hint(format!(
-                "keys and values are up to {LABEL_BYTES_MAX} letters of a-z, A-Z, 0-9, `.`, `_`, `-`, `/`"
-            )))
-        }
-        None => Ok(labels.into_iter().collect()),
+/// The caller as a user.
+fn own(caller: &Caller) -> Result<&str, Problem> {
+    if caller.principal.kind != PrincipalKind::Operator {
+        return Ok(caller.name());
     }
+    Err(usage("auth.not_a_user", "the token of the platform's home is no user's")
+        .hint("say whose with --user, or log in")
+        .hint_command("log in", "aap auth login"))
 }
 
-fn wire(labels: &Labels) -> HashMap<String, String> {
-    labels.iter().map(|(key, value)| (key.clone(), value.clone())).collect()
+fn user_reply(user: &aap_access::User, made_up: Option<Secret>) -> v1::UserReply {
+    let password = made_up.map(|made_up| made_up.reveal().to_owned()).unwrap_or_default();
+    v1::UserReply { user: Some(wire::user(user)), password }
 }
 
-/// An identity as it is told to operators.
-pub(crate) fn wire_identity(known: &NodeIdentity) -> v1::NodeIdentity {
-    v1::NodeIdentity {
-        node: known.node.to_string(),
-        site: known.site.to_string(),
-        labels: wire(&known.labels),
-        state: known.state.to_string(),
-        reason: known.reason.clone(),
-        key: if known.key == NO_KEY { String::new() } else { known.key.to_string() },
-        generation: known.generation,
-        certificate_expires_us: known.certificate.as_ref().map(|known| known.expires_us).unwrap_or_default(),
-        created_us: known.created_us,
-        updated_us: known.updated_us,
-    }
+/// Who a request is from. Only calls that come past [`Guard::admit`] get here.
+fn caller<T>(request: &Request<T>) -> Result<Caller, Status> {
+    Caller::of(request).map_err(refuse)
 }
 
-fn named(node: &str) -> Result<NodeId, Problem> {
-    node.parse().map_err(|_| unknown_node(node))
+fn reply<T>(made: Result<T, Problem>) -> Result<Response<T>, Status> {
+    made.map(Response::new).map_err(refuse)
 }
 
 #[tonic::async_trait]
@@ -201,17 +167,20 @@ impl Access for AccessService {
         &self,
         request: Request<v1::CreateEnrolmentTokenRequest>,
     ) -> Result<Response<v1::CreateEnrolmentTokenReply>, Status> {
-        let (token, text) = self.create(request.into_inner()).await.map_err(refuse)?;
+        let caller = caller(&request)?;
+        let (token, text) = self.create_enrolment(&caller, request.into_inner()).await.map_err(refuse)?;
         Ok(Response::new(v1::CreateEnrolmentTokenReply { token: Some(self.view(&token)), text }))
     }
 
     async fn list_enrolment_tokens(
         &self,
-        _: Request<v1::ListEnrolmentTokensRequest>,
+        request: Request<v1::ListEnrolmentTokensRequest>,
     ) -> Result<Response<v1::ListEnrolmentTokensReply>, Status> {
+        let caller = caller(&request)?;
         let which = RowsAfter { owner: None, after: "", limit: PAGE_ROWS_MAX };
         let mut tokens: Vec<EnrolmentToken> =
             self.with_store(move |store| store.list(which)).await.map_err(refuse)?;
+        tokens.retain(|token| caller.may(Verb::Read, nodes_of(token)));
         tokens.sort_by_key(|token| std::cmp::Reverse(token.created_us));
         Ok(Response::new(v1::ListEnrolmentTokensReply {
             tokens: tokens.iter().map(|token| self.view(token)).collect(),
@@ -222,8 +191,15 @@ impl Access for AccessService {
         &self,
         request: Request<v1::RevokeEnrolmentTokenRequest>,
     ) -> Result<Response<v1::RevokeEnrolmentTokenReply>, Status> {
+        let caller = caller(&request)?;
         let id = request.into_inner().id;
         let (now_us, wanted) = (self.identities.clock().unix_us(), id.clone());
+        let sought = id.clone();
+        let found =
+            self.with_store(move |store| store.find::<EnrolmentToken>(&sought)).await.map_err(refuse)?;
+        if let Some(token) = &found {
+            caller.require(Verb::Approve, nodes_of(token)).map_err(refuse)?;
+        }
         let revoke = move |token: &mut EnrolmentToken| {
             token.revoked_us.get_or_insert(now_us);
         };
@@ -240,9 +216,15 @@ impl Access for AccessService {
         &self,
         request: Request<v1::ListNodeIdentitiesRequest>,
     ) -> Result<Response<v1::ListNodeIdentitiesReply>, Status> {
+        let caller = caller(&request)?;
         let name = request.into_inner().node;
-        let node = if name.is_empty() { None } else { Some(named(&name).map_err(refuse)?) };
-        let nodes = self.identities.list(node).await.map_err(refuse)?;
+        let node = match name.as_str() {
+            "" => None,
+            name => Some(self.node_for(&caller, Verb::Read, name).await.map_err(refuse)?),
+        };
+        let mut nodes = self.identities.list(node).await.map_err(refuse)?;
+        let reach = caller.reach(Kind::Node, Verb::Read);
+        nodes.retain(|known| reach.admits(facts_of(&known.node, Some(known))));
         Ok(Response::new(v1::ListNodeIdentitiesReply { nodes: nodes.iter().map(wire_identity).collect() }))
     }
 
@@ -250,8 +232,9 @@ impl Access for AccessService {
         &self,
         request: Request<v1::SetNodeStateRequest>,
     ) -> Result<Response<v1::NodeIdentityReply>, Status> {
+        let caller = caller(&request)?;
         let v1::SetNodeStateRequest { node, state, reason } = request.into_inner();
-        let node = named(&node).map_err(refuse)?;
+        let node = self.node_for(&caller, Verb::Approve, &node).await.map_err(refuse)?;
         let state = match state.as_str() {
             "approved" => NodeState::Approved,
             "cordoned" => NodeState::Cordoned,
@@ -271,9 +254,10 @@ impl Access for AccessService {
         &self,
         request: Request<v1::LabelNodeRequest>,
     ) -> Result<Response<v1::NodeIdentityReply>, Status> {
+        let caller = caller(&request)?;
         let v1::LabelNodeRequest { node, set, remove, site } = request.into_inner();
-        let node = named(&node).map_err(refuse)?;
-        let set = checked(set).map_err(refuse)?;
+        let node = self.node_for(&caller, Verb::Write, &node).await.map_err(refuse)?;
+        let set = nodes::checked(set).map_err(refuse)?;
         let site = match site.as_str() {
             "" => None,
             name => Some(
@@ -291,5 +275,212 @@ impl Access for AccessService {
         };
         let changed = self.identities.change(&node, change).await.map_err(refuse)?;
         Ok(Response::new(v1::NodeIdentityReply { node: Some(wire_identity(&changed)) }))
+    }
+
+    async fn log_in(&self, request: Request<v1::LogInRequest>) -> Result<Response<v1::LogInReply>, Status> {
+        let client = request.extensions().get::<ConnectInfo<Client>>();
+        let from = client.map(|ConnectInfo(client)| client.address.ip());
+        let from = from.unwrap_or_else(|| std::net::Ipv4Addr::UNSPECIFIED.into());
+        let v1::LogInRequest { user, password } = request.into_inner();
+        let begun = self.people.log_in(&user, Secret::from(password), from).await.map_err(refuse)?;
+        Ok(Response::new(v1::LogInReply {
+            token: begun.secret.reveal().to_owned(),
+            user: begun.session.user.to_string(),
+            expires_us: begun.session.expires_us,
+            idle_us: begun.session.idle_us,
+            must_change_password: begun.must_change_password,
+        }))
+    }
+
+    async fn log_out(
+        &self,
+        request: Request<v1::LogOutRequest>,
+    ) -> Result<Response<v1::LogOutReply>, Status> {
+        let caller = caller(&request)?;
+        caller.require_in_person().map_err(refuse)?;
+        if let Some(id) = &caller.principal.credential {
+            self.people.end_session(id.as_str()).await.map_err(refuse)?;
+        }
+        Ok(Response::new(v1::LogOutReply {}))
+    }
+
+    async fn who_am_i(
+        &self,
+        request: Request<v1::WhoAmIRequest>,
+    ) -> Result<Response<v1::WhoAmIReply>, Status> {
+        reply(self.who_am_i_of(&caller(&request)?).await)
+    }
+
+    async fn change_password(
+        &self,
+        request: Request<v1::ChangePasswordRequest>,
+    ) -> Result<Response<v1::ChangePasswordReply>, Status> {
+        let caller = caller(&request)?;
+        caller.require_in_person().map_err(refuse)?;
+        let v1::ChangePasswordRequest { before, after } = request.into_inner();
+        let name = own(&caller).map_err(refuse)?;
+        let keep = caller.principal.credential.as_ref().map(aap_access::IssuedId::as_str);
+        let passwords = (Secret::from(before), Secret::from(after));
+        let sessions_ended = self.people.change_password(name, keep, passwords).await.map_err(refuse)?;
+        Ok(Response::new(v1::ChangePasswordReply { sessions_ended }))
+    }
+
+    async fn list_sessions(
+        &self,
+        request: Request<v1::ListSessionsRequest>,
+    ) -> Result<Response<v1::ListSessionsReply>, Status> {
+        let caller = caller(&request)?;
+        reply(self.list_sessions_of(&caller, &request.into_inner().user).await)
+    }
+
+    async fn end_sessions(
+        &self,
+        request: Request<v1::EndSessionsRequest>,
+    ) -> Result<Response<v1::EndSessionsReply>, Status> {
+        let caller = caller(&request)?;
+        let ended = self.end_sessions_of(&caller, request.into_inner()).await;
+        reply(ended.map(|ended| v1::EndSessionsReply { ended }))
+    }
+
+    async fn create_user(
+        &self,
+        request: Request<v1::CreateUserRequest>,
+    ) -> Result<Response<v1::UserReply>, Status> {
+        let caller = caller(&request)?;
+        let v1::CreateUserRequest { name, display, roles, password } = request.into_inner();
+        caller.require(Verb::Write, Object::named(Kind::User, &name)).map_err(refuse)?;
+        Self::require_giving(&caller, &roles).map_err(refuse)?;
+        let password = (!password.is_empty()).then(|| Secret::from(password));
+        let (user, made_up) = self.people.create(&name, &display, roles, password).await.map_err(refuse)?;
+        Ok(Response::new(user_reply(&user, made_up)))
+    }
+
+    async fn list_users(
+        &self,
+        request: Request<v1::ListUsersRequest>,
+    ) -> Result<Response<v1::ListUsersReply>, Status> {
+        let caller = caller(&request)?;
+        let name = request.into_inner().name;
+        let mut users = match name.as_str() {
+            "" => self.people.users().await.map_err(refuse)?,
+            name => vec![self.people.user(name).await.map_err(refuse)?],
+        };
+        users.retain(|user| caller.may(Verb::Read, Object::named(Kind::User, user.name.as_str())));
+        if users.is_empty() && !name.is_empty() {
+            return Err(refuse(people::unknown_user(&name)));
+        }
+        Ok(Response::new(v1::ListUsersReply { users: users.iter().map(wire::user).collect() }))
+    }
+
+    async fn change_user(
+        &self,
+        request: Request<v1::ChangeUserRequest>,
+    ) -> Result<Response<v1::UserReply>, Status> {
+        let caller = caller(&request)?;
+        reply(Self::change_user(self, &caller, request.into_inner()).await)
+    }
+
+    async fn delete_user(
+        &self,
+        request: Request<v1::DeleteUserRequest>,
+    ) -> Result<Response<v1::DeleteUserReply>, Status> {
+        let caller = caller(&request)?;
+        let name = request.into_inner().name;
+        caller
+            .require_of(Verb::Delete, Object::named(Kind::User, &name), || people::unknown_user(&name))
+            .map_err(refuse)?;
+        let (sessions_ended, tokens_revoked) = self.people.delete(&name).await.map_err(refuse)?;
+        Ok(Response::new(v1::DeleteUserReply { sessions_ended, tokens_revoked }))
+    }
+
+    async fn list_roles(
+        &self,
+        request: Request<v1::ListRolesRequest>,
+    ) -> Result<Response<v1::ListRolesReply>, Status> {
+        let caller = caller(&request)?;
+        let name = request.into_inner().name;
+        let users = self.people.users().await.map_err(refuse)?;
+        let sees =
+            |user: &&aap_access::User| caller.may(Verb::Read, Object::named(Kind::User, user.name.as_str()));
+        let known = caller.policy.roles();
+        let chosen = known.iter().filter(|(role, _)| {
+            (name.is_empty() || name == **role) && caller.may(Verb::Read, Object::named(Kind::Role, role))
+        });
+        let roles: Vec<v1::Role> = chosen
+            .map(|(role, rules)| v1::Role {
+                name: role.clone(),
+                built_in: aap_access::BUILT_IN.contains(&role.as_str()),
+                rules: wire::rules(rules),
+                users: users
+                    .iter()
+                    .filter(|user| user.roles.contains(role))
+                    .filter(sees)
+                    .map(|user| user.name.to_string())
+                    .collect(),
+            })
+            .collect();
+        if roles.is_empty() && !name.is_empty() {
+            return Err(refuse(people::unknown_role(&name, known.keys())));
+        }
+        Ok(Response::new(v1::ListRolesReply { roles }))
+    }
+
+    async fn create_api_token(
+        &self,
+        request: Request<v1::CreateApiTokenRequest>,
+    ) -> Result<Response<v1::CreateApiTokenReply>, Status> {
+        let caller = caller(&request)?;
+        reply(self.create_token(&caller, request.into_inner()).await)
+    }
+
+    async fn list_api_tokens(
+        &self,
+        request: Request<v1::ListApiTokensRequest>,
+    ) -> Result<Response<v1::ListApiTokensReply>, Status> {
+        let caller = caller(&request)?;
+        let user = request.into_inner().user;
+        let uid = self.owner(&caller, Kind::Token, Verb::Read, &user).await.map_err(refuse)?;
+        let (tokens, now_us) =
+            (self.people.tokens(uid).await.map_err(refuse)?, self.identities.clock().unix_us());
+        Ok(Response::new(v1::ListApiTokensReply {
+            tokens: tokens.iter().map(|token| wire::token(token, now_us)).collect(),
+        }))
+    }
+
+    async fn revoke_api_tokens(
+        &self,
+        request: Request<v1::RevokeApiTokensRequest>,
+    ) -> Result<Response<v1::RevokeApiTokensReply>, Status> {
+        let caller = caller(&request)?;
+        let revoked = self.revoke_tokens(&caller, request.into_inner()).await;
+        reply(revoked.map(|revoked| v1::RevokeApiTokensReply { revoked }))
+    }
+
+    async fn can_i(&self, request: Request<v1::CanIRequest>) -> Result<Response<v1::CanIReply>, Status> {
+        let caller = caller(&request)?;
+        reply(self.may_they(&caller, request.into_inner()).await)
+    }
+
+    async fn who_can(
+        &self,
+        request: Request<v1::WhoCanRequest>,
+    ) -> Result<Response<v1::WhoCanReply>, Status> {
+        let caller = caller(&request)?;
+        let v1::WhoCanRequest { verb, kind, name } = request.into_inner();
+        let (verb, kind) = words(&verb, &kind).map_err(refuse)?;
+        let mut who = vec![];
+        for user in self.people.users().await.map_err(refuse)? {
+            let is_seen = caller.may(Verb::Read, Object::named(Kind::User, user.name.as_str()));
+            if user.disabled || !is_seen {
+                continue;
+            }
+            let principal = Principal::user(&user);
+            let made = self.decide(&caller, &principal, verb, (kind, &name)).await.map_err(refuse)?;
+            if made.allowed {
+                let (user, because) = (user.name.to_string(), made.because.to_string());
+                who.push(v1::who_can_reply::Who { user, because });
+            }
+        }
+        Ok(Response::new(v1::WhoCanReply { who }))
     }
 }

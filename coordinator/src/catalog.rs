@@ -150,13 +150,14 @@ impl LakeAndLanding {
             parquet: wanted.map(|file| self.lake.locate(&file.path)).collect(),
             ipc: vec![],
             aggregated: false,
+            nodes: None,
             columns: columns.map(|known| known.columns.clone()).filter(|columns| !columns.is_empty()),
         }
     }
 }
 
 /// The stream that a table's name means. `lake.logs` is `logs`.
-fn stream_of(need: &TableNeed) -> Option<StreamName> {
+pub(crate) fn stream_of(need: &TableNeed) -> Option<StreamName> {
     let name = match need.path.as_slice() {
         [lake, rest @ ..] if lake.eq_ignore_ascii_case("lake") && !rest.is_empty() => {
             rest.join(".").to_lowercase()

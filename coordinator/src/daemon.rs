@@ -17,7 +17,7 @@ use tokio::net::TcpListener;
 use tokio::task::spawn_blocking;
 use tracing::info;
 
-use crate::access::AccessService;
+use crate::access::{AccessService, Guard, People};
 use crate::catalog::LakeAndLanding;
 use crate::catalogs::Catalogs;
 use crate::cluster::{self, Answering, ClusterConfig, Joined, Peers};
@@ -205,7 +205,10 @@ async fn serve(
     let advertised = config.advertised(&endpoints);
     let operators_at: Address =
         advertised.operators.parse().context("say where operators find this coordinator")?;
-    let access = AccessService::new(identities.clone(), vec![operators_at]);
+    let guard = Guard::new(token, identities.clone(), parts.resources.clone());
+    let people = People::new(identities.clone(), guard.clone()).context("get random numbers")?;
+    tasks.spawn(TaskKind::optional("records of access"), people.clone().tidy(late.clone()));
+    let access = AccessService::new(identities.clone(), people.clone(), vec![operators_at]);
     let enrolment = EnrolmentService::new(identities.clone(), advertised.agents, joined.clone());
     let service = OperatorService {
         board: board.clone(),
@@ -234,6 +237,8 @@ async fn serve(
         sources,
         catalogs,
         clock: clock.clone(),
+        guard: guard.clone(),
+        people,
         lead,
         joined: joined.clone(),
         turn: Arc::default(),
@@ -254,7 +259,7 @@ async fn serve(
     tasks.spawn(TaskKind::optional("scrubber"), scrubber);
     tasks.spawn(TaskKind::optional("rates"), board.sample(late.clone()));
     let services = Services { operator: service, resources, access, enrolment };
-    tasks.spawn(TaskKind::vital("operators"), http::serve(operators, services, token, late.clone()));
+    tasks.spawn(TaskKind::vital("operators"), http::serve(operators, services, guard, late.clone()));
 
     write_endpoints(home, &endpoints)?;
     notify_ready().context("tell the service manager")?;

@@ -13,14 +13,15 @@ use camino::{Utf8Path, Utf8PathBuf};
 use futures::future::try_join_all;
 use tokio::runtime::Handle;
 
-use crate::catalog::{LakeAndLanding, ScratchFolder};
+use crate::access::Scoped;
+use crate::catalog::ScratchFolder;
 use crate::catalogs::Catalogs;
 use crate::node_tables::{self, NodeTables};
 
 /// The catalogue of one query.
 #[derive(Debug)]
 pub(crate) struct Federated {
-    pub(crate) local: Arc<LakeAndLanding>,
+    pub(crate) local: Scoped,
     pub(crate) catalogs: Catalogs,
     pub(crate) nodes: Arc<NodeTables>,
     /// Where fetched rows are put; made when there are some.
@@ -42,7 +43,7 @@ enum Place {
 impl Federated {
     /// For a query that fetches into `folder`.
     pub(crate) fn new(
-        local: Arc<LakeAndLanding>,
+        local: Scoped,
         (catalogs, nodes): (Catalogs, NodeTables),
         (folder, budget): (Utf8PathBuf, Budget),
         (deadline, cancel): (Duration, Shutdown),
@@ -64,7 +65,9 @@ impl Federated {
     fn remote(&self, first: &str) -> Option<Arc<dyn Remote>> {
         match first.eq_ignore_ascii_case(node_tables::CATALOG) {
             true => Some(self.nodes.clone()),
-            false => self.catalogs.find(first),
+            false => {
+                self.catalogs.find(first).filter(|_| self.local.scope.sees_catalog(&first.to_lowercase()))
+            }
         }
     }
 

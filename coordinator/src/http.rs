@@ -1,8 +1,9 @@
 //! The operators' port: gRPC behind the bearer token, and what monitoring asks without one.
 
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::net::{IpAddr, Ipv4Addr};
 
+use aap_access::{Kind, Object, Verb};
 use aap_proto::v1::access_server::AccessServer;
 use aap_proto::v1::enrolment_server::EnrolmentServer;
 use aap_proto::v1::operator_server::OperatorServer;
@@ -15,14 +16,14 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tonic::Status;
 use tonic::service::Routes;
-use tonic::service::interceptor::InterceptedService;
 use tower::ServiceExt;
 
-use crate::access::AccessService;
+use crate::access::{self, AccessService, Guard};
 use crate::enrolment::{EnrolmentService, REQUEST_BYTES_MAX};
 use crate::metrics;
 use crate::operator::OperatorService;
@@ -44,7 +45,7 @@ pub(crate) struct Services {
 pub(crate) async fn serve(
     listener: HttpListener,
     services: Services,
-    token: String,
+    guard: Guard,
     shutdown: Shutdown,
 ) -> std::io::Result<()> {
     let Services { operator: service, resources, access, enrolment } = services;
@@ -55,18 +56,14 @@ pub(crate) async fn serve(
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     let enrolment = EnrolmentServer::new(enrolment).max_decoding_message_size(REQUEST_BYTES_MAX);
-    let token: Arc<str> = token.into();
-    let shown_token = token.clone();
-    let guard = move |request| authorise(&token, request);
-    let operator = InterceptedService::new(operator, guard.clone());
-    let resources = InterceptedService::new(resources, guard.clone());
-    let access = InterceptedService::new(AccessServer::new(access), guard);
+    let access = AccessServer::new(access).max_decoding_message_size(MESSAGE_BYTES_MAX);
     let monitoring = Router::new()
         .route("/metrics", get(show_metrics))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(show_readiness))
-        .with_state(Monitored { service, token: shown_token });
+        .with_state(Monitored { service, guard: guard.clone() });
     let operators = Routes::new(operator).add_service(resources).add_service(access).into_axum_router();
+    let operators = operators.layer(from_fn_with_state(guard, guarded));
     let enrolment = Routes::new(enrolment).into_axum_router();
     let router = dispatch(operators, enrolment, monitoring);
     let router = router.into_make_service_with_connect_info::<Client>();
@@ -142,32 +139,38 @@ fn typed(status: StatusCode, problem: &Problem) -> Response {
     (status, [(header::CONTENT_TYPE, "application/json")], body).into_response()
 }
 
-fn authorise(token: &str, request: tonic::Request<()>) -> Result<tonic::Request<()>, Status> {
-    let shown = request.metadata().get("authorization").and_then(|value| value.to_str().ok());
-    match shown.and_then(|value| value.strip_prefix("Bearer ")) {
-        Some(shown) if is_same(shown.trim().as_bytes(), token.as_bytes()) => Ok(request),
-        Some(_) => Err(refused("auth.token_refused", "the operator's token is not the one of this platform")),
-        None => Err(refused("auth.token_missing", "no operator's token was shown")),
+/// Lets a call on to its service, with who makes it. What no rule speaks of is not a call.
+async fn guarded(State(guard): State<Guard>, mut request: Request, next: Next) -> Response {
+    let Some(call) = access::call_of(request.uri().path()) else {
+        return Status::unimplemented("there is no such call").into_http::<Body>();
+    };
+    match guard.admit(call, bearer(request.headers()), address_of(&request)).await {
+        Ok(caller) => {
+            if let Some(caller) = caller {
+                request.extensions_mut().insert(caller);
+            }
+            next.run(request).await
+        }
+        Err(problem) => status_of_problem(&problem).into_http::<Body>(),
     }
 }
 
-fn refused(code: &str, message: &str) -> Status {
-    let problem = Problem::new(code, ExitCode::LoginNeeded, message);
-    status_of_problem(
-        &problem.hint("the token lies in `run/operator.token` of the platform's home; check AAP_HOME"),
-    )
+/// The token that is shown, if one is.
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let shown = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    shown.and_then(|value| value.strip_prefix("Bearer ")).map(str::trim)
 }
 
-/// Compares in a time that does not depend on where they differ.
-fn is_same(a: &[u8], b: &[u8]) -> bool {
-    a.len() == b.len() && a.iter().zip(b).fold(0, |differs, (a, b)| differs | (a ^ b)) == 0
+fn address_of(request: &Request) -> IpAddr {
+    let client = request.extensions().get::<ConnectInfo<Client>>();
+    client.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |ConnectInfo(client)| client.address.ip())
 }
 
 /// What monitoring asks.
 #[derive(Debug, Clone)]
 struct Monitored {
     service: OperatorService,
-    token: Arc<str>,
+    guard: Guard,
 }
 
 async fn show_metrics(
@@ -175,23 +178,24 @@ async fn show_metrics(
     ConnectInfo(client): ConnectInfo<Client>,
     headers: HeaderMap,
 ) -> Response {
-    if !may_monitor(&client, &headers, &monitored.token) {
-        let problem =
-            Problem::new("auth.token_missing", ExitCode::LoginNeeded, "no operator's token was shown")
-                .hint("beyond this machine, show it as `Authorization: Bearer TOKEN`");
-        return typed(StatusCode::UNAUTHORIZED, &problem);
+    if let Err(problem) = require_monitoring(&client, &headers, &monitored.guard).await {
+        let problem = problem.hint("beyond this machine, show a token as `Authorization: Bearer TOKEN`");
+        let status =
+            if problem.exit == ExitCode::Denied { StatusCode::FORBIDDEN } else { StatusCode::UNAUTHORIZED };
+        return typed(status, &problem);
     }
     let service = monitored.service;
     let text = tokio::task::spawn_blocking(move || metrics::render(&service)).await.unwrap_or_default();
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
 }
 
-/// Names of streams and nodes stand in the figures: whoever asks from elsewhere shows the token. On this machine everybody may.
-fn may_monitor(client: &Client, headers: &HeaderMap, token: &str) -> bool {
-    let shown = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let shown = shown.and_then(|value| value.strip_prefix("Bearer "));
-    client.address.ip().is_loopback()
-        || shown.is_some_and(|shown| is_same(shown.trim().as_bytes(), token.as_bytes()))
+/// Names of streams and nodes stand in the figures: whoever asks from elsewhere shows a token. On this machine everybody may.
+async fn require_monitoring(client: &Client, headers: &HeaderMap, guard: &Guard) -> Result<(), Problem> {
+    if client.address.ip().is_loopback() {
+        return Ok(());
+    }
+    let caller = guard.caller(bearer(headers), client.address.ip()).await?;
+    caller.require(Verb::Read, Object::named(Kind::Platform, "metrics"))
 }
 
 async fn show_readiness(State(monitored): State<Monitored>) -> Result<impl IntoResponse, Infallible> {
@@ -272,31 +276,5 @@ mod tests {
         let operator = Protection::Tls(Some(b"h2".to_vec()));
         let refused = answered(operator, Method::POST, "/aap.v1.Enrolment/Enrol", kind).await;
         assert_ne!(body(refused).await, "\"enrolled\"");
-    }
-
-    #[test]
-    fn figures_are_for_this_machine_and_elsewhere_for_who_shows_the_token() {
-        let client =
-            |address: &str| Client { address: address.parse().unwrap(), protection: Protection::Tls(None) };
-        let headers = |shown: &str| HeaderMap::from_iter([(header::AUTHORIZATION, shown.parse().unwrap())]);
-        assert!(may_monitor(&client("127.0.0.1:1"), &HeaderMap::new(), "secret"));
-        assert!(!may_monitor(&client("10.0.0.1:1"), &HeaderMap::new(), "secret"));
-        assert!(!may_monitor(&client("10.0.0.1:1"), &headers("Bearer secre"), "secret"));
-        assert!(may_monitor(&client("10.0.0.1:1"), &headers("Bearer secret"), "secret"));
-    }
-
-    #[test]
-    fn only_the_right_token_opens() {
-        let check = |shown: Option<&str>| {
-            let mut request = tonic::Request::new(());
-            if let Some(shown) = shown {
-                request.metadata_mut().insert("authorization", shown.parse().unwrap());
-            }
-            authorise("secret", request).is_ok()
-        };
-        assert!(check(Some("Bearer secret")));
-        for wrong in [None, Some("Bearer secre"), Some("Bearer secret2"), Some("secret"), Some("Bearer ")] {
-            assert!(!check(wrong), "{wrong:?}");
-        }
     }
 }

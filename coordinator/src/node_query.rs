@@ -8,9 +8,10 @@ use aap_federation::Budget;
 use aap_proto::v1;
 use aap_sql::serving::{AnswerSender, Ticket};
 use aap_sql::{Catalog, EngineQuery, Planned};
-use aap_types::{ExitCode, NodeId, Problem};
+use aap_types::{ExitCode, NodeId, Problem, StreamName};
 use tokio::task::spawn_blocking;
 
+use crate::access::{Named, Scope};
 use crate::asking::{Answered, Asking, Question, collect, no_node, unknown_node};
 use crate::catalog::{Answers, ScratchFolder};
 use crate::queries::Queries;
@@ -21,12 +22,12 @@ const ONE_NODE_TABLE: &str = "answer";
 /// Asks nodes, and sends the whole of their answers.
 pub(crate) async fn answer(
     queries: &Queries,
-    request: v1::QueryRequest,
-    query: EngineQuery,
+    (request, query): (v1::QueryRequest, EngineQuery),
+    scope: Scope,
     ticket: &Ticket,
     answer: &AnswerSender,
 ) -> Result<(), Problem> {
-    let targets = targets(queries, &request).await?;
+    let targets = targets(queries, &request, scope, ticket).await?;
     let as_of_us = queries.clock().unix_us();
     let is_one = targets.len() == 1;
     let planned = match is_one {
@@ -81,8 +82,20 @@ fn pass_through(sql: &str) -> Planned {
     }
 }
 
-async fn targets(queries: &Queries, request: &v1::QueryRequest) -> Result<Vec<NodeId>, Problem> {
-    let known = queries.inner.reach.known().await;
+/// The nodes that are asked: of those that were meant the ones that the caller may ask, and whose rows of the streams in the statement
+/// they see.
+async fn targets(
+    queries: &Queries,
+    request: &v1::QueryRequest,
+    scope: Scope,
+    ticket: &Ticket,
+) -> Result<Vec<NodeId>, Problem> {
+    let mut known = queries.inner.reach.known().await;
+    known.retain(|node| scope.asks(node));
+    if !scope.sees_all_rows() {
+        let streams = streams(queries, &request.sql, scope.clone(), ticket).await?;
+        known.retain(|node| streams.iter().all(|stream| scope.sees_rows(stream, node)));
+    }
     let targets: Vec<NodeId> = match request.all_nodes {
         true => known,
         false => {
@@ -97,6 +110,23 @@ async fn targets(queries: &Queries, request: &v1::QueryRequest) -> Result<Vec<No
         }
     };
     if targets.is_empty() { Err(no_node()) } else { Ok(targets) }
+}
+
+/// The streams that a statement names.
+async fn streams(
+    queries: &Queries,
+    sql: &str,
+    scope: Scope,
+    ticket: &Ticket,
+) -> Result<Vec<StreamName>, Problem> {
+    let named = Arc::new(Named::new(queries.scoped(scope)));
+    let planned = queries.inner.serving.engine().plan(sql, named.clone(), ticket.cancel.clone()).await;
+    match (named.streams(), planned) {
+        // A statement that cannot be split is one all the same.
+        (Some(streams), _) => Ok(streams),
+        (None, Err(problem)) => Err(problem),
+        (None, Ok(_)) => Ok(vec![]),
+    }
 }
 
 async fn scratch_folder(queries: &Queries, ticket: &Ticket) -> Result<Arc<ScratchFolder>, Problem> {

@@ -27,6 +27,7 @@ use camino::Utf8Path;
 use futures::future::BoxFuture;
 use tokio::task::spawn_blocking;
 
+use crate::access::Scope;
 use crate::asking::{self, Asking, Part, Question};
 use statement::Statement;
 
@@ -47,6 +48,7 @@ type Columns = Vec<(String, String)>;
 #[derive(Debug)]
 pub(crate) struct NodeTables {
     asking: Asking,
+    scope: Scope,
     /// The query's.
     deadline: Duration,
     /// Of each table that was read.
@@ -55,8 +57,8 @@ pub(crate) struct NodeTables {
 
 impl NodeTables {
     /// Nobody is asked yet.
-    pub(crate) fn new(asking: Asking, deadline: Duration) -> Self {
-        Self { asking, deadline, coverage: Mutex::default() }
+    pub(crate) fn new(asking: Asking, scope: Scope, deadline: Duration) -> Self {
+        Self { asking, scope, deadline, coverage: Mutex::default() }
     }
 
     /// Which nodes were asked for which tables, and answered.
@@ -71,7 +73,11 @@ impl NodeTables {
 
     async fn fetch(&self, scan: &Scan, spool: &mut Spool) -> Result<Report, Problem> {
         let stream = stream_of(scan)?;
-        let known = self.asking.reach.known().await;
+        if !self.scope.sees(&stream) {
+            return Err(aap_sql::problem::unknown_table(stream.as_str(), &[]));
+        }
+        let mut known = self.asking.reach.known().await;
+        known.retain(|node| self.scope.asks(node) && self.scope.sees_rows(&stream, node));
         let targets = let_through(&known, &scan.filters)?;
         let (parts, columns) = self.columns(&stream, &targets).await;
         let statement = Statement::of(scan, &stream, &columns);

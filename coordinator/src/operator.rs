@@ -1,21 +1,23 @@
 //! The operators' service: every method checks its request, does its work elsewhere, and answers.
 
+use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use aap_access::{Kind, NodeIdentity, Object, Verb};
 use aap_lake::Lake;
 use aap_proto::v1::{self, operator_server::Operator};
 use aap_proto::{status_of_problem, v1::CancelQueryReply};
+use aap_sql::Catalog;
 use aap_sql::serving::Answer;
-use aap_sql::unknown_stream;
 use aap_store::MetadataStore;
-use aap_types::{ExitCode, Problem, StreamName};
+use aap_types::{ExitCode, NodeId, Problem, StreamName};
 use futures::{Stream, StreamExt};
 use tokio::task::spawn_blocking;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use crate::access;
+use crate::access::{self, Caller, Scope};
 use crate::asking::unknown_node;
 use crate::catalog::{catalogue_problem, cut_of};
 use crate::cluster::Lead;
@@ -24,9 +26,6 @@ use crate::identities::Identities;
 use crate::nodes::Nodes;
 use crate::queries::Queries;
 use crate::status::{Board, Books};
-
-/// Whoever holds the operator's token.
-const PRINCIPAL: &str = "operator";
 
 /// The service.
 #[derive(Debug, Clone)]
@@ -49,10 +48,30 @@ pub struct OperatorService {
 
 type EventStream = Pin<Box<dyn Stream<Item = Result<v1::QueryEvent, Status>> + Send>>;
 
-fn events(answer: Answer) -> Response<EventStream> {
-    let events =
-        ReceiverStream::new(answer).map(|event| event.map_err(|problem| status_of_problem(&problem)));
-    Response::new(events.boxed())
+/// An answer on its way to a caller, who may lose the right to it meanwhile.
+fn events(
+    answer: Answer,
+    caller: Caller,
+    may: impl Fn(&Caller) -> bool + Send + 'static,
+) -> Response<EventStream> {
+    let events = ReceiverStream::new(answer).map(|event| event.map_err(refuse));
+    let refused = async move { Err(refuse(caller.until_refused(may).await)) };
+    Response::new(until_first_of(events, refused).boxed())
+}
+
+/// What comes of a stream, until `end` has come, which is then the last of it.
+fn until_first_of<T: Send + 'static>(
+    stream: impl Stream<Item = T> + Send + 'static,
+    end: impl Future<Output = T> + Send + 'static,
+) -> impl Stream<Item = T> + Send + 'static {
+    let (stream, end) = (Box::pin(stream), Box::pin(end));
+    futures::stream::unfold(Some((stream, end)), |state| async {
+        let (mut stream, mut end) = state?;
+        tokio::select! {
+            next = stream.next() => next.map(|item| (item, Some((stream, end)))),
+            last = &mut end => Some((last, None)),
+        }
+    })
 }
 
 fn refuse(problem: Problem) -> Status {
@@ -68,6 +87,19 @@ impl OperatorService {
         let board = self.board.clone();
         let reply = spawn_blocking(move || look(&board)).await.map_err(|panic| refuse(bug(&panic)))?;
         reply.map_err(refuse)
+    }
+
+    /// What a caller may see in queries.
+    async fn scope(&self, caller: &Caller) -> Result<Scope, Status> {
+        Scope::of(caller, &self.identities).await.map_err(refuse)
+    }
+
+    /// The stream of that name, if the caller may do that to it.
+    async fn stream_for(&self, caller: &Caller, verb: Verb, name: &str) -> Result<StreamName, Status> {
+        let may = |name: &str| caller.may(Verb::Read, Object::named(Kind::Stream, name));
+        let stream = require_stream(&self.queries, name, &may).await.map_err(refuse)?;
+        caller.require(verb, Object::named(Kind::Stream, stream.as_str())).map_err(refuse)?;
+        Ok(stream)
     }
 
     fn show(&self, books: &Books, name: &str, statuses: Vec<v1::StreamStatus>) -> v1::ShowStreamReply {
@@ -104,11 +136,14 @@ impl OperatorService {
 
 #[tonic::async_trait]
 impl Operator for OperatorService {
-    async fn status(&self, _: Request<v1::StatusRequest>) -> Result<Response<v1::StatusReply>, Status> {
+    async fn status(&self, request: Request<v1::StatusRequest>) -> Result<Response<v1::StatusReply>, Status> {
+        let caller = Caller::of(&request).map_err(refuse)?;
         let from_others = self.queries.inner.reach.told_by_others().await;
         let mut status = self.read(move |board| board.status(&from_others)).await?;
         let known = self.identities.list(None).await.map_err(refuse)?;
         add_identities(&mut status.nodes, &known);
+        retain_nodes(&mut status.nodes, &caller, &known);
+        retain_streams(&mut status.streams, &caller);
         Ok(Response::new(status))
     }
 
@@ -116,11 +151,13 @@ impl Operator for OperatorService {
         &self,
         request: Request<v1::ListNodesRequest>,
     ) -> Result<Response<v1::ListNodesReply>, Status> {
+        let caller = Caller::of(&request).map_err(refuse)?;
         let wanted = request.into_inner().node;
         let from_others = self.queries.inner.reach.told_by_others().await;
         let mut nodes = self.board.nodes(&from_others);
         let known = self.identities.list(None).await.map_err(refuse)?;
         add_identities(&mut nodes, &known);
+        retain_nodes(&mut nodes, &caller, &known);
         if !wanted.is_empty() {
             nodes.retain(|node| node.node == wanted);
             if nodes.is_empty() {
@@ -132,9 +169,11 @@ impl Operator for OperatorService {
 
     async fn list_streams(
         &self,
-        _: Request<v1::ListStreamsRequest>,
+        request: Request<v1::ListStreamsRequest>,
     ) -> Result<Response<v1::ListStreamsReply>, Status> {
-        let streams = self.read(|board| Ok(board.streams(&board.books()?))).await?;
+        let caller = Caller::of(&request).map_err(refuse)?;
+        let mut streams = self.read(|board| Ok(board.streams(&board.books()?))).await?;
+        retain_streams(&mut streams, &caller);
         Ok(Response::new(v1::ListStreamsReply { streams }))
     }
 
@@ -142,8 +181,9 @@ impl Operator for OperatorService {
         &self,
         request: Request<v1::ShowStreamRequest>,
     ) -> Result<Response<v1::ShowStreamReply>, Status> {
+        let caller = Caller::of(&request).map_err(refuse)?;
         let name = request.into_inner().stream;
-        require_stream(&self.queries, &name).await.map_err(refuse)?;
+        self.stream_for(&caller, Verb::Read, &name).await?;
         let (books, statuses) = self
             .read(|board| {
                 let books = board.books()?;
@@ -151,15 +191,20 @@ impl Operator for OperatorService {
                 Ok((books, statuses))
             })
             .await?;
-        Ok(Response::new(self.show(&books, &name, statuses)))
+        let mut shown = self.show(&books, &name, statuses);
+        let known = self.identities.list(None).await.map_err(refuse)?;
+        let sees = sees_nodes(&caller, &known);
+        shown.origins.retain(|origin| sees(&origin.node));
+        Ok(Response::new(shown))
     }
 
     async fn list_stream_files(
         &self,
         request: Request<v1::ShowStreamRequest>,
     ) -> Result<Response<v1::ListStreamFilesReply>, Status> {
+        let caller = Caller::of(&request).map_err(refuse)?;
         let name = request.into_inner().stream;
-        let stream = require_stream(&self.queries, &name).await.map_err(refuse)?;
+        let stream = self.stream_for(&caller, Verb::Read, &name).await?;
         let books = self.read(Board::books).await?;
         let files = books.catalogue.files.into_iter().filter(|file| file.stream == stream);
         let files = files.map(|file| v1::LakeFile {
@@ -176,12 +221,16 @@ impl Operator for OperatorService {
         &self,
         request: Request<v1::DeleteStreamRequest>,
     ) -> Result<Response<v1::DeleteStreamReply>, Status> {
+        let caller = Caller::of(&request).map_err(refuse)?;
         let name = request.into_inner().stream;
+        caller
+            .require_of(Verb::Delete, Object::named(Kind::Stream, &name), || no_such_stream(&name))
+            .map_err(refuse)?;
         if let Some(lead) = &self.lead {
             lead.require().await.map_err(refuse)?;
             lead.catch_up().await.map_err(refuse)?;
         }
-        let stream = require_stream(&self.queries, &name).await.map_err(refuse)?;
+        let stream = self.stream_for(&caller, Verb::Delete, &name).await?;
         let (rows, files) = self.lake.delete(&stream).await.map_err(|error| {
             let message = format!("cannot delete stream `{stream}`");
             refuse(Problem::new("stream.delete_failed", ExitCode::Failed, message).caused_by(&error))
@@ -196,9 +245,14 @@ impl Operator for OperatorService {
         &self,
         request: Request<v1::TailStreamRequest>,
     ) -> Result<Response<Self::TailStreamStream>, Status> {
+        let caller = Caller::of(&request).map_err(refuse)?;
         let request = request.into_inner();
-        require_stream(&self.queries, &request.stream).await.map_err(refuse)?;
-        Ok(events(self.queries.tail(&request, PRINCIPAL).map_err(refuse)?))
+        let scope = self.scope(&caller).await?;
+        let sees = |name: &str| name.parse().is_ok_and(|stream| scope.sees(&stream));
+        require_stream(&self.queries, &request.stream, &sees).await.map_err(refuse)?;
+        let answer = self.queries.tail(&request, caller.name(), scope).map_err(refuse)?;
+        let stream = request.stream;
+        Ok(events(answer, caller, move |now| now.may(Verb::Query, Object::named(Kind::Stream, &stream))))
     }
 
     type RunQueryStream = EventStream;
@@ -207,27 +261,76 @@ impl Operator for OperatorService {
         &self,
         request: Request<v1::QueryRequest>,
     ) -> Result<Response<Self::RunQueryStream>, Status> {
-        Ok(events(self.queries.run(request.into_inner(), PRINCIPAL).map_err(refuse)?))
+        let caller = Caller::of(&request).map_err(refuse)?;
+        let scope = self.scope(&caller).await?;
+        let answer = self.queries.run(request.into_inner(), caller.name(), scope).map_err(refuse)?;
+        // What a statement reads was decided when it began; whoever has other roles by now begins again.
+        let roles = caller.principal.roles.clone();
+        Ok(events(answer, caller, move |now| now.principal.roles == roles))
     }
 
     async fn list_queries(
         &self,
-        _: Request<v1::ListQueriesRequest>,
+        request: Request<v1::ListQueriesRequest>,
     ) -> Result<Response<v1::ListQueriesReply>, Status> {
-        Ok(Response::new(v1::ListQueriesReply { queries: self.queries.inner.serving.list() }))
+        let caller = Caller::of(&request).map_err(refuse)?;
+        let mut queries = self.queries.inner.serving.list();
+        queries.retain(|query| may_of_query(&caller, Verb::Read, query));
+        Ok(Response::new(v1::ListQueriesReply { queries }))
     }
 
     async fn cancel_query(
         &self,
         request: Request<v1::CancelQuery>,
     ) -> Result<Response<CancelQueryReply>, Status> {
-        self.queries.inner.serving.cancel_or_refuse(&request.into_inner().id).map_err(refuse)?;
+        let caller = Caller::of(&request).map_err(refuse)?;
+        let id = request.into_inner().id;
+        let serving = &self.queries.inner.serving;
+        let found = serving.list().into_iter().find(|query| query.id == id);
+        if let Some(query) = found.filter(|query| !may_of_query(&caller, Verb::Operate, query)) {
+            let object = Object::named(Kind::Query, &query.id);
+            caller.require_of(Verb::Operate, object, || serving.unknown(&id)).map_err(refuse)?;
+        }
+        serving.cancel_or_refuse(&id).map_err(refuse)?;
         Ok(Response::new(CancelQueryReply { found: true }))
     }
 }
 
+/// Whether somebody may do something to a query: to their own always.
+fn may_of_query(caller: &Caller, verb: Verb, query: &v1::RunningQuery) -> bool {
+    query.principal == caller.name() || caller.may(verb, Object::named(Kind::Query, &query.id))
+}
+
+/// Leaves those that a caller may see.
+fn retain_nodes(nodes: &mut Vec<v1::NodeStatus>, caller: &Caller, known: &[NodeIdentity]) {
+    let sees = sees_nodes(caller, known);
+    nodes.retain(|status| sees(&status.node));
+}
+
+/// Whether a caller may see the node of a name.
+fn sees_nodes(caller: &Caller, known: &[NodeIdentity]) -> impl Fn(&str) -> bool {
+    let reach = caller.reach(Kind::Node, Verb::Read);
+    let known: HashMap<&NodeId, &NodeIdentity> = known.iter().map(|known| (&known.node, known)).collect();
+    move |name| {
+        let node = name.parse::<NodeId>();
+        node.is_ok_and(|node| reach.admits(access::facts_of(&node, known.get(&node).copied())))
+    }
+}
+
+/// Leaves those that a caller may see.
+fn retain_streams(streams: &mut Vec<v1::StreamStatus>, caller: &Caller) {
+    let reach = caller.reach(Kind::Stream, Verb::Read);
+    streams.retain(|status| reach.admits(Object::named(Kind::Stream, &status.stream)));
+}
+
+/// `stream.unknown`, without the near ones.
+fn no_such_stream(name: &str) -> Problem {
+    let near = aap_sql::problem::unknown_table(name, &[]);
+    Problem { code: "stream.unknown".to_owned(), ..near }
+}
+
 /// What each node is to the platform; those that enrolled and never came are nodes too.
-fn add_identities(nodes: &mut Vec<v1::NodeStatus>, known: &[aap_access::NodeIdentity]) {
+fn add_identities(nodes: &mut Vec<v1::NodeStatus>, known: &[NodeIdentity]) {
     for identity in known {
         let identity = access::wire_identity(identity);
         match nodes.iter_mut().find(|status| status.node == identity.node) {
@@ -242,8 +345,12 @@ fn add_identities(nodes: &mut Vec<v1::NodeStatus>, known: &[aap_access::NodeIden
     nodes.sort_by(|one, other| one.node.cmp(&other.node));
 }
 
-/// Whether the stream exists. Blocking work on the pool.
-async fn require_stream(queries: &Queries, name: &str) -> Result<StreamName, Problem> {
+/// Whether the stream is there for somebody who sees those of `sees`. Blocking work on the pool.
+async fn require_stream(
+    queries: &Queries,
+    name: &str,
+    sees: &(dyn Fn(&str) -> bool + Sync),
+) -> Result<StreamName, Problem> {
     let (tables, wanted) = (queries.inner.tables.clone(), name.to_owned());
     let found = spawn_blocking(move || {
         let catalogue = tables.lake.catalogue().map_err(|error| catalogue_problem(&error))?;
@@ -252,12 +359,14 @@ async fn require_stream(queries: &Queries, name: &str) -> Result<StreamName, Pro
     });
     let found: Result<Option<StreamName>, Problem> = found.await.map_err(|panic| bug(&panic))?;
     match found? {
-        Some(stream) => Ok(stream),
-        None => {
-            let (tables, name) = (queries.inner.tables.clone(), name.to_owned());
-            Err(spawn_blocking(move || unknown_stream(tables.as_ref(), &name))
-                .await
-                .unwrap_or_else(|panic| bug(&panic)))
+        Some(stream) if sees(stream.as_str()) => Ok(stream),
+        _ => {
+            let tables = queries.inner.tables.clone();
+            let mut names =
+                spawn_blocking(move || tables.table_names()).await.map_err(|panic| bug(&panic))?;
+            names.retain(|name| sees(name));
+            let near = aap_sql::problem::unknown_table(name, &names);
+            Err(Problem { code: "stream.unknown".to_owned(), ..near })
         }
     }
 }

@@ -17,7 +17,7 @@ use crate::config::Config;
 use crate::daemon::OWN_NODE;
 use crate::init;
 use crate::metadata::Metadata;
-use crate::second_copy::SecondCopy;
+use crate::second_copy::{CopiedAccess, SecondCopy};
 
 /// What stays open from start to stop.
 pub(crate) struct Parts {
@@ -101,6 +101,12 @@ impl Parts {
                 "the metadata was lost; what was declared is back from its second copy"
             );
         }
+        let (known, folder) = (access.clone(), home.coordinator());
+        let access: Arc<dyn AccessStore> = match &config.metadata.postgres {
+            // The server's own copies are its operator's to make.
+            Some(_) => access,
+            None => Arc::new(spawn_blocking(move || CopiedAccess::open(known, &folder)).await??),
+        };
         let dependencies = LakeDependencies {
             buffer: buffer.clone(),
             store: store.clone(),

@@ -13,6 +13,7 @@ use aap_sql::{Catalog, Serving, TailTables};
 use aap_types::Problem;
 use camino::Utf8PathBuf;
 
+use crate::access::{Scope, Scoped};
 use crate::asking::Asking;
 use crate::catalog::LakeAndLanding;
 use crate::catalogs::Catalogs;
@@ -66,20 +67,35 @@ impl Queries {
     }
 
     /// Starts a query for `principal`. Dropping the answer stops it.
-    pub fn run(&self, request: v1::QueryRequest, principal: &str) -> Result<Answer, Problem> {
+    pub(crate) fn run(
+        &self,
+        request: v1::QueryRequest,
+        principal: &str,
+        scope: Scope,
+    ) -> Result<Answer, Problem> {
         let serving = &self.inner.serving;
         let ticket = serving.register(&request.id, &request.sql, principal)?;
         let queries = self.clone();
         Ok(serving.spawn(ticket, move |ticket, answer| async move {
-            queries.answer(request, &ticket, &answer).await
+            queries.answer(request, scope, &ticket, &answer).await
         }))
     }
 
     /// Starts a tail for `principal`. Dropping the answer stops it.
-    pub fn tail(&self, request: &v1::TailStreamRequest, principal: &str) -> Result<Answer, Problem> {
-        let source =
-            TailTables { tables: self.inner.tables.clone(), buffer: self.inner.landing.buffer().clone() };
+    pub(crate) fn tail(
+        &self,
+        request: &v1::TailStreamRequest,
+        principal: &str,
+        scope: Scope,
+    ) -> Result<Answer, Problem> {
+        let tables = Arc::new(self.scoped(scope));
+        let source = TailTables { tables, buffer: self.inner.landing.buffer().clone() };
         aap_sql::tail(&self.inner.serving, source, request, principal)
+    }
+
+    /// The coordinator's own tables, as somebody sees them.
+    pub(crate) fn scoped(&self, scope: Scope) -> Scoped {
+        Scoped { tables: self.inner.tables.clone(), scope }
     }
 
     pub(crate) fn clock(&self) -> &dyn Clock {
@@ -95,6 +111,7 @@ impl Queries {
     async fn answer(
         &self,
         request: v1::QueryRequest,
+        scope: Scope,
         ticket: &Ticket,
         answer: &AnswerSender,
     ) -> Result<(), Problem> {
@@ -119,18 +136,18 @@ impl Queries {
             }
         }
         if engine == EngineName::Spark {
-            return spark::answer(self, query, ticket, answer, coverage).await;
+            return spark::answer(self, query, scope, (ticket, answer), coverage).await;
         }
         if request.all_nodes || !request.nodes.is_empty() {
-            return node_query::answer(self, request, query, ticket, answer).await;
+            return node_query::answer(self, (request, query), scope, ticket, answer).await;
         }
         let as_of_us = self.clock().unix_us();
         let deadline = Duration::from_millis(query.limits.deadline_ms);
         let (folder, budget) = (self.new_folder(), Budget::new(self.inner.fetched_bytes));
         let asking = Asking::new(self.inner.reach.clone(), &ticket.id, folder.clone(), budget.clone());
         let tables: Arc<dyn Catalog> = Arc::new(Federated::new(
-            self.inner.tables.clone(),
-            (self.inner.catalogs.clone(), NodeTables::new(asking, deadline)),
+            self.scoped(scope.clone()),
+            (self.inner.catalogs.clone(), NodeTables::new(asking, scope, deadline)),
             (folder, budget),
             (deadline, ticket.cancel.clone()),
         ));

@@ -2,26 +2,27 @@
 //!
 //! A document is checked whole before anything changes; then it is written to the store, and what it declares is started.
 
+mod declared;
+
 use std::sync::Arc;
 
+use aap_access::{Kind, Object, Verb};
 use aap_proto::status_of_problem;
 use aap_proto::v1::{self, resources_server::Resources};
 use aap_runtime::Clock;
 use aap_runtime::documents::{Document, documents};
 use aap_store::{ResourceRecord, ResourceStore, SinkState};
-use aap_types::{ExitCode, Problem, StreamName, nearest};
+use aap_types::{ExitCode, Problem};
 use tonic::{Request, Response, Status};
 
-use crate::catalogs::{self, CatalogSpec, Catalogs};
+use crate::access::{self, Caller, Guard, People};
+use crate::catalogs::{self, Catalogs};
 use crate::cluster::{Joined, Lead};
 use crate::second_copy::SecondCopy;
 use crate::sinks::{self, SinkSpec, Sinks, Start, StoreLedger, blocking, dead_letter_row};
-use crate::sources::{self, SourceSpec, Sources};
+use crate::sources::{self, Sources};
+use declared::{Wanted, change_of, check, kind_of, may_apply, not_found, object};
 
-/// Whoever holds the operator's token.
-const AUTHOR: &str = "operator";
-/// Every kind that can be applied.
-const KINDS: [&str; 3] = [sinks::KIND, sources::KIND, catalogs::KIND];
 /// How long a sink may take to say whether it could write.
 const TEST_DEADLINE: std::time::Duration = std::time::Duration::from_secs(25);
 
@@ -34,21 +35,15 @@ pub(crate) struct ResourceService {
     pub(crate) sources: Sources,
     pub(crate) catalogs: Catalogs,
     pub(crate) clock: Arc<dyn Clock>,
+    /// Who may do what, which roles decide.
+    pub(crate) guard: Guard,
+    pub(crate) people: People,
     /// In a cluster one coordinator runs what is declared, not necessarily this one.
     pub(crate) lead: Option<Lead>,
     /// The cluster, where this is one of several coordinators.
     pub(crate) joined: Option<Joined>,
     /// One change at a time: what was checked is still so when it is written.
     pub(crate) turn: Arc<tokio::sync::Mutex<()>>,
-}
-
-/// A document that was checked.
-struct Wanted {
-    kind: &'static str,
-    name: String,
-    text: String,
-    /// Where it begins, of a new sink.
-    start: Option<Start>,
 }
 
 impl ResourceService {
@@ -104,14 +99,27 @@ impl ResourceService {
         }
     }
 
+    /// What is declared, as far as somebody may see it.
+    async fn seen(&self, caller: &Caller) -> Result<Vec<ResourceRecord>, Problem> {
+        let mut all = self.all().await?;
+        all.retain(|known| caller.may(Verb::Read, object(&known.kind, &known.name)));
+        Ok(all)
+    }
+
+    /// Lets on who may do that to a sink.
+    fn require_sink(&self, caller: &Caller, verb: Verb, name: &str) -> Result<(), Problem> {
+        caller.require_of(verb, object(sinks::KIND, name), || not_found(sinks::KIND, name, &[]))
+    }
+
     async fn all(&self) -> Result<Vec<ResourceRecord>, Problem> {
         let store = self.store.clone();
         blocking(move || store.resources()).await
     }
 
-    async fn apply_now(&self, request: v1::ApplyRequest) -> Result<v1::ApplyReply, Problem> {
+    async fn apply_now(&self, caller: &Caller, request: v1::ApplyRequest) -> Result<v1::ApplyReply, Problem> {
         let _turn = self.turn.lock().await;
         let wanted = self.wanted(&request.files)?;
+        wanted.iter().try_for_each(|wanted| may_apply(caller, wanted))?;
         let plan = self.plan(wanted, &self.all().await?);
         let mut changes = vec![];
         if let Some(lead) = &self.lead
@@ -126,7 +134,7 @@ impl ResourceService {
             if !request.dry_run && (is_new || !self.is_running(&wanted)) {
                 let record = match known.as_ref().filter(|_| !is_new) {
                     Some(known) => known.clone(),
-                    None => self.record(&wanted, known.as_ref())?,
+                    None => self.record(&wanted, known.as_ref(), caller.name())?,
                 };
                 if is_new {
                     self.write(record.clone(), wanted.start.filter(|_| known.is_none())).await?;
@@ -143,7 +151,7 @@ impl ResourceService {
     }
 
     fn is_running(&self, wanted: &Wanted) -> bool {
-        if self.lead.is_some() {
+        if self.lead.is_some() || wanted.kind == access::ROLE {
             return true;
         }
         match wanted.kind {
@@ -171,6 +179,10 @@ impl ResourceService {
     }
 
     async fn start(&self, record: &ResourceRecord) -> Result<(), Problem> {
+        if record.kind == access::ROLE {
+            self.guard.forget();
+            return Ok(());
+        }
         if let Some(lead) = &self.lead {
             lead.look();
             return Ok(());
@@ -182,7 +194,12 @@ impl ResourceService {
         }
     }
 
-    fn record(&self, wanted: &Wanted, known: Option<&ResourceRecord>) -> Result<ResourceRecord, Problem> {
+    fn record(
+        &self,
+        wanted: &Wanted,
+        known: Option<&ResourceRecord>,
+        author: &str,
+    ) -> Result<ResourceRecord, Problem> {
         let now_us = self.clock.unix_us();
         Ok(ResourceRecord {
             kind: wanted.kind.to_owned(),
@@ -193,7 +210,7 @@ impl ResourceService {
             },
             revision: known.map_or(0, |known| known.revision) + 1,
             document: wanted.text.clone(),
-            author: AUTHOR.to_owned(),
+            author: author.to_owned(),
             created_us: known.map_or(now_us, |known| known.created_us),
             updated_us: now_us,
         })
@@ -220,14 +237,16 @@ impl ResourceService {
         .await
     }
 
-    async fn delete_now(&self, kind: &str, name: &str) -> Result<v1::DeleteReply, Problem> {
+    async fn delete_now(&self, caller: &Caller, kind: &str, name: &str) -> Result<v1::DeleteReply, Problem> {
         let kind = kind_of(kind)?;
         let _turn = self.turn.lock().await;
-        let all = self.all().await?;
+        let all = self.seen(caller).await?;
+        caller.require_of(Verb::Delete, object(kind, name), || not_found(kind, name, &all))?;
         let known = all.iter().find(|known| known.kind == kind && known.name == name);
         let uid = known.ok_or_else(|| not_found(kind, name, &all))?.uid.clone();
         // In a cluster whoever runs it sees that it is gone.
         match kind {
+            access::ROLE => self.people.require_unused(name).await?,
             _ if self.lead.is_some() => {}
             catalogs::KIND => self.catalogs.stop(name),
             sources::KIND => self.sources.stop(name).await,
@@ -237,6 +256,7 @@ impl ResourceService {
         self.keep_copy(Some(uid)).await?;
         let (store, wanted) = (self.store.clone(), name.to_owned());
         blocking(move || store.delete_resource(kind, &wanted)).await?;
+        self.guard.forget();
         if kind == sources::KIND && self.lead.is_none() {
             self.sources.clean_up(name).await;
         }
@@ -296,91 +316,6 @@ impl ResourceService {
     }
 }
 
-/// Checks a document by its kind.
-fn check(document: &Document) -> Result<Wanted, Problem> {
-    let envelope = document.envelope().map_err(|error| error.problem())?;
-    let name = envelope.metadata.name;
-    name.parse::<StreamName>().map_err(|_| {
-        let message = format!("`{name}` is no name: use 1 to 63 of a-z, 0-9, `_`, `-`, `.`");
-        document.error("name", message, None).problem()
-    })?;
-    match envelope.kind.as_str() {
-        sinks::KIND => {
-            let spec = SinkSpec::read(document).map_err(|error| error.problem())?;
-            let text = document.text().trim().to_owned() + "\n";
-            Ok(Wanted { kind: sinks::KIND, name, text, start: Some(spec.start) })
-        }
-        catalogs::KIND => {
-            CatalogSpec::read(document, &name).map_err(|error| error.problem())?;
-            let text = document.text().trim().to_owned() + "\n";
-            Ok(Wanted { kind: catalogs::KIND, name, text, start: None })
-        }
-        sources::KIND if SourceSpec::is_ours(document) => {
-            SourceSpec::read(document).map_err(|error| error.problem())?;
-            let text = document.text().trim().to_owned() + "\n";
-            Ok(Wanted { kind: sources::KIND, name, text, start: None })
-        }
-        "Source" | "Agent" => {
-            let message =
-                format!("kind `{}` is a node's own: it stands in the agent's configuration", envelope.kind);
-            let hint = Some("put it into config/sources.d of the node's home".to_owned());
-            Err(document.error("kind", message, hint).problem())
-        }
-        other => Err(document.unknown_kind(other, &KINDS).problem()),
-    }
-}
-
-fn change_of(wanted: &Wanted, known: Option<&ResourceRecord>) -> v1::Change {
-    let revision = known.map_or(0, |known| known.revision);
-    let (action, revision) = match known {
-        None => ("created", 1),
-        Some(known) if known.document == wanted.text => ("unchanged", revision),
-        Some(_) => ("changed", revision + 1),
-    };
-    v1::Change {
-        kind: wanted.kind.to_owned(),
-        name: wanted.name.clone(),
-        action: action.to_owned(),
-        revision,
-        before: known.map(|known| known.document.clone()).unwrap_or_default(),
-        after: wanted.text.clone(),
-        warnings: if action == "changed" && wanted.kind == sinks::KIND { warnings() } else { vec![] },
-    }
-}
-
-/// What an operator should know who changes a sink.
-fn warnings() -> Vec<String> {
-    vec![
-        "how far the sink is stands in its server: with another server or ledger it begins anew and delivers everything again"
-            .to_owned(),
-    ]
-}
-
-/// A kind as people write it.
-fn kind_of(text: &str) -> Result<&'static str, Problem> {
-    let lower = text.to_lowercase();
-    let singular = lower.strip_suffix('s').unwrap_or(&lower);
-    KINDS.into_iter().find(|kind| kind.to_lowercase() == singular).ok_or_else(|| {
-        let message = format!("kind `{text}` is not known here: {}", KINDS.join(", "));
-        Problem::new("resource.unknown_kind", ExitCode::Usage, message)
-            .hint_command("list what is declared", "aap get")
-    })
-}
-
-fn not_found(kind: &str, name: &str, known: &[ResourceRecord]) -> Problem {
-    let names: Vec<&str> =
-        known.iter().filter(|known| known.kind == kind).map(|known| known.name.as_str()).collect();
-    let kind = kind.to_lowercase();
-    let problem =
-        Problem::new("resource.not_found", ExitCode::NotFound, format!("there is no {kind} `{name}`"));
-    match nearest(name, &names).first() {
-        Some(near) => {
-            problem.hint_command(format!("did you mean `{near}`?"), format!("aap get {kind} {near}"))
-        }
-        None => problem.hint_command("list them", format!("aap get {kind}")),
-    }
-}
-
 /// 128 random bits as hexadecimal digits.
 pub(crate) fn mint_uid() -> Result<String, Problem> {
     let mut bytes = [0; 16];
@@ -403,13 +338,15 @@ fn refuse(problem: Problem) -> Status {
 #[tonic::async_trait]
 impl Resources for ResourceService {
     async fn apply(&self, request: Request<v1::ApplyRequest>) -> Result<Response<v1::ApplyReply>, Status> {
-        Ok(Response::new(self.apply_now(request.into_inner()).await.map_err(refuse)?))
+        let caller = Caller::of(&request).map_err(refuse)?;
+        Ok(Response::new(self.apply_now(&caller, request.into_inner()).await.map_err(refuse)?))
     }
 
     async fn get(&self, request: Request<v1::GetRequest>) -> Result<Response<v1::GetReply>, Status> {
+        let caller = Caller::of(&request).map_err(refuse)?;
         let v1::GetRequest { kind, name } = request.into_inner();
         let kind = if kind.is_empty() { None } else { Some(kind_of(&kind).map_err(refuse)?) };
-        let all = self.all().await.map_err(refuse)?;
+        let all = self.seen(&caller).await.map_err(refuse)?;
         let chosen = all.iter().filter(|known| {
             kind.is_none_or(|kind| kind == known.kind) && (name.is_empty() || name == known.name)
         });
@@ -431,33 +368,46 @@ impl Resources for ResourceService {
     }
 
     async fn delete(&self, request: Request<v1::DeleteRequest>) -> Result<Response<v1::DeleteReply>, Status> {
+        let caller = Caller::of(&request).map_err(refuse)?;
         let v1::DeleteRequest { kind, name } = request.into_inner();
-        Ok(Response::new(self.delete_now(&kind, &name).await.map_err(refuse)?))
+        Ok(Response::new(self.delete_now(&caller, &kind, &name).await.map_err(refuse)?))
     }
 
     async fn list_sinks(
         &self,
         request: Request<v1::ListSinksRequest>,
     ) -> Result<Response<v1::ListSinksReply>, Status> {
+        let caller = Caller::of(&request).map_err(refuse)?;
         self.require_sinks().await.map_err(refuse)?;
         let (sinks, name) = (self.sinks.clone(), request.into_inner().name);
+        if !name.is_empty() {
+            self.require_sink(&caller, Verb::Read, &name).map_err(refuse)?;
+        }
         let listed = tokio::task::spawn_blocking(move || sinks.statuses(&name)).await;
         let listed = listed.map_err(|panic| {
             refuse(Problem::new("platform.bug", ExitCode::Bug, "listing sinks failed").caused_by(&panic))
         })?;
-        Ok(Response::new(v1::ListSinksReply { sinks: listed.map_err(refuse)? }))
+        let mut sinks = listed.map_err(refuse)?;
+        let reach = caller.reach(Kind::Sink, Verb::Read);
+        sinks.retain(|sink| reach.admits(Object::named(Kind::Sink, &sink.name)));
+        Ok(Response::new(v1::ListSinksReply { sinks }))
     }
 
     async fn test_sink(
         &self,
         request: Request<v1::SinkRequest>,
     ) -> Result<Response<v1::TestSinkReply>, Status> {
-        Ok(Response::new(self.test(&request.into_inner().name).await.map_err(refuse)?))
+        let caller = Caller::of(&request).map_err(refuse)?;
+        let name = request.into_inner().name;
+        self.require_sink(&caller, Verb::Operate, &name).map_err(refuse)?;
+        Ok(Response::new(self.test(&name).await.map_err(refuse)?))
     }
 
     async fn pause_sink(&self, request: Request<v1::SinkRequest>) -> Result<Response<v1::SinkReply>, Status> {
-        self.require_sinks().await.map_err(refuse)?;
+        let caller = Caller::of(&request).map_err(refuse)?;
         let name = request.into_inner().name;
+        self.require_sink(&caller, Verb::Operate, &name).map_err(refuse)?;
+        self.require_sinks().await.map_err(refuse)?;
         let _turn = self.turn.lock().await;
         self.sinks.set_paused(&name, true).await.map_err(refuse)?;
         self.keep_copy(None).await.unwrap_or_else(|problem| not_copied(&problem));
@@ -468,8 +418,10 @@ impl Resources for ResourceService {
         &self,
         request: Request<v1::SinkRequest>,
     ) -> Result<Response<v1::SinkReply>, Status> {
-        self.require_sinks().await.map_err(refuse)?;
+        let caller = Caller::of(&request).map_err(refuse)?;
         let name = request.into_inner().name;
+        self.require_sink(&caller, Verb::Operate, &name).map_err(refuse)?;
+        self.require_sinks().await.map_err(refuse)?;
         let _turn = self.turn.lock().await;
         self.sinks.set_paused(&name, false).await.map_err(refuse)?;
         self.keep_copy(None).await.unwrap_or_else(|problem| not_copied(&problem));
@@ -480,7 +432,9 @@ impl Resources for ResourceService {
         &self,
         request: Request<v1::ListDeadLettersRequest>,
     ) -> Result<Response<v1::ListDeadLettersReply>, Status> {
+        let caller = Caller::of(&request).map_err(refuse)?;
         let v1::ListDeadLettersRequest { name, limit } = request.into_inner();
+        self.require_sink(&caller, Verb::Query, &name).map_err(refuse)?;
         Ok(Response::new(self.letters(&name, limit).await.map_err(refuse)?))
     }
 
@@ -488,7 +442,10 @@ impl Resources for ResourceService {
         &self,
         request: Request<v1::SinkRequest>,
     ) -> Result<Response<v1::ReplayReply>, Status> {
-        let rows = self.replay(&request.into_inner().name).await.map_err(refuse)?;
+        let caller = Caller::of(&request).map_err(refuse)?;
+        let name = request.into_inner().name;
+        self.require_sink(&caller, Verb::Operate, &name).map_err(refuse)?;
+        let rows = self.replay(&name).await.map_err(refuse)?;
         Ok(Response::new(v1::ReplayReply { rows }))
     }
 
@@ -506,8 +463,11 @@ impl Resources for ResourceService {
         &self,
         request: Request<v1::SinkRequest>,
     ) -> Result<Response<v1::PurgeReply>, Status> {
+        let caller = Caller::of(&request).map_err(refuse)?;
+        let name = request.into_inner().name;
+        self.require_sink(&caller, Verb::Delete, &name).map_err(refuse)?;
         self.require_sinks().await.map_err(refuse)?;
-        let running = self.sinks.find(&request.into_inner().name).map_err(refuse)?;
+        let running = self.sinks.find(&name).map_err(refuse)?;
         let store = self.store.clone();
         let rows = blocking(move || store.purge_dead_letters(&running.uid)).await.map_err(refuse)?;
         Ok(Response::new(v1::PurgeReply { rows }))

@@ -1,7 +1,10 @@
-//! The second copy of what operators declared: `coordinator/resources.json`, written after every change.
+//! The second copy of what operators declared: `coordinator/resources.json`, written after every change; and of who may do what
+//! (`access.rs`).
 //!
 //! Everything else in the metadata store can be rebuilt: the lake has a manifest, the landing buffer its frames. What was
 //! declared cannot, and a sink that came back under another uid would deliver everything again.
+
+mod access;
 
 use std::sync::Arc;
 
@@ -9,6 +12,8 @@ use aap_runtime::write_durably;
 use aap_store::{ResourceRecord, ResourceStore, SinkState};
 use anyhow::{Context, Result};
 use camino::{Utf8Path, Utf8PathBuf};
+
+pub(crate) use access::CopiedAccess;
 
 /// Writes the copy, and reads it where the store was lost. Cheap to clone.
 #[derive(Debug, Clone)]

@@ -20,6 +20,7 @@ use aap_types::{ExitCode, Problem, StreamName};
 use camino::Utf8PathBuf;
 use tokio::task::spawn_blocking;
 
+use crate::access::Scope;
 use crate::catalog::{Answers, ScratchFolder, catalogue_problem};
 use crate::queries::Queries;
 
@@ -64,14 +65,14 @@ impl EngineName {
 pub(crate) async fn answer(
     queries: &Queries,
     query: EngineQuery,
-    ticket: &Ticket,
-    answer: &AnswerSender,
+    scope: Scope,
+    (ticket, answer): (&Ticket, &AnswerSender),
     mut coverage: v1::Coverage,
 ) -> Result<(), Problem> {
     let spec = queries.inner.spark.as_ref().ok_or_else(not_configured)?;
     let as_of_us = queries.clock().unix_us();
     let (lake, sql) = (queries.inner.tables.lake.clone(), query.sql.clone());
-    let reads = spawn_blocking(move || Reads::of(&lake, &sql)).await;
+    let reads = spawn_blocking(move || Reads::of(&lake, &sql, &scope)).await;
     let reads = reads.map_err(|panic| catalogue_panicked(&panic))??;
     let (path, bytes) = (queries.new_folder(), queries.inner.fetched_bytes);
     let folder = Arc::new(
@@ -158,16 +159,17 @@ struct Reads {
 
 impl Reads {
     /// Pin, what waits, catalogue, in this order: see the seam in the documentation of `aap_lake`. Blocking.
-    fn of(lake: &Lake, sql: &str) -> Result<Self, Problem> {
+    fn of(lake: &Lake, sql: &str, scope: &Scope) -> Result<Self, Problem> {
         let pin = lake.pin();
         let waiting = lake.waiting().frames();
         let catalogue = lake.catalogue().map_err(|error| catalogue_problem(&error))?;
         let words = words(sql);
-        let is_named = |stream: &StreamName| words.contains(stream.as_str());
+        let is_named = |stream: &StreamName| words.contains(stream.as_str()) && scope.sees(stream);
         let mut files: BTreeMap<StreamName, Vec<String>> = BTreeMap::new();
         for file in catalogue.files.iter().filter(|file| is_named(&file.stream)) {
             files.entry(file.stream.clone()).or_default().push(address(&lake.address(&file.path)));
         }
+        files.keys().try_for_each(|stream| scope.require_all_rows(stream, "Spark"))?;
         let mut rows: BTreeMap<StreamName, u64> = BTreeMap::new();
         for (key, counts) in waiting.beyond(&catalogue.cursors) {
             if counts.rows > 0 && is_named(&key.stream) {

@@ -171,7 +171,7 @@ fn make_view(
     let selects: Vec<String> = if parts.is_empty() {
         vec![empty_select(&columns)]
     } else {
-        parts.iter().map(|part| select(part, &columns)).collect()
+        parts.iter().map(|part| select(part, &columns) + &of_nodes(table)).collect()
     };
     let view = format!("CREATE OR REPLACE VIEW {view} AS {}", selects.join(" UNION ALL "));
     connection.execute_batch(&view).map_err(|error| {
@@ -227,6 +227,18 @@ fn select(part: &Part, columns: &[(String, String)]) -> String {
         })
         .collect();
     format!("SELECT {} FROM {}", items.join(", "), part.from)
+}
+
+/// The condition on whose rows are shown, if not everybody's.
+fn of_nodes(table: &TableManifest) -> String {
+    match table.nodes.as_deref() {
+        None => String::new(),
+        Some([]) => " WHERE false".to_owned(),
+        Some(nodes) => {
+            let names: Vec<String> = nodes.iter().map(|node| literal(node.as_str())).collect();
+            format!(" WHERE \"_node\" IN ({})", names.join(", "))
+        }
+    }
 }
 
 fn empty_select(columns: &[(String, String)]) -> String {

@@ -276,6 +276,17 @@ fn pushdown_beside_none() {
     platform.set_env("AAP_TEST_SECRET", "aap");
     platform.up(&[]).ok();
     apply(&platform, &place.catalog());
+    // Whoever reads rows first after they were loaded writes down for all who come later that they are there: not what is measured.
+    let begun = std::time::Instant::now();
+    place.psql("vacuum analyze it_pushdown.orders");
+    let settled = begun.elapsed();
+    let begun = std::time::Instant::now();
+    platform.aap(&["query", "select count(*) from pg.it_pushdown.orders limit 1", "-o", "csv"]).ok();
+    println!(
+        "vacuum analyze {} ms, first query of all {} ms",
+        settled.as_millis(),
+        begun.elapsed().as_millis()
+    );
     println!("{rows} rows of PostgreSQL | pushed: ms, rows, bytes | not pushed: ms, rows, bytes");
     for (what, pushed, not) in [
         (
@@ -292,9 +303,12 @@ fn pushdown_beside_none() {
     ] {
         let measure = |sql: &str| {
             let sql = sql.replace(" T", " pg.it_pushdown.orders");
-            let begun = std::time::Instant::now();
-            platform.aap(&["query", &sql, "-o", "csv"]).ok();
-            let ms = begun.elapsed().as_millis();
+            let once = || {
+                let begun = std::time::Instant::now();
+                platform.aap(&["query", &sql, "-o", "csv"]).ok();
+                begun.elapsed().as_millis()
+            };
+            let ms = (0..3).map(|_| once()).min().unwrap();
             let scan = explained(&platform, &sql)[0].clone();
             (ms, scan["rows"].as_u64().unwrap(), scan["bytes"].as_u64().unwrap())
         };

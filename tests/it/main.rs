@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking, as tests do")]
 #![expect(clippy::disallowed_methods, reason = "tests of real processes wait in real time")]
 
+mod access;
 mod accounting;
 mod alone;
 mod backup;

@@ -74,7 +74,7 @@ impl TwoNodes {
 }
 
 /// Rows with these ids for the stream, as a node of its own has them.
-fn post(node: &Platform, stream: &str, ids: Range<u64>, more: impl Fn(u64) -> String) {
+pub(crate) fn post(node: &Platform, stream: &str, ids: Range<u64>, more: impl Fn(u64) -> String) {
     let body: String =
         ids.map(|id| format!("{{\"id\":{id},\"city\":\"c{}\"{}}}\n", id % 3, more(id))).collect();
     let headers = [("content-type", "application/x-ndjson")];

@@ -37,7 +37,7 @@ pub(crate) enum Start {
 pub(crate) struct SinkSpec {
     /// Names or globs. `*` stands for letters without a dot boundary too; streams of dead letters only where their name is
     /// written out to `.dead`.
-    streams: Vec<String>,
+    pub(crate) streams: Vec<String>,
     #[serde(default, deserialize_with = "start")]
     pub(crate) start: Start,
     /// Which rows it takes. Default: all.

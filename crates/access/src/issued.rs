@@ -208,7 +208,7 @@ impl fmt::Debug for HashKey {
 }
 
 /// The hash of an issued secret. Two are compared in constant time, as `blake3::Hash` promises.
-#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct SecretHash(blake3::Hash);
 

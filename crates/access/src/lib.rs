@@ -6,7 +6,8 @@
 //!            │ User::…, Session::admits, NodeIdentity::admit  against its record
 //!            ▼
 //!        Principal ── Policy::decide(verb, object) ──► Decision, with the rule that decided
-//!                  └─ Policy::reach(kind, verb) ─────► Reach: the objects of a kind, for listings and queries
+//!                  ├─ Policy::reach(kind, verb) ─────► Reach: the objects of a kind, for listings
+//!                  └─ Policy::rows(stream) ──────────► Rows: whose rows of a stream, for queries
 //! ```
 //! What is not allowed by a rule is denied, and a rule that denies wins. Records change by methods here, which decide everything;
 //! `aap-store` keeps them, and puts a change only in the place of what was read.
@@ -19,6 +20,7 @@
 //! | `principal.rs` | [`Principal`]: who asks |
 //! | `policy.rs` | [`Policy`], [`Decision`]: all roles, and what they say |
 //! | `reach.rs` | [`Reach`]: which objects of a kind somebody may act on |
+//! | `rows.rs` | [`Rows`]: whose rows of a stream somebody may see |
 //! | `issued.rs` | [`IssuedSecret`]: the one format of session tokens, API tokens and enrolment tokens; [`SecretHash`] |
 //! | `ticket.rs` | [`EnrolmentTicket`]: everything that a new node needs, as one text |
 //! | `password.rs` | [`Passwords`]: Argon2id, and which passwords are taken |
@@ -41,6 +43,7 @@ mod principal;
 mod problem;
 mod reach;
 mod role;
+mod rows;
 #[cfg(test)]
 mod tests;
 mod ticket;
@@ -63,10 +66,11 @@ pub use principal::{Principal, PrincipalKind};
 pub use problem::locked_out;
 pub use reach::{Reach, Rules};
 pub use role::{Labels, NodeFacts, Object, OneOrAll, Role, Rule};
+pub use rows::Rows;
 pub use ticket::{Address, EnrolmentTicket, TicketError};
 pub use user::{
-    API_TOKEN_LIFETIME_MAX, ApiToken, Origin, Refusal, SESSION_IDLE, SESSION_LIFETIME, Session, User,
-    UserName, UserNameError,
+    API_TOKEN_LIFETIME_MAX, ApiToken, Credential, Origin, Refusal, SESSION_IDLE, SESSION_LIFETIME, Session,
+    User, UserName, UserNameError,
 };
 
 /// A length of time as records have it.

@@ -5,7 +5,7 @@ use std::fmt;
 
 use crate::built_in::built_in;
 use crate::reach::Rules;
-use crate::{Kind, Object, Principal, Reach, Role, Verb};
+use crate::{Kind, Object, Principal, Reach, Role, Rows, Verb};
 
 /// All roles, as of one moment. Make a new one when roles change.
 #[derive(Debug, Clone)]
@@ -121,14 +121,18 @@ impl Policy {
         Reach::of([Some(own), scope].into_iter().flatten())
     }
 
-    /// The nodes whose rows somebody may see.
-    pub fn node_scope(&self, principal: &Principal) -> Reach {
-        self.reach(principal, Kind::Node, Verb::Query)
+    /// The rows of a stream that somebody may see.
+    pub fn rows(&self, principal: &Principal, stream: &str) -> Rows {
+        let Ok(roles) = self.roles_of(principal) else { return Rows::none() };
+        let roles: Vec<&Role> = roles.into_iter().map(|(_, role)| role).collect();
+        Rows::of(&roles, principal.scope.as_ref(), stream)
     }
 
-    /// The streams whose rows somebody may see.
-    pub fn stream_scope(&self, principal: &Principal) -> Reach {
-        self.reach(principal, Kind::Stream, Verb::Query)
+    /// Whether somebody sees every row of every stream.
+    pub fn sees_all_rows(&self, principal: &Principal) -> bool {
+        let Ok(roles) = self.roles_of(principal) else { return false };
+        let roles: Vec<&Role> = roles.into_iter().map(|(_, role)| role).collect();
+        Rows::are_all(&roles) && principal.scope.as_ref().is_none_or(|scope| Rows::are_all(&[scope]))
     }
 
     fn roles_of<'a>(&'a self, principal: &'a Principal) -> Result<Vec<(&'a str, &'a Role)>, Because> {

@@ -4,7 +4,7 @@ use std::fmt;
 
 use aap_types::{CoordinatorName, NodeId};
 
-use crate::{IssuedId, Role};
+use crate::{IssuedId, Role, User};
 
 /// How somebody is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -70,6 +70,12 @@ impl Principal {
     /// A coordinator of the cluster. It has no roles either.
     pub fn coordinator(name: &CoordinatorName) -> Self {
         Self::new(PrincipalKind::Coordinator, name.as_str(), &[])
+    }
+
+    /// A user as they stand, whatever they show: for whoever asks what they may.
+    pub fn user(user: &User) -> Self {
+        let must_change_password = user.must_change_password;
+        Self { must_change_password, ..Self::new(PrincipalKind::User, user.name.as_str(), &user.roles) }
     }
 
     /// A user, or one of their tokens.

@@ -196,12 +196,27 @@ pub enum Refusal {
     Disabled,
 }
 
-impl Session {
-    /// Who shows it, if it may be shown.
+/// What shows who somebody is.
+pub trait Credential {
+    /// Whose it is.
+    fn user(&self) -> &UserName;
+
+    /// Who shows it, if it may be shown; an API token shows its owner, within its scope.
     ///
     /// # Errors
     /// [`Refusal`].
-    pub fn admits(&self, presented: &SecretHash, user: &User, now_us: i64) -> Result<Principal, Refusal> {
+    fn admits(&self, presented: &SecretHash, user: &User, now_us: i64) -> Result<Principal, Refusal>;
+
+    /// Notes that it was used, unless that is known already. Whether it has to be written.
+    fn note_use(&mut self, now_us: i64) -> bool;
+}
+
+impl Credential for Session {
+    fn user(&self) -> &UserName {
+        &self.user
+    }
+
+    fn admits(&self, presented: &SecretHash, user: &User, now_us: i64) -> Result<Principal, Refusal> {
         check(self.hash == *presented, &self.user_uid, self.expires_us, user, now_us)?;
         if now_us.saturating_sub(self.used_us) >= self.idle_us {
             return Err(Refusal::Idle);
@@ -211,18 +226,17 @@ impl Session {
         Ok(Principal { must_change_password, ..principal })
     }
 
-    /// Notes that it was used, unless that is known already. Whether it has to be written.
-    pub fn note_use(&mut self, now_us: i64) -> bool {
+    fn note_use(&mut self, now_us: i64) -> bool {
         note_use(&mut self.used_us, now_us)
     }
 }
 
-impl ApiToken {
-    /// Who shows it, if it may be shown: its owner, within its scope.
-    ///
-    /// # Errors
-    /// [`Refusal`].
-    pub fn admits(&self, presented: &SecretHash, user: &User, now_us: i64) -> Result<Principal, Refusal> {
+impl Credential for ApiToken {
+    fn user(&self) -> &UserName {
+        &self.user
+    }
+
+    fn admits(&self, presented: &SecretHash, user: &User, now_us: i64) -> Result<Principal, Refusal> {
         check(self.hash == *presented, &self.user_uid, self.expires_us, user, now_us)?;
         let scope = self.scope.clone();
         let principal =
@@ -230,8 +244,7 @@ impl ApiToken {
         Ok(Principal { scope, ..principal })
     }
 
-    /// Notes that it was used, unless that is known already. Whether it has to be written.
-    pub fn note_use(&mut self, now_us: i64) -> bool {
+    fn note_use(&mut self, now_us: i64) -> bool {
         note_use(&mut self.used_us, now_us)
     }
 }

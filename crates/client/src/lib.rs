@@ -12,7 +12,7 @@ pub mod operations;
 mod platform;
 mod problems;
 
-pub use aap_proto::{MESSAGE_BYTES_MAX, status_of_problem, v1};
+pub use aap_proto::{Call, MESSAGE_BYTES_MAX, status_of_problem, v1};
 pub use aap_runtime::{Clock, Home, SystemClock, documents};
 pub use platform::{
     AccessApi, Bearer, CoordinatorEndpoints, NodeApi, OperatorApi, Platform, ResourcesApi, call,

@@ -2,7 +2,7 @@
 
 use aap_buffer::SegmentRef;
 use aap_federation::Scan;
-use aap_types::{Sequence, StreamKey, StreamName};
+use aap_types::{NodeId, Sequence, StreamKey, StreamName};
 use camino::Utf8PathBuf;
 use serde::{Deserialize, Serialize};
 
@@ -108,6 +108,8 @@ pub struct TableManifest {
     pub ipc: Vec<Utf8PathBuf>,
     /// Whether `ipc` holds the aggregation of [`Scan::aggregate`] instead of rows, each file for rows of its own.
     pub aggregated: bool,
+    /// Only rows of these nodes. Absent: of all.
+    pub nodes: Option<Vec<NodeId>>,
     /// Declared names and DuckDB types of columns: they exist even where no data does.
     pub columns: Option<Vec<(String, String)>>,
 }

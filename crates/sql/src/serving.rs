@@ -173,9 +173,14 @@ impl Serving {
         if self.cancel(id) {
             return Ok(());
         }
+        Err(self.unknown(id))
+    }
+
+    /// `query.unknown`.
+    pub fn unknown(&self, id: &str) -> Problem {
         let message = format!("no query `{id}` is running");
-        Err(Problem::new("query.unknown", ExitCode::NotFound, message)
-            .hint_command("list the running ones", "aap query ls"))
+        Problem::new("query.unknown", ExitCode::NotFound, message)
+            .hint_command("list the running ones", "aap query ls")
     }
 
     /// Layers of the sandbox that the last query found missing here.

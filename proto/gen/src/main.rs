@@ -18,11 +18,7 @@ fn main() -> Result<()> {
     let descriptors = protox::compile(&files, [&include]).context("compile the .proto files")?;
     let out = root.join("src/generated");
     std::fs::write(out.join("calls.rs"), calls(&descriptors)).context("write what can be called")?;
-    tonic_prost_build::configure()
-        .bytes(".")
-        .out_dir(out)
-        .compile_fds(descriptors)
-        .context("generate Rust")
+    tonic_prost_build::configure().bytes(".").out_dir(out).compile_fds(descriptors).context("generate Rust")
 }
 
 /// The type of everything that operators can call.

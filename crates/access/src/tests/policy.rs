@@ -152,6 +152,44 @@ proptest! {
     }
 
     #[test]
+    fn rows_are_those_of_each_role_by_itself_without_what_any_denies(case in case(), node in "[ab]{1,4}") {
+        let policy = policy(&case.roles);
+        let who = principal(case.roles.len(), case.scope.as_ref());
+        let rows = policy.rows(&who, &case.name);
+        let stream = Case { kind: Kind::Stream, verb: Verb::Query, site: None, labels: Labels::new(), ..case.clone() };
+        // A node has a site, be it the empty one.
+        let site = Some(case.site.clone().unwrap_or_default());
+        let of_node = Case { kind: Kind::Node, verb: Verb::Query, name: node.clone(), site, ..case.clone() };
+        let by = |roles: &[Value]| {
+            let held = |effect: &str, of: &Case| {
+                roles.iter().any(|role| role[effect].as_array().unwrap().iter().any(|rule| holds(rule, of)))
+            };
+            let lets_through = |role: &Value| {
+                let allow = role["allow"].as_array().unwrap();
+                let is_about_nodes = |rule: &Value| {
+                    let any = Case { name: String::new(), ..of_node.clone() };
+                    let mut bare = rule.clone();
+                    for condition in ["names", "labels"] {
+                        bare.as_object_mut().unwrap().remove(condition);
+                    }
+                    holds(&bare, &any)
+                };
+                allow.iter().any(|rule| holds(rule, &stream))
+                    && (!allow.iter().any(is_about_nodes) || allow.iter().any(|rule| holds(rule, &of_node)))
+            };
+            !held("deny", &stream) && !held("deny", &of_node) && roles.iter().any(lets_through)
+        };
+        let expected = by(&case.roles)
+            && case.scope.as_ref().is_none_or(|scope| by(std::slice::from_ref(scope)));
+        let (name, site) = (node.parse().unwrap(), case.site.as_ref().map(|site| site.parse().unwrap()));
+        let facts = NodeFacts { node: &name, site: site.as_ref(), labels: &case.labels };
+        prop_assert_eq!(rows.admits(facts), expected);
+        prop_assert!(!rows.is_all() || expected);
+        prop_assert!(!policy.sees_all_rows(&who) || rows.is_all());
+        prop_assert!(!rows.is_none() || !expected);
+    }
+
+    #[test]
     fn a_role_is_the_same_after_it_was_written_down(role in role()) {
         let read: Role = serde_json::from_value(role).unwrap();
         let written = serde_json::to_string(&read).unwrap();
@@ -210,7 +248,34 @@ fn built_in_roles_cannot_be_replaced_and_a_missing_role_allows_nothing() {
     assert_eq!(policy.reach(&lost, Kind::Stream, Verb::Read), Reach::None);
     let fresh = Principal { must_change_password: true, ..who(&["admin"]) };
     assert_eq!(policy.decide(&fresh, Verb::Read, &stream).because, Because::MustChangePassword);
-    assert_eq!(policy.node_scope(&fresh), Reach::None);
+    assert_eq!(policy.reach(&fresh, Kind::Node, Verb::Query), Reach::None);
+}
+
+#[test]
+fn a_role_without_a_word_of_nodes_lets_all_rows_through_and_a_second_role_takes_none_away() {
+    let of = |allow: Value| json!({ "allow": allow, "deny": [] });
+    let roles = [
+        of(json!([{ "resources": ["stream"], "verbs": ["query"], "names": ["logs"] }])),
+        of(json!([
+            { "resources": ["stream"], "verbs": ["query"] },
+            { "resources": ["node"], "verbs": ["query"], "labels": { "site": ["berlin"] } },
+        ])),
+    ];
+    let policy = policy(&roles);
+    let rows = |roles: &[&str], stream: &str| {
+        let roles = roles.iter().map(|role| (*role).to_owned()).collect();
+        policy.rows(&Principal { roles, ..Principal::operator() }, stream)
+    };
+    assert!(rows(&["r0"], "logs").is_all() && rows(&["r0"], "web").is_none());
+    assert!(rows(&["r0", "r1"], "logs").is_all());
+    let sees_all = |role: &str| {
+        policy.sees_all_rows(&Principal { roles: vec![role.to_owned()], ..Principal::operator() })
+    };
+    assert!(sees_all("analyst") && sees_all("operator") && !sees_all("r0") && !sees_all("viewer"));
+    let berlin = rows(&["r0", "r1"], "web");
+    assert!(!berlin.is_all() && !berlin.is_none());
+    assert!(rows(&["admin"], "logs").is_all() && rows(&["analyst"], "logs").is_all());
+    assert!(rows(&["viewer"], "logs").is_none() && rows(&[], "logs").is_none());
 }
 
 #[test]
@@ -220,7 +285,7 @@ fn a_node_is_told_by_its_site_and_not_by_what_it_calls_its_site() {
         "deny": [{ "resources": ["node"], "verbs": ["*"], "names": ["*-secret"] }],
     });
     let policy = policy(&[role]);
-    let scope = policy.node_scope(&principal(1, None));
+    let scope = policy.reach(&principal(1, None), Kind::Node, Verb::Query);
     let labels: Labels = [("site".to_owned(), "berlin".to_owned())].into();
     for (node, site, expected) in [
         ("n1", Some("berlin"), true),
@@ -232,9 +297,9 @@ fn a_node_is_told_by_its_site_and_not_by_what_it_calls_its_site() {
         let facts = NodeFacts { node: &node, site: site.as_ref(), labels: &labels };
         assert_eq!(scope.admits(facts), expected, "{facts:?}");
     }
-    assert_eq!(policy.stream_scope(&principal(1, None)), Reach::None);
-    let everything = policy.node_scope(&Principal::operator());
+    assert_eq!(policy.reach(&principal(1, None), Kind::Stream, Verb::Query), Reach::None);
+    let everything = policy.reach(&Principal::operator(), Kind::Node, Verb::Query);
     assert_eq!(everything, Reach::All);
     let node = "n1".parse().unwrap();
-    assert_eq!(policy.node_scope(&Principal::node(&node)), Reach::None);
+    assert_eq!(policy.reach(&Principal::node(&node), Kind::Node, Verb::Query), Reach::None);
 }

@@ -3,8 +3,8 @@
 use serde_json::json;
 
 use crate::{
-    ApiToken, Because, HashKey, IssuedKind, IssuedSecret, Kind, Object, Origin, Policy, PrincipalKind,
-    Refusal, SecretHash, Session, User, UserName, Verb,
+    ApiToken, Because, Credential, HashKey, IssuedKind, IssuedSecret, Kind, Object, Origin, Policy,
+    PrincipalKind, Refusal, SecretHash, Session, User, UserName, Verb,
 };
 
 fn user() -> User {

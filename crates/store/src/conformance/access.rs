@@ -3,8 +3,8 @@
 use std::sync::Barrier;
 
 use aap_access::{
-    ApiToken, Certificate, EnrolmentToken, EnrolmentUse, Fingerprint, HashKey, IssuedKind, IssuedSecret,
-    NodeIdentity, NodeState, Origin, Renewal, SecretHash, Session, Taken, User,
+    ApiToken, Certificate, Credential, EnrolmentToken, EnrolmentUse, Fingerprint, HashKey, IssuedKind,
+    IssuedSecret, NodeIdentity, NodeState, Origin, Renewal, SecretHash, Session, Taken, User,
 };
 
 use crate::{AccessKind, AccessRow, AccessStore, Error, LoginFailures, PAGE_ROWS_MAX, RowsAfter};
