@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use aap_access::{Kind, Permission, Policy, Principal, Reach};
 use aap_client::call;
 use aap_client::v1;
-use aap_tests::{Daemon, Platform, Settings, copy, eventually, free_port};
+use aap_tests::{Daemon, Platform, Ran, Settings, copy, eventually, free_port};
 use serde_json::{Value, json};
 
 use super::node_tables::post;
@@ -162,6 +162,11 @@ impl Desk {
         endpoint.tls_config(tls).unwrap().connect().await.unwrap()
     }
 
+    /// Runs `aap` here; what goes wrong is told as JSON.
+    fn aap(&self, arguments: &[&str]) -> Ran {
+        self.place.aap(&[arguments, &["-o", "ndjson"]].concat())
+    }
+
     fn apply_role(&self, name: &str, spec: &str) {
         let document =
             format!("apiVersion: aap/v1\nkind: Role\nmetadata: {{ name: {name} }}\nspec:\n{spec}\n");
@@ -293,7 +298,7 @@ fn what_somebody_may_not_see_is_not_there_for_them() {
 
     // The same words for what is hidden and for what was never there.
     let told = |arguments: &[&str], name: &str| {
-        let refused = ana.place.aap(arguments);
+        let refused = ana.aap(arguments);
         assert_eq!(refused.code, 3, "{arguments:?}: {}", refused.err);
         refused.problem().to_string().replace(name, "NAME")
     };
@@ -325,7 +330,7 @@ fn what_somebody_may_not_see_is_not_there_for_them() {
             ran.err
         );
     }
-    ana.place.aap(&["stream", "delete", "logs", "--yes"]).refused(5, "auth.denied");
+    ana.aap(&["stream", "delete", "logs", "--yes"]).refused(5, "auth.denied");
     assert_eq!(rows(&operator, &[], "select count(*) as n from web"), json!([{ "n": 5 }]));
 
     // A sink would carry out of the platform what they do not see.
@@ -336,7 +341,7 @@ fn what_somebody_may_not_see_is_not_there_for_them() {
         "  allow:\n  - { resources: [sink], verbs: ['*'] }\n  - { resources: [stream], verbs: [query], names: [logs] }",
     );
     let ben = operator.desk_of(&sites.hub, "ben", &["sinks"]);
-    ben.place.aap_with_input(&["apply", "-f", "-"], sink.as_bytes()).refused(5, "auth.denied");
+    ben.place.aap_with_input(&["apply", "-f", "-", "-o", "json"], sink.as_bytes()).refused(5, "auth.denied");
     let of_logs = sink.replace("'*'", "logs");
     ben.place.aap_with_input(&["apply", "--dry-run", "-f", "-"], of_logs.as_bytes()).ok();
 }
@@ -356,7 +361,7 @@ fn rows_of_others_nodes_are_left_out_of_every_answer() {
     assert_eq!(rows(&ana, &[], &format!("{counts} logs where _node = 'n2' or id >= 0")), seen);
     assert_eq!(rows(&ana, &[], &format!("{counts} nodes.logs")), seen);
     assert_eq!(rows(&ana, &["--nodes", "all"], &format!("{counts} logs")), seen);
-    ana.place.aap(&["query", "--node", "n2", "select 1 from logs"]).refused(3, "node.unknown");
+    ana.aap(&["query", "--node", "n2", "select 1 from logs"]).refused(3, "node.unknown");
     let tailed = ana.place.aap(&["stream", "tail", "logs", "-n", "100", "-o", "ndjson"]).ok();
     assert_eq!(tailed.out.lines().count(), 10, "{}", tailed.out);
     let nodes = ana.place.aap(&["node", "ls", "-o", "json"]).ok().json();
@@ -394,8 +399,8 @@ fn a_right_that_is_taken_away_ends_the_answer_that_goes_on() {
     operator.change_user("ana", change).unwrap();
     let disable = v1::ChangeUserRequest { disabled: Some(true), ..Default::default() };
     operator.change_user("ben", disable).unwrap();
-    ana.place.aap(&["stream", "ls"]).refused(5, "auth.denied");
-    ben.place.aap(&["stream", "ls"]).refused(4, "auth.session_over");
+    ana.aap(&["stream", "ls"]).refused(5, "auth.denied");
+    ben.aap(&["stream", "ls"]).refused(4, "auth.session_over");
     of_ana.end().refused(5, "auth.denied");
     of_ben.end().refused(4, "auth.session_over");
     assert!(began.elapsed() < COUNTS_WITHIN, "{:?}", began.elapsed());
@@ -485,7 +490,7 @@ fn passwords_sessions_and_tokens_are_what_shows_who_somebody_is() {
     assert!(guesses.is_some_and(|guesses| guesses < 10), "{guesses:?}");
     assert_eq!(operator.log_in("ana", PASSWORD).unwrap_err(), "auth.locked_out");
     assert_eq!(ana.code_of("Operator/ListStreams"), "", "who is in stays in");
-    assert_eq!(operator.place.aap(&["delete", "role", "helpdesk"]).code, 6, "a role in use");
+    assert_eq!(operator.place.aap(&["delete", "role", "helpdesk", "--yes"]).code, 6, "a role in use");
     for secret in [PASSWORD, &made.password, &token.text, &ben.token] {
         assert!(!hub.log("coordinator").contains(secret), "a secret in the log");
     }
