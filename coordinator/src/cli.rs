@@ -12,6 +12,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::cluster::migrate::Moved;
 use crate::config::Config;
+use crate::setup::{self, Wanted};
 use crate::{cluster, daemon, init};
 
 /// The coordinator of an AAP platform: data of all nodes lands here and is queried here.
@@ -39,6 +40,27 @@ enum Command {
         #[arg(long)]
         node: Option<NodeId>,
     },
+    /// Make a coordinator that others find, and its first administrator; `aap init` runs this. Nothing may run in the home
+    Setup {
+        /// HOST:PORT at which operators find it
+        #[arg(long)]
+        endpoint: String,
+        /// HOST:PORT at which agents find it. Default: the same host, port 7400
+        #[arg(long)]
+        agents: Option<String>,
+        /// The name of the first administrator
+        #[arg(long, default_value = "admin")]
+        admin: String,
+        /// Certificate for operators from elsewhere, PEM
+        #[arg(long, requires = "key")]
+        certificate: Option<Utf8PathBuf>,
+        /// Its key, PEM
+        #[arg(long, requires = "certificate")]
+        key: Option<Utf8PathBuf>,
+        /// Text for people, or one JSON object
+        #[arg(long, value_enum, default_value = "text")]
+        output: Output,
+    },
     /// Take the platform of this home into the cluster that its configuration names; it must be stopped
     Migrate {
         /// Text for people, or one JSON object
@@ -63,7 +85,7 @@ pub fn main() -> ExitCode {
     init_logging(if arguments.log_json { LogFormat::Json } else { LogFormat::Text });
     aap_runtime::raise_open_file_limit();
     let output = match arguments.command {
-        Some(Command::Migrate { output }) => output,
+        Some(Command::Migrate { output } | Command::Setup { output, .. }) => output,
         _ => Output::Text,
     };
     match run(arguments) {
@@ -113,6 +135,10 @@ fn run(arguments: Arguments) -> Result<()> {
         init::issue_node(&authority, &node)?;
         return Ok(());
     }
+    if let Some(Command::Setup { endpoint, agents, admin, certificate, key, output }) = arguments.command {
+        let wanted = Wanted { endpoint, agents, administrator: admin, certificate: certificate.zip(key) };
+        return runtime()?.block_on(set_up(&home, wanted, clock, output));
+    }
     let path = arguments.config.clone().unwrap_or_else(|| home.config().join("coordinator.yaml"));
     let config = match arguments.config.is_some() || path.exists() {
         true => Config::read(&path)?,
@@ -121,12 +147,46 @@ fn run(arguments: Arguments) -> Result<()> {
     if matches!(arguments.command, Some(Command::Validate)) {
         return Ok(());
     }
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")?;
+    let runtime = runtime()?;
     if let Some(Command::Migrate { output }) = arguments.command {
         return runtime.block_on(migrate(&home, &config, clock, output));
     }
     runtime.block_on(async { daemon::run(home, config, clock, Shutdown::on_signals()?).await })
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")
+}
+
+async fn set_up(home: &Home, wanted: Wanted, clock: Arc<SystemClock>, output: Output) -> Result<()> {
+    let made = setup::run(home, wanted, clock).await?;
+    let (name, password) = match &made.administrator {
+        Some((name, password)) => (name.as_str(), password.reveal()),
+        None => ("", ""),
+    };
+    let text = match output {
+        Output::Json => serde_json::json!({
+            "configuration": made.configuration, "endpoint": made.endpoint, "authority": made.authority,
+            "certificate_authority": home.root().join(init::AUTHORITY), "user": name, "password": password,
+        })
+        .to_string(),
+        Output::Text => {
+            let administrator = match &made.administrator {
+                Some(_) => format!(
+                    "administrator  {name}\npassword       {password}\n\nThe password is shown this once, and has to be changed at the first log-in."
+                ),
+                None => "There are users already; none was made.".to_owned(),
+            };
+            format!(
+                "configuration  {}\nendpoint       {}\nauthority      {} (fingerprint {})\n{administrator}\nNext: aap up --detach, or start the service; then aap auth login {name}",
+                made.configuration,
+                made.endpoint,
+                home.root().join(init::AUTHORITY),
+                made.authority,
+            )
+        }
+    };
+    writeln!(std::io::stdout().lock(), "{text}").context("say what was made")
 }
 
 async fn migrate(home: &Home, config: &Config, clock: Arc<SystemClock>, output: Output) -> Result<()> {

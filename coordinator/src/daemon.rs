@@ -74,9 +74,7 @@ pub async fn run(home: Home, config: Config, clock: Arc<dyn Clock>, shutdown: Sh
     .await??;
     let parts = Parts::open(&home, &config, clock.clone()).await?;
     let stopped = Box::pin(serve(&home, &config, clock, &parts, own, shutdown)).await;
-    let buffer = parts.buffer;
-    spawn_blocking(move || buffer.close()).await.context("close the landing buffer")?;
-    info!("landing buffer closed");
+    parts.close().await?;
     stopped
 }
 

@@ -32,6 +32,7 @@
 //! | `sources.rs`, `sources/` | reading topics of Kafka |
 //! | `status.rs`, `metrics.rs` | the books |
 //! | `identities.rs`, `enrolment.rs`, `access.rs` | which machines are nodes; how they become it; what operators say about it |
+//! | `setup.rs` | `aap init`: a coordinator that others find, and its first administrator |
 //! | `operator.rs`, `http.rs` | the operators' port |
 //!
 //! # Crash points
@@ -78,6 +79,7 @@ pub mod reach;
 mod resources;
 mod second_copy;
 pub mod session;
+mod setup;
 pub mod sinks;
 pub mod sources;
 mod spark;

@@ -32,6 +32,14 @@ pub(crate) struct Parts {
 }
 
 impl Parts {
+    /// Closes what has to be closed.
+    pub(crate) async fn close(self) -> Result<()> {
+        let buffer = self.buffer;
+        spawn_blocking(move || buffer.close()).await.context("close the landing buffer")?;
+        info!("landing buffer closed");
+        Ok(())
+    }
+
     pub(crate) async fn open(home: &Home, config: &Config, clock: Arc<dyn Clock>) -> Result<Self> {
         let buffer = Self::open_buffer(home, config, clock.clone()).await?;
         match &config.cluster {
