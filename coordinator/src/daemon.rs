@@ -18,6 +18,7 @@ use tokio::task::spawn_blocking;
 use tracing::info;
 
 use crate::access::{AccessService, Guard, People};
+use crate::audit::AuditService;
 use crate::catalog::LakeAndLanding;
 use crate::catalogs::Catalogs;
 use crate::cluster::{self, Answering, ClusterConfig, Joined, Peers};
@@ -77,6 +78,7 @@ pub async fn run(home: Home, config: Config, clock: Arc<dyn Clock>, shutdown: Sh
     let buffer = parts.buffer;
     spawn_blocking(move || buffer.close()).await.context("close the landing buffer")?;
     info!("landing buffer closed");
+    parts.audit.close().await?;
     stopped
 }
 
@@ -258,7 +260,8 @@ async fn serve(
     let scrubber = scrub_for_ever(parts.buffer.clone(), SCRUB_PAUSE, late.clone());
     tasks.spawn(TaskKind::optional("scrubber"), scrubber);
     tasks.spawn(TaskKind::optional("rates"), board.sample(late.clone()));
-    let services = Services { operator: service, resources, access, enrolment };
+    let audit = AuditService::new(parts.audit.clone(), late.clone());
+    let services = Services { operator: service, resources, access, audit, enrolment };
     tasks.spawn(TaskKind::vital("operators"), http::serve(operators, services, guard, late.clone()));
 
     write_endpoints(home, &endpoints)?;
