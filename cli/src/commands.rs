@@ -1,5 +1,6 @@
 //! One module per noun, one function per verb.
 
+mod audit;
 mod backup;
 mod buffer;
 mod cluster;
@@ -70,6 +71,10 @@ pub(crate) async fn dispatch(
         Id::TokenCreate => token::create(context, arguments).await,
         Id::TokenLs => token::ls(context).await,
         Id::TokenRevoke => token::revoke(context, arguments).await,
+        Id::AuditTail => Box::pin(audit::tail(context, arguments)).await,
+        Id::AuditSearch => Box::pin(audit::search(context, arguments)).await,
+        Id::AuditVerify => audit::verify(context, arguments).await,
+        Id::AuditExport => audit::export(context, arguments).await,
         Id::SinkLs => sink::ls(context).await,
         Id::SinkShow => sink::show(context, arguments).await,
         Id::SinkTest => sink::test(context, arguments).await,

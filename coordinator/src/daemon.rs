@@ -18,6 +18,7 @@ use tokio::task::spawn_blocking;
 use tracing::info;
 
 use crate::access::{AccessService, Guard, People};
+use crate::audit::AuditService;
 use crate::catalog::LakeAndLanding;
 use crate::catalogs::Catalogs;
 use crate::cluster::{self, Answering, ClusterConfig, Joined, Peers};
@@ -256,7 +257,8 @@ async fn serve(
     let scrubber = scrub_for_ever(parts.buffer.clone(), SCRUB_PAUSE, late.clone());
     tasks.spawn(TaskKind::optional("scrubber"), scrubber);
     tasks.spawn(TaskKind::optional("rates"), board.sample(late.clone()));
-    let services = Services { operator: service, resources, access, enrolment };
+    let audit = AuditService::new(parts.audit.clone(), late.clone());
+    let services = Services { operator: service, resources, access, audit, enrolment };
     tasks.spawn(TaskKind::vital("operators"), http::serve(operators, services, guard, late.clone()));
 
     write_endpoints(home, &endpoints)?;

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use aap_access::{Kind, Object, Verb};
 use aap_proto::v1::access_server::AccessServer;
+use aap_proto::v1::audit_server::AuditServer;
 use aap_proto::v1::enrolment_server::EnrolmentServer;
 use aap_proto::v1::operator_server::OperatorServer;
 use aap_proto::v1::resources_server::ResourcesServer;
@@ -24,6 +25,7 @@ use tonic::service::Routes;
 use tower::ServiceExt;
 
 use crate::access::{self, AccessService, Guard};
+use crate::audit::AuditService;
 use crate::enrolment::{EnrolmentService, REQUEST_BYTES_MAX};
 use crate::metrics;
 use crate::operator::OperatorService;
@@ -38,6 +40,7 @@ pub(crate) struct Services {
     pub(crate) operator: OperatorService,
     pub(crate) resources: ResourceService,
     pub(crate) access: AccessService,
+    pub(crate) audit: AuditService,
     pub(crate) enrolment: EnrolmentService,
 }
 
@@ -48,7 +51,7 @@ pub(crate) async fn serve(
     guard: Guard,
     shutdown: Shutdown,
 ) -> std::io::Result<()> {
-    let Services { operator: service, resources, access, enrolment } = services;
+    let Services { operator: service, resources, access, audit, enrolment } = services;
     let operator = OperatorServer::new(service.clone())
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
@@ -57,13 +60,14 @@ pub(crate) async fn serve(
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     let enrolment = EnrolmentServer::new(enrolment).max_decoding_message_size(REQUEST_BYTES_MAX);
     let access = AccessServer::new(access).max_decoding_message_size(MESSAGE_BYTES_MAX);
+    let audit = AuditServer::new(audit).max_decoding_message_size(MESSAGE_BYTES_MAX);
     let monitoring = Router::new()
         .route("/metrics", get(show_metrics))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(show_readiness))
         .with_state(Monitored { service, guard: guard.clone() });
-    let operators = Routes::new(operator).add_service(resources).add_service(access).into_axum_router();
-    let operators = operators.layer(from_fn_with_state(guard, guarded));
+    let operators = Routes::new(operator).add_service(resources).add_service(access).add_service(audit);
+    let operators = operators.into_axum_router().layer(from_fn_with_state(guard, guarded));
     let enrolment = Routes::new(enrolment).into_axum_router();
     let router = dispatch(operators, enrolment, monitoring);
     let router = router.into_make_service_with_connect_info::<Client>();

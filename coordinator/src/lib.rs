@@ -31,6 +31,7 @@
 //! | `sinks.rs`, `sinks/` | delivering to other systems |
 //! | `sources.rs`, `sources/` | reading topics of Kafka |
 //! | `status.rs`, `metrics.rs` | the books |
+//! | `audit.rs` | the audit log, and what operators ask of it |
 //! | `identities.rs`, `enrolment.rs`, `access.rs` | which machines are nodes; how they become it; what operators say about it |
 //! | `setup.rs` | `aap init`: a coordinator that others find, and its first administrator |
 //! | `operator.rs`, `http.rs` | the operators' port |
@@ -52,6 +53,7 @@
 mod access;
 pub mod arrival;
 mod asking;
+mod audit;
 pub mod catalog;
 pub mod catalogs;
 pub mod cli;

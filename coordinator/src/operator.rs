@@ -60,7 +60,7 @@ fn events(
 }
 
 /// What comes of a stream, until `end` has come, which is then the last of it.
-fn until_first_of<T: Send + 'static>(
+pub(crate) fn until_first_of<T: Send + 'static>(
     stream: impl Stream<Item = T> + Send + 'static,
     end: impl Future<Output = T> + Send + 'static,
 ) -> impl Stream<Item = T> + Send + 'static {

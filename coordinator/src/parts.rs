@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use tracing::{info, warn};
 
+use crate::audit::AuditTrail;
 use crate::cluster::{self, ClusterConfig, Shared};
 use crate::config::Config;
 use crate::daemon::OWN_NODE;
@@ -25,6 +26,7 @@ pub(crate) struct Parts {
     pub(crate) resources: Arc<dyn ResourceStore>,
     pub(crate) access: Arc<dyn AccessStore>,
     pub(crate) copy: SecondCopy,
+    pub(crate) audit: AuditTrail,
     pub(crate) buffer: Buffer,
     pub(crate) lake: Lake,
     /// What coordinators share, where this is one of several.
@@ -37,14 +39,17 @@ impl Parts {
         let buffer = self.buffer;
         spawn_blocking(move || buffer.close()).await.context("close the landing buffer")?;
         info!("landing buffer closed");
-        Ok(())
+        self.audit.close().await
     }
 
     pub(crate) async fn open(home: &Home, config: &Config, clock: Arc<dyn Clock>) -> Result<Self> {
+        let audit = AuditTrail::open(home, clock.clone()).await?;
         let buffer = Self::open_buffer(home, config, clock.clone()).await?;
         match &config.cluster {
-            None => Self::open_alone(home, config, buffer, clock).await,
-            Some(cluster) => Self::open_in_cluster(home, config, cluster.clone(), buffer, clock).await,
+            None => Self::open_alone(home, config, audit, buffer, clock).await,
+            Some(cluster) => {
+                Self::open_in_cluster(home, config, cluster.clone(), (audit, buffer), clock).await
+            }
         }
     }
 
@@ -94,7 +99,13 @@ impl Parts {
         Ok(opened.buffer)
     }
 
-    async fn open_alone(home: &Home, config: &Config, buffer: Buffer, clock: Arc<dyn Clock>) -> Result<Self> {
+    async fn open_alone(
+        home: &Home,
+        config: &Config,
+        audit: AuditTrail,
+        buffer: Buffer,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self> {
         let owner = store_id(&buffer);
         let (wanted, folder) = (config.metadata.clone(), home.coordinator());
         let opened = spawn_blocking(move || Metadata::open(&wanted, &folder, &owner));
@@ -129,14 +140,14 @@ impl Parts {
                 "the metadata was damaged and was rebuilt from the lake's manifest; the damaged file is `{damaged}`"
             ));
         }
-        Ok(Self { store, resources, access, copy, buffer, lake, shared: None })
+        Ok(Self { store, resources, access, copy, audit, buffer, lake, shared: None })
     }
 
     async fn open_in_cluster(
         home: &Home,
         config: &Config,
         cluster: ClusterConfig,
-        buffer: Buffer,
+        (audit, buffer): (AuditTrail, Buffer),
         clock: Arc<dyn Clock>,
     ) -> Result<Self> {
         let wanted = config.metadata.postgres.clone().context("`cluster` needs `metadata.postgres`")?;
@@ -173,7 +184,7 @@ impl Parts {
             described,
         };
         let (resources, access) = (store.clone(), store.clone());
-        Ok(Self { store, resources, access, copy, buffer, lake, shared: Some(shared) })
+        Ok(Self { store, resources, access, copy, audit, buffer, lake, shared: Some(shared) })
     }
 }
 

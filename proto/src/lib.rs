@@ -2,8 +2,10 @@
 //!
 //! The `.proto` files under `proto/proto/` are the definition; `cargo xtask gen` writes `src/generated/`.
 
+mod audit;
 mod convert;
 
+pub use audit::{audit_record, audit_verification};
 pub use convert::{ConvertError, PROBLEM_METADATA, batch_id, problem_of_status, status_of_problem};
 
 /// Messages and services of package `aap.v1`.

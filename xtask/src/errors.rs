@@ -14,8 +14,8 @@ use crate::tools;
 
 /// Folders and files, by name without ending, whose literals no user meets.
 const SKIPPED: [&str; 6] = ["target", "docs", "examples", "testing", "tests", "xtask"];
-/// Calls whose argument is the name of a crash point, or the kind of an output.
-const OTHER_CALLS: [&str; 5] = ["reach(", "pass(", "hit(", "injected(deps,", "answer(output,"];
+/// Calls whose argument is the name of a crash point, the kind of an output, or what the audit log does by itself.
+const OTHER_CALLS: [&str; 6] = ["reach(", "pass(", "hit(", "injected(deps,", "answer(output,", "action("];
 /// Endings of file names.
 const FILE_ENDINGS: [&str; 7] = ["json", "key", "log", "pem", "pid", "sock", "yaml"];
 

@@ -15,6 +15,7 @@ const LAYERS: [&[&str]; 7] = [
     &["aap-runtime"],
     &[
         "aap-access",
+        "aap-audit",
         "aap-proto",
         "aap-backup",
         "aap-buffer",
@@ -42,7 +43,12 @@ const LAYERS: [&[&str]; 7] = [
 ];
 
 /// Exceptions to the rule above, each with its reason.
-const SAME_LAYER: [(&str, &str, &str); 2] = [
+const SAME_LAYER: [(&str, &str, &str); 3] = [
+    (
+        "aap-proto",
+        "aap-audit",
+        "records of the audit log, and what verifying it came to, go over the wire in one form",
+    ),
     ("aap-lake", "aap-store", "a file becomes visible by the catalogue's commit, so the lake writes both"),
     (
         "aap-postgres",

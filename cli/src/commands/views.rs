@@ -1,8 +1,8 @@
 //! Messages of the platform as objects with the fields of the registry.
 
 use aap_client::v1::{
-    Change, DeadLetter, EnrolmentToken, NodeIdentity, NodeStatus, Resource, SinkPosition, SinkStatus,
-    SinkStream, SourceStatus, StreamCounters, StreamStatus,
+    AuditFinding, AuditRecord, Change, DeadLetter, EnrolmentToken, NodeIdentity, NodeStatus, Resource,
+    SinkPosition, SinkStatus, SinkStream, SourceStatus, StreamCounters, StreamStatus, VerifyAuditReply,
 };
 use aap_types::Problem;
 use serde_json::{Value, json};
@@ -76,6 +76,57 @@ pub(crate) fn token(token: &EnrolmentToken) -> Object {
         "revoked": until(token.revoked_us),
         "author": token.author,
     }))
+}
+
+/// A record of the audit log.
+pub(crate) fn audit_record(record: &AuditRecord) -> Object {
+    let object_name = match (record.object_kind.as_str(), record.object_name.as_str()) {
+        (kind, "") => kind.to_owned(),
+        (kind, name) => format!("{kind}/{name}"),
+    };
+    object(json!({
+        "seq": record.seq,
+        "time": rfc3339(record.time_us),
+        "outcome": record.outcome,
+        "actor": record.actor,
+        "action": record.action,
+        "object": object_name,
+        "from": record.from,
+        "problem": record.problem,
+        "actor_kind": record.actor_kind,
+        "credential": record.credential,
+        "permission": record.permission,
+        "request": record.request,
+        "details": record.details,
+    }))
+}
+
+/// What verifying the audit log came to.
+pub(crate) fn audit_verification(verified: &VerifyAuditReply) -> Object {
+    object(json!({
+        "log": verified.log,
+        "first": verified.first,
+        "last": verified.last,
+        "lines": verified.lines,
+        "segments": verified.segments,
+        "checkpoints": verified.checkpoints,
+        "unsigned_lines": verified.unsigned_lines,
+        "outdated_checkpoints": verified.outdated_checkpoints,
+        "found": verified.found,
+        "findings": verified.findings.iter().map(audit_finding).collect::<Vec<_>>(),
+    }))
+}
+
+/// One place where the audit log is not what was written; a file as a whole has neither line nor sequence.
+pub(crate) fn audit_finding(finding: &AuditFinding) -> Value {
+    let some = |number: u64| Some(number).filter(|number| *number != 0);
+    json!({
+        "fault": finding.fault,
+        "file": finding.file,
+        "line": some(finding.line),
+        "seq": some(finding.seq),
+        "detail": finding.detail,
+    })
 }
 
 fn counters(counters: &StreamCounters) -> Value {
@@ -235,6 +286,9 @@ mod tests {
         }
         check(Id::TokenLs, token(&EnrolmentToken::default()), &[]);
         check(Id::TokenRevoke, token(&EnrolmentToken::default()), &[]);
+        check(Id::AuditTail, audit_record(&AuditRecord::default()), &[]);
+        check(Id::AuditSearch, audit_record(&AuditRecord::default()), &[]);
+        check(Id::AuditVerify, audit_verification(&VerifyAuditReply::default()), &[]);
         check(Id::StreamLs, stream(&StreamStatus::default()), &[]);
         check(Id::StreamShow, stream(&StreamStatus::default()), &["columns", "origins"]);
         check(Id::Apply, applied(&Change::default()), &[]);

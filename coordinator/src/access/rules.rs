@@ -59,6 +59,8 @@ pub(crate) const fn rule(call: Call) -> Rule {
         Call::AccessDeleteUser => needs(Kind::User, Verb::Delete),
         Call::AccessListRoles => needs(Kind::Role, Verb::Read),
 
+        Call::AuditRead | Call::AuditVerify | Call::AuditExport => needs(Kind::Audit, Verb::Read),
+
         Call::OperatorStatus => needs(Kind::Platform, Verb::Read),
         Call::OperatorListStreams | Call::OperatorShowStream | Call::OperatorListStreamFiles => {
             needs(Kind::Stream, Verb::Read)

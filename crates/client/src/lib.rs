@@ -5,9 +5,11 @@
 //! | file | owns |
 //! |---|---|
 //! | `operations.rs` | [`operations`]: the one registry of what an operator can do; command line, help and completions derive from it |
+//! | `audit.rs` | [`audit`]: the audit log without a coordinator |
 //! | `platform.rs` | [`Platform`]: finds a platform by its home and connects to its daemons when first asked |
 //! | `problems.rs` | [`problem_of`]: any failed call as an [`aap_types::Problem`] |
 
+pub mod audit;
 pub mod operations;
 mod platform;
 mod problems;
@@ -15,6 +17,6 @@ mod problems;
 pub use aap_proto::{Call, MESSAGE_BYTES_MAX, status_of_problem, v1};
 pub use aap_runtime::{Clock, Home, SystemClock, documents};
 pub use platform::{
-    AccessApi, Bearer, CoordinatorEndpoints, NodeApi, OperatorApi, Platform, ResourcesApi, call,
+    AccessApi, AuditApi, Bearer, CoordinatorEndpoints, NodeApi, OperatorApi, Platform, ResourcesApi, call,
 };
 pub use problems::{not_running, problem_of};

@@ -9,6 +9,7 @@
 //! | `vocabulary.rs` | the types: [`Operation`], [`Argument`], [`Output`], [`Field`] |
 //! | `platform.rs` | up, down, backup, restore, logs, status, version, completion, help |
 //! | `data.rs` | query, ingest, stream, node |
+//! | `audit.rs` | audit: what was done with privilege |
 //! | `access.rs` | token; the standing of nodes |
 //! | `resources.rs` | apply, diff, get, delete: declared objects |
 //! | `sinks.rs` | sink, sink dlq |
@@ -18,6 +19,7 @@
 //! | `globals.rs` | [`GLOBALS`]: arguments that every command takes |
 
 mod access;
+mod audit;
 mod buffer;
 mod cluster;
 mod data;
@@ -40,6 +42,10 @@ pub const NOUNS: &[Noun] = &[
     Noun { name: "node", summary: "Nodes: machines that run an agent, and their standing" },
     Noun { name: "token", summary: "Enrolment tokens, with which machines become nodes" },
     Noun {
+        name: "audit",
+        summary: "What was done with privilege, and that nobody has changed the record of it",
+    },
+    Noun {
         name: "sink",
         summary: "Sinks: where landed rows are delivered to, how far they are, what they refuse",
     },
@@ -59,6 +65,7 @@ pub fn all() -> impl Iterator<Item = &'static Operation> {
         resources::OPERATIONS,
         data::OPERATIONS,
         access::OPERATIONS,
+        audit::OPERATIONS,
         sinks::OPERATIONS,
         sources::OPERATIONS,
         cluster::OPERATIONS,

@@ -19,6 +19,7 @@ use tonic::{Request, Status};
 use crate::problems::{not_running, problem_of};
 use crate::v1::NodeStatusRequest;
 use crate::v1::access_client::AccessClient;
+use crate::v1::audit_client::AuditClient;
 use crate::v1::node_client::NodeClient;
 use crate::v1::operator_client::OperatorClient;
 use crate::v1::resources_client::ResourcesClient;
@@ -36,6 +37,8 @@ const RESTART_LOOK_EVERY: Duration = Duration::from_millis(50);
 pub type OperatorApi = OperatorClient<InterceptedService<Channel, Bearer>>;
 /// Who may do what, which only a coordinator knows.
 pub type AccessApi = AccessClient<InterceptedService<Channel, Bearer>>;
+/// What was done with privilege, which only a coordinator records.
+pub type AuditApi = AuditClient<InterceptedService<Channel, Bearer>>;
 /// Declared objects and sinks, which only a coordinator has.
 pub type ResourcesApi = ResourcesClient<InterceptedService<Channel, Bearer>>;
 /// What an agent answers on its own machine.
@@ -134,6 +137,16 @@ impl Platform {
         self.needs_coordinator("nodes and tokens are the coordinator's")?;
         let (channel, bearer) = self.coordinator_channel().await?;
         Ok(AccessClient::with_interceptor(channel, bearer))
+    }
+
+    /// Connects to the coordinator for what was done with privilege.
+    ///
+    /// # Errors
+    /// As [`Self::resources`].
+    pub async fn audit(&self) -> Result<AuditApi, Problem> {
+        self.needs_coordinator("the audit log is the coordinator's")?;
+        let (channel, bearer) = self.coordinator_channel().await?;
+        Ok(AuditClient::with_interceptor(channel, bearer))
     }
 
     fn needs_coordinator(&self, what: &str) -> Result<(), Problem> {

@@ -8,13 +8,14 @@ use anyhow::{Context, Result};
 use prost_types::FileDescriptorSet;
 
 /// The services of the operators' port. What they offer becomes the type `Call`, so that nobody serves what no rule speaks of.
-const OPERATORS: [&str; 3] = ["Operator", "Resources", "Access"];
+const OPERATORS: [&str; 4] = ["Operator", "Resources", "Access", "Audit"];
 
 fn main() -> Result<()> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("find the proto crate")?;
     let include = root.join("proto");
-    let files = ["session", "operator", "node", "resources", "landing", "peer", "enrolment", "access"]
-        .map(|name| include.join(format!("aap/v1/{name}.proto")));
+    let files =
+        ["session", "operator", "node", "resources", "landing", "peer", "enrolment", "access", "audit"]
+            .map(|name| include.join(format!("aap/v1/{name}.proto")));
     let descriptors = protox::compile(&files, [&include]).context("compile the .proto files")?;
     let out = root.join("src/generated");
     std::fs::write(out.join("calls.rs"), calls(&descriptors)).context("write what can be called")?;

@@ -88,11 +88,17 @@ pub enum Call {
     ResourcesPurgeDeadLetters,
     /// `/aap.v1.Resources/ShowCluster`.
     ResourcesShowCluster,
+    /// `/aap.v1.Audit/Read`.
+    AuditRead,
+    /// `/aap.v1.Audit/Verify`.
+    AuditVerify,
+    /// `/aap.v1.Audit/Export`.
+    AuditExport,
 }
 
 impl Call {
     /// All of them.
-    pub const ALL: [Self; 43] = [
+    pub const ALL: [Self; 46] = [
         Self::AccessCreateEnrolmentToken,
         Self::AccessListEnrolmentTokens,
         Self::AccessRevokeEnrolmentToken,
@@ -136,6 +142,9 @@ impl Call {
         Self::ResourcesReplayDeadLetters,
         Self::ResourcesPurgeDeadLetters,
         Self::ResourcesShowCluster,
+        Self::AuditRead,
+        Self::AuditVerify,
+        Self::AuditExport,
     ];
 
     /// The path of its requests.
@@ -184,6 +193,9 @@ impl Call {
             Self::ResourcesReplayDeadLetters => "/aap.v1.Resources/ReplayDeadLetters",
             Self::ResourcesPurgeDeadLetters => "/aap.v1.Resources/PurgeDeadLetters",
             Self::ResourcesShowCluster => "/aap.v1.Resources/ShowCluster",
+            Self::AuditRead => "/aap.v1.Audit/Read",
+            Self::AuditVerify => "/aap.v1.Audit/Verify",
+            Self::AuditExport => "/aap.v1.Audit/Export",
         }
     }
 }

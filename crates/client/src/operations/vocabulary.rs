@@ -41,6 +41,10 @@ pub enum Id {
     TokenCreate,
     TokenLs,
     TokenRevoke,
+    AuditTail,
+    AuditSearch,
+    AuditVerify,
+    AuditExport,
     SinkLs,
     SinkShow,
     SinkTest,
@@ -65,7 +69,7 @@ pub enum Id {
 
 impl Id {
     /// Every id.
-    pub const ALL: [Self; 53] = [
+    pub const ALL: [Self; 57] = [
         Self::Up,
         Self::Down,
         Self::Backup,
@@ -99,6 +103,10 @@ impl Id {
         Self::TokenCreate,
         Self::TokenLs,
         Self::TokenRevoke,
+        Self::AuditTail,
+        Self::AuditSearch,
+        Self::AuditVerify,
+        Self::AuditExport,
         Self::SinkLs,
         Self::SinkShow,
         Self::SinkTest,
