@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `rules.rs` | what each call needs |
 //! | `guard.rs` | [`Guard`], [`Caller`]: who calls, and whether they may |
+//! | `gate.rs` | [`Gate`]: what calls come through; what is recorded of them |
 //! | `scope.rs` | [`Scope`]: what a caller sees in a query |
 //! | `people.rs` | [`People`]: users, passwords, sessions, API tokens |
 //! | `credentials.rs`, `asked.rs` | sessions and tokens of callers and others; questions about rights |
@@ -15,6 +16,7 @@
 mod asked;
 mod credentials;
 mod enrolment_tokens;
+mod gate;
 mod guard;
 mod nodes;
 mod people;
@@ -40,10 +42,10 @@ use tonic::{Request, Response, Status};
 use crate::asking::unknown_node;
 use crate::identities::Identities;
 
+pub(crate) use gate::{Gate, bearer, pass_gate};
 pub(crate) use guard::{Caller, Guard, facts_of};
 pub(crate) use nodes::wire_identity;
 pub(crate) use people::People;
-pub(crate) use rules::call_of;
 pub(crate) use scope::{Named, Scope, Scoped};
 
 /// The kind of documents that declare roles.
@@ -281,7 +283,9 @@ impl Access for AccessService {
         let client = request.extensions().get::<ConnectInfo<Client>>();
         let from = client.map(|ConnectInfo(client)| client.address.ip());
         let from = from.unwrap_or_else(|| std::net::Ipv4Addr::UNSPECIFIED.into());
+        let touched = request.extensions().get::<guard::Touched>().cloned().unwrap_or_default();
         let v1::LogInRequest { user, password } = request.into_inner();
+        touched.note(Kind::User, &user);
         let begun = self.people.log_in(&user, Secret::from(password), from).await.map_err(refuse)?;
         Ok(Response::new(v1::LogInReply {
             token: begun.secret.reveal().to_owned(),

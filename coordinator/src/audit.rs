@@ -61,7 +61,6 @@ impl AuditTrail {
     ///
     /// # Errors
     /// `audit.unavailable`: it is not recorded, so what it says must not be done.
-    #[expect(dead_code, reason = "the layer that decides who may do what records by it")]
     pub(crate) async fn record(&self, record: Record) -> Result<(), Problem> {
         self.log.append(record).await.map(drop).map_err(|error| error.problem())
     }
@@ -73,7 +72,6 @@ impl AuditTrail {
 }
 
 /// Who acts, as it is recorded.
-#[expect(dead_code, reason = "the layer that decides who may do what records by it")]
 pub(crate) fn actor(principal: &Principal) -> Actor {
     Actor {
         kind: principal.kind.as_str().to_owned(),

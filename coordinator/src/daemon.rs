@@ -17,7 +17,7 @@ use tokio::net::TcpListener;
 use tokio::task::spawn_blocking;
 use tracing::info;
 
-use crate::access::{AccessService, Guard, People};
+use crate::access::{AccessService, Gate, Guard, People};
 use crate::audit::AuditService;
 use crate::catalog::LakeAndLanding;
 use crate::catalogs::Catalogs;
@@ -207,6 +207,7 @@ async fn serve(
     let guard = Guard::new(token, identities.clone(), parts.resources.clone());
     let people = People::new(identities.clone(), guard.clone()).context("get random numbers")?;
     tasks.spawn(TaskKind::optional("records of access"), people.clone().tidy(late.clone()));
+    let gate = Gate::new(guard.clone(), parts.audit.clone(), clock.clone());
     let access = AccessService::new(identities.clone(), people.clone(), vec![operators_at]);
     let enrolment = EnrolmentService::new(identities.clone(), advertised.agents, joined.clone());
     let service = OperatorService {
@@ -259,7 +260,7 @@ async fn serve(
     tasks.spawn(TaskKind::optional("rates"), board.sample(late.clone()));
     let audit = AuditService::new(parts.audit.clone(), late.clone());
     let services = Services { operator: service, resources, access, audit, enrolment };
-    tasks.spawn(TaskKind::vital("operators"), http::serve(operators, services, guard, late.clone()));
+    tasks.spawn(TaskKind::vital("operators"), http::serve(operators, services, gate, late.clone()));
 
     write_endpoints(home, &endpoints)?;
     notify_ready().context("tell the service manager")?;

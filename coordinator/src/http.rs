@@ -1,7 +1,6 @@
 //! The operators' port: gRPC behind the bearer token, and what monitoring asks without one.
 
 use std::convert::Infallible;
-use std::net::{IpAddr, Ipv4Addr};
 
 use aap_access::{Kind, Object, Verb};
 use aap_proto::v1::access_server::AccessServer;
@@ -17,14 +16,13 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
-use axum::middleware::{Next, from_fn_with_state};
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use tonic::Status;
 use tonic::service::Routes;
 use tower::ServiceExt;
 
-use crate::access::{self, AccessService, Guard};
+use crate::access::{AccessService, Gate, Guard, bearer, pass_gate};
 use crate::audit::AuditService;
 use crate::enrolment::{EnrolmentService, REQUEST_BYTES_MAX};
 use crate::metrics;
@@ -48,7 +46,7 @@ pub(crate) struct Services {
 pub(crate) async fn serve(
     listener: HttpListener,
     services: Services,
-    guard: Guard,
+    gate: Gate,
     shutdown: Shutdown,
 ) -> std::io::Result<()> {
     let Services { operator: service, resources, access, audit, enrolment } = services;
@@ -65,9 +63,9 @@ pub(crate) async fn serve(
         .route("/metrics", get(show_metrics))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(show_readiness))
-        .with_state(Monitored { service, guard: guard.clone() });
+        .with_state(Monitored { service, guard: gate.guard().clone() });
     let operators = Routes::new(operator).add_service(resources).add_service(access).add_service(audit);
-    let operators = operators.into_axum_router().layer(from_fn_with_state(guard, guarded));
+    let operators = operators.into_axum_router().layer(from_fn_with_state(gate, pass_gate));
     let enrolment = Routes::new(enrolment).into_axum_router();
     let router = dispatch(operators, enrolment, monitoring);
     let router = router.into_make_service_with_connect_info::<Client>();
@@ -141,33 +139,6 @@ async fn wrong_method(method: Method, uri: Uri) -> Response {
 fn typed(status: StatusCode, problem: &Problem) -> Response {
     let body = format!("{}\n", problem.to_json());
     (status, [(header::CONTENT_TYPE, "application/json")], body).into_response()
-}
-
-/// Lets a call on to its service, with who makes it. What no rule speaks of is not a call.
-async fn guarded(State(guard): State<Guard>, mut request: Request, next: Next) -> Response {
-    let Some(call) = access::call_of(request.uri().path()) else {
-        return Status::unimplemented("there is no such call").into_http::<Body>();
-    };
-    match guard.admit(call, bearer(request.headers()), address_of(&request)).await {
-        Ok(caller) => {
-            if let Some(caller) = caller {
-                request.extensions_mut().insert(caller);
-            }
-            next.run(request).await
-        }
-        Err(problem) => status_of_problem(&problem).into_http::<Body>(),
-    }
-}
-
-/// The token that is shown, if one is.
-fn bearer(headers: &HeaderMap) -> Option<&str> {
-    let shown = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    shown.and_then(|value| value.strip_prefix("Bearer ")).map(str::trim)
-}
-
-fn address_of(request: &Request) -> IpAddr {
-    let client = request.extensions().get::<ConnectInfo<Client>>();
-    client.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |ConnectInfo(client)| client.address.ip())
 }
 
 /// What monitoring asks.

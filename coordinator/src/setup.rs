@@ -68,7 +68,12 @@ pub(crate) async fn run(home: &Home, wanted: Wanted, clock: Arc<dyn Clock>) -> R
     let administrator = first_administrator(&people, &wanted.administrator).await;
     parts.close().await?;
     let administrator = administrator?;
-    Ok(Made { configuration: path, endpoint: wanted.endpoint, authority: fingerprint.to_string(), administrator })
+    Ok(Made {
+        configuration: path,
+        endpoint: wanted.endpoint,
+        authority: fingerprint.to_string(),
+        administrator,
+    })
 }
 
 /// Makes a user who may do everything, where there is no user yet.

@@ -25,6 +25,9 @@ const NEEDS: &[(&str, &[&str])] = &[
     ("Access/DeleteUser", &["user:delete"]),
     ("Access/ListRoles", &["role:read"]),
     ("Access/WhoCan", &["user:read"]),
+    ("Audit/Read", &["audit:read"]),
+    ("Audit/Verify", &["audit:read"]),
+    ("Audit/Export", &["audit:read"]),
     ("Operator/Status", &["platform:read"]),
     ("Operator/ListNodes", &["node:read"]),
     ("Operator/ListStreams", &["stream:read"]),
@@ -65,14 +68,14 @@ const COUNTS_WITHIN: Duration = Duration::from_secs(5);
 const PASSWORD: &str = "winter tram mushroom";
 
 /// What is asked of a coordinator with a token.
-struct Desk {
+pub(crate) struct Desk {
     /// A home that holds nothing but where the coordinator is, and the token.
     place: Platform,
     runtime: tokio::runtime::Runtime,
 }
 
 impl Desk {
-    fn at(hub: &Platform, token: &str) -> Self {
+    pub(crate) fn at(hub: &Platform, token: &str) -> Self {
         let place = Platform::new();
         for file in ["run/coordinator.json", "tls/root.pem"] {
             let to = place.home().join(file);
@@ -85,7 +88,7 @@ impl Desk {
     }
 
     /// With the token of the platform's home.
-    fn of_operator(hub: &Platform) -> Self {
+    pub(crate) fn of_operator(hub: &Platform) -> Self {
         Self::at(hub, &std::fs::read_to_string(hub.home().join("run/operator.token")).unwrap())
     }
 
@@ -94,7 +97,7 @@ impl Desk {
     }
 
     /// One call of the service `Access`: its answer, or the code of the problem.
-    fn access<T>(
+    pub(crate) fn access<T>(
         &self,
         ask: impl AsyncFnOnce(&mut aap_client::AccessApi) -> Result<tonic::Response<T>, tonic::Status>,
     ) -> Result<T, String> {
@@ -120,19 +123,19 @@ impl Desk {
         self.access(async |api| api.change_user(request).await)
     }
 
-    fn log_in(&self, name: &str, password: &str) -> Result<v1::LogInReply, String> {
+    pub(crate) fn log_in(&self, name: &str, password: &str) -> Result<v1::LogInReply, String> {
         let request = v1::LogInRequest { user: name.to_owned(), password: password.to_owned() };
         self.access(async |api| api.log_in(request).await)
     }
 
     /// A desk of a new user with these roles.
-    fn desk_of(&self, hub: &Platform, name: &str, roles: &[&str]) -> Self {
+    pub(crate) fn desk_of(&self, hub: &Platform, name: &str, roles: &[&str]) -> Self {
         self.create_user(name, roles);
         Self::at(hub, &self.log_in(name, PASSWORD).unwrap().token)
     }
 
     /// The code of the problem with which a call with an empty request ends.
-    fn code_of(&self, path: &str) -> String {
+    pub(crate) fn code_of(&self, path: &str) -> String {
         self.runtime.block_on(async {
             let mut grpc = tonic::client::Grpc::new(self.channel().await);
             grpc.ready().await.unwrap();
@@ -162,8 +165,13 @@ impl Desk {
         endpoint.tls_config(tls).unwrap().connect().await.unwrap()
     }
 
+    /// What `aap` prints here.
+    pub(crate) fn aap_json(&self, arguments: &[&str]) -> Value {
+        self.place.aap(arguments).ok().json()
+    }
+
     /// Runs `aap` here; what goes wrong is told as JSON.
-    fn aap(&self, arguments: &[&str]) -> Ran {
+    pub(crate) fn aap(&self, arguments: &[&str]) -> Ran {
         self.place.aap(&[arguments, &["-o", "ndjson"]].concat())
     }
 
@@ -214,7 +222,7 @@ fn rows(desk: &Desk, arguments: &[&str], sql: &str) -> Value {
     desk.place.aap(&[&["query", "-o", "json"], arguments, &[sql]].concat()).ok().json()["items"].take()
 }
 
-fn hub() -> (Platform, Daemon) {
+pub(crate) fn hub() -> (Platform, Daemon) {
     let platform = Platform::new();
     platform.prepare("hub", &Settings::default());
     let daemon = platform.start("coordinator");

@@ -6,6 +6,7 @@
 mod access;
 mod accounting;
 mod alone;
+mod audit;
 mod backup;
 mod bad_input;
 mod changes;

@@ -65,12 +65,56 @@ impl std::fmt::Debug for Guard {
     }
 }
 
+/// What a call was about, as far as it was looked at: for whoever records it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Touched(Arc<Mutex<Vec<(Kind, String)>>>);
+
+impl Touched {
+    /// More objects than anybody reads in one record.
+    const MAX: usize = 8;
+
+    /// Notes an object.
+    pub(crate) fn note(&self, kind: Kind, name: &str) {
+        let mut objects = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_known = objects.iter().any(|(known, named)| *known == kind && named == name);
+        if !is_known && objects.len() < Self::MAX {
+            objects.push((kind, name.to_owned()));
+        }
+    }
+
+    /// Kinds and names.
+    pub(crate) fn objects(&self) -> Vec<(Kind, String)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The user that it was about, if it was.
+    pub(crate) fn user(&self) -> String {
+        let user = self.objects().into_iter().find(|(kind, _)| *kind == Kind::User);
+        user.map(|(_, name)| name).unwrap_or_default()
+    }
+}
+
+/// Why a call does not get to its service.
+#[derive(Debug)]
+pub(crate) struct Refused {
+    pub(crate) problem: Problem,
+    /// Who made it, if that is known.
+    pub(crate) caller: Option<Caller>,
+}
+
+impl From<Problem> for Refused {
+    fn from(problem: Problem) -> Self {
+        Self { problem, caller: None }
+    }
+}
+
 /// Who calls, and what they may: in the extensions of every request that a service sees.
 #[derive(Debug, Clone)]
 pub(crate) struct Caller {
     pub(crate) principal: Arc<Principal>,
     pub(crate) policy: Arc<Policy>,
     pub(crate) from: IpAddr,
+    touched: Touched,
     guard: Guard,
     /// What was shown, to be looked at again.
     shown: Arc<Zeroizing<String>>,
@@ -103,21 +147,22 @@ impl Guard {
         call: Call,
         shown: Option<&str>,
         from: IpAddr,
-    ) -> Result<Option<Caller>, Problem> {
+        touched: &Touched,
+    ) -> Result<Option<Caller>, Refused> {
         let permissions = match rule(call) {
             Rule::Open => return Ok(None),
             Rule::Known => vec![],
             Rule::Needs(permission) => vec![permission],
             Rule::AnyOf(permissions) => permissions.to_vec(),
         };
-        let caller = self.caller(shown, from).await?;
+        let caller = Caller { touched: touched.clone(), ..self.caller(shown, from).await? };
         let may = |permission: &Permission| match permission.kind {
             Some(kind) => caller.reaches(kind, permission.verb),
             None => super::DECLARED.iter().any(|kind| caller.reaches(*kind, permission.verb)),
         };
         match permissions.is_empty() || permissions.iter().any(may) {
             true => Ok(Some(caller)),
-            false => Err(caller.denied_all(&permissions)),
+            false => Err(Refused { problem: caller.denied_all(&permissions), caller: Some(caller) }),
         }
     }
 
@@ -130,7 +175,7 @@ impl Guard {
         let principal = self.principal(shown).await?;
         let policy = self.policy().await?;
         let (guard, shown) = (self.clone(), Arc::new(Zeroizing::new(shown.to_owned())));
-        Ok(Caller { principal, policy, from, guard, shown })
+        Ok(Caller { principal, policy, from, touched: Touched::default(), guard, shown })
     }
 
     async fn principal(&self, shown: &str) -> Result<Arc<Principal>, Problem> {
@@ -246,6 +291,7 @@ impl Caller {
     /// `auth.denied`.
     pub(crate) fn require<'a>(&self, verb: Verb, object: impl Into<Object<'a>>) -> Result<(), Problem> {
         let object = object.into();
+        self.touched.note(object.kind, object.name);
         let made = self.policy.decide(&self.principal, verb, &object);
         if made.allowed { Ok(()) } else { Err(made.problem(&self.principal, verb, &object)) }
     }

@@ -86,6 +86,66 @@ pub(crate) const fn rule(call: Call) -> Rule {
     }
 }
 
+/// The permission that a record of the call names.
+pub(crate) const fn permission(call: Call) -> Option<Permission> {
+    match rule(call) {
+        Rule::Needs(permission) => Some(permission),
+        Rule::Open | Rule::Known | Rule::AnyOf(_) => None,
+    }
+}
+
+/// What a call that changes something is recorded as, in the words of the command line; `None` where it only looks.
+pub(crate) const fn action(call: Call) -> Option<&'static str> {
+    match call {
+        Call::AccessLogIn => Some("auth login"),
+        Call::AccessLogOut => Some("auth logout"),
+        Call::AccessChangePassword => Some("auth password"),
+        Call::AccessEndSessions => Some("auth sessions end"),
+        Call::AccessCreateEnrolmentToken => Some("token create"),
+        Call::AccessRevokeEnrolmentToken => Some("token revoke"),
+        Call::AccessSetNodeState => Some("node standing"),
+        Call::AccessLabelNode => Some("node label"),
+        Call::AccessCreateUser => Some("user create"),
+        Call::AccessChangeUser => Some("user set"),
+        Call::AccessDeleteUser => Some("user delete"),
+        Call::AccessCreateApiToken => Some("token create --api"),
+        Call::AccessRevokeApiTokens => Some("token revoke --api"),
+        Call::OperatorDeleteStream => Some("stream delete"),
+        Call::OperatorCancelQuery => Some("query cancel"),
+        Call::ResourcesApply => Some("apply"),
+        Call::ResourcesDelete => Some("delete"),
+        Call::ResourcesTestSink => Some("sink test"),
+        Call::ResourcesPauseSink => Some("sink pause"),
+        Call::ResourcesResumeSink => Some("sink resume"),
+        Call::ResourcesReplayDeadLetters => Some("sink dlq replay"),
+        Call::ResourcesPurgeDeadLetters => Some("sink dlq purge"),
+        Call::AccessListEnrolmentTokens
+        | Call::AccessListNodeIdentities
+        | Call::AccessWhoAmI
+        | Call::AccessListSessions
+        | Call::AccessListUsers
+        | Call::AccessListRoles
+        | Call::AccessListApiTokens
+        | Call::AccessCanI
+        | Call::AccessWhoCan
+        | Call::AuditRead
+        | Call::AuditVerify
+        | Call::AuditExport
+        | Call::OperatorStatus
+        | Call::OperatorListNodes
+        | Call::OperatorListStreams
+        | Call::OperatorShowStream
+        | Call::OperatorListStreamFiles
+        | Call::OperatorTailStream
+        | Call::OperatorRunQuery
+        | Call::OperatorListQueries
+        | Call::ResourcesGet
+        | Call::ResourcesListSinks
+        | Call::ResourcesListDeadLetters
+        | Call::ResourcesShowCluster => None,
+    }
+}
+
 /// The call of a path, if it is one.
 pub(crate) fn call_of(path: &str) -> Option<Call> {
     Call::ALL.into_iter().find(|call| call.path() == path)

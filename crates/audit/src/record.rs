@@ -15,6 +15,8 @@ pub const DETAILS_MAX: usize = 16;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {
+    /// It is permitted, and about to be done: recorded first, so that nothing is done that could not be.
+    Begun,
     /// It was done.
     Done,
     /// It was not permitted.
@@ -25,11 +27,12 @@ pub enum Outcome {
 
 impl Outcome {
     /// Every one.
-    pub const ALL: [Self; 3] = [Self::Done, Self::Denied, Self::Failed];
+    pub const ALL: [Self; 4] = [Self::Begun, Self::Done, Self::Denied, Self::Failed];
 
     /// As it is written.
     pub const fn as_str(self) -> &'static str {
         match self {
+            Self::Begun => "begun",
             Self::Done => "done",
             Self::Denied => "denied",
             Self::Failed => "failed",
@@ -47,7 +50,7 @@ impl FromStr for Outcome {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
         let known = Self::ALL.into_iter().find(|outcome| outcome.as_str() == text);
-        known.ok_or_else(|| format!("`{text}` is no outcome: done, denied or failed"))
+        known.ok_or_else(|| format!("`{text}` is no outcome: begun, done, denied or failed"))
     }
 }
 

@@ -6987,7 +6987,7 @@ pub struct ReadAuditRequest {
     /// operation, or the noun that it begins with; empty: every one
     #[prost(string, tag = "4")]
     pub action: ::prost::alloc::string::String,
-    /// "done", "denied", "failed"; empty: each
+    /// "begun", "done", "denied", "failed"; empty: each
     #[prost(string, tag = "5")]
     pub outcome: ::prost::alloc::string::String,
     /// empty: any

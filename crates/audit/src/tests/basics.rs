@@ -9,8 +9,8 @@ use camino::Utf8PathBuf;
 use super::world::{World, close, fill, record};
 use crate::line::LINE_BYTES_MAX;
 use crate::{
-    AuditLog, CHECKPOINT_AFTER, Checkpoint, DETAILS_MAX, Error, KeyError, Object, OwnAction, PublicKey,
-    Query, SigningKey, TEXT_BYTES_MAX,
+    CHECKPOINT_AFTER, Checkpoint, DETAILS_MAX, Error, KeyError, Object, OwnAction, PublicKey, SigningKey,
+    TEXT_BYTES_MAX,
 };
 
 #[test]
