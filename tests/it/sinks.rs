@@ -3,6 +3,7 @@
 pub(crate) mod cassandra;
 mod http;
 pub(crate) mod kafka;
+mod mongodb;
 mod opensearch;
 pub(crate) mod postgres;
 mod redis;

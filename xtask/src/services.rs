@@ -19,7 +19,7 @@ struct Server {
 }
 
 /// Every server that tests are written for.
-const SERVERS: [Server; 12] = [
+const SERVERS: [Server; 13] = [
     Server { name: "postgres", needs: &["apt-get"], is_slow: false },
     Server { name: "kafka", needs: &["java", "mvn", "openssl"], is_slow: false },
     // Half a gigabyte for what one test looks at: only where it is asked for.
@@ -27,6 +27,7 @@ const SERVERS: [Server; 12] = [
     Server { name: "cassandra", needs: &["java", "mvn", "openssl"], is_slow: false },
     Server { name: "redis", needs: &["apt-get", "openssl"], is_slow: false },
     Server { name: "minio", needs: &["go"], is_slow: true },
+    Server { name: "mongodb", needs: &["go", "python3", "openssl"], is_slow: true },
     Server { name: "opensearch", needs: &["java", "mvn", "unzip"], is_slow: true },
     Server { name: "spark", needs: &["java", "mvn"], is_slow: true },
     Server { name: "mosquitto", needs: &["apt-get"], is_slow: false },
@@ -40,9 +41,9 @@ const SERVERS: [Server; 12] = [
 const PORTS_FROM: u16 = 21_000;
 const PORTS_TO: u16 = 31_000;
 /// Offsets from a base that the scripts use, as they are told below.
-const PORT_OFFSETS: [u16; 30] = [
+const PORT_OFFSETS: [u16; 32] = [
     0, 1, 2, 3, 4, 5, 10, 11, 12, 13, 14, 15, 20, 21, 22, 23, 24, 25, 40, 41, 50, 60, 61, 70, 71, 75, 80, 81,
-    90, 91,
+    85, 86, 90, 91,
 ];
 
 /// Running servers. Dropping it stops them and deletes their data.
@@ -77,6 +78,8 @@ impl Servers {
             ("AAP_SPARK_PORT", port(75)),
             ("AAP_REDIS_PORT", port(80)),
             ("AAP_REDIS_TLS_PORT", port(81)),
+            ("AAP_MONGODB_PORT", port(85)),
+            ("AAP_MONGODB_TLS_PORT", port(86)),
             ("AAP_MOSQUITTO_PORT", port(90)),
             ("AAP_MOSQUITTO_TLS_PORT", port(91)),
         ];

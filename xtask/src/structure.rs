@@ -35,6 +35,7 @@ const LAYERS: [&[&str]; 7] = [
         "aap-cassandra",
         "aap-http",
         "aap-redis",
+        "aap-mongodb",
         "aap-spark",
     ],
     &["aap-agent", "aap-coordinator", "aap-engine"],
@@ -61,7 +62,7 @@ const SAME_LAYER: [(&str, &str, &str); 3] = [
 const CLI_SEES: [&str; 4] = ["aap-backup", "aap-client", "aap-runtime", "aap-types"];
 
 /// Each driver is named by exactly one crate.
-const HOMES: [(&str, &str); 14] = [
+const HOMES: [(&str, &str); 15] = [
     ("argon2", "aap-access"),
     ("duckdb", "aap-engine"),
     ("libduckdb-sys", "aap-engine"),
@@ -73,6 +74,7 @@ const HOMES: [(&str, &str); 14] = [
     ("scylla", "aap-cassandra"),
     ("reqwest", "aap-http"),
     ("redis", "aap-redis"),
+    ("mongodb", "aap-mongodb"),
     ("quinn", "aap-transport"),
     ("rcgen", "aap-transport"),
     ("ratatui", "aap-tui"),

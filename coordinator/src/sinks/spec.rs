@@ -58,6 +58,8 @@ pub(crate) struct SinkSpec {
     #[serde(default)]
     redis: Option<aap_redis::RedisSpec>,
     #[serde(default)]
+    mongodb: Option<aap_mongodb::MongoDbSpec>,
+    #[serde(default)]
     stdout: Option<StdoutSpec>,
 }
 
@@ -83,6 +85,7 @@ enum Driver<'a> {
     Elasticsearch(&'a aap_http::ElasticsearchSpec),
     Http(&'a aap_http::HttpSpec),
     Redis(&'a aap_redis::RedisSpec),
+    MongoDb(&'a aap_mongodb::MongoDbSpec),
     Stdout,
 }
 
@@ -125,6 +128,7 @@ impl SinkSpec {
             .chain(self.elasticsearch.iter().map(Driver::Elasticsearch))
             .chain(self.http.iter().map(Driver::Http))
             .chain(self.redis.iter().map(Driver::Redis))
+            .chain(self.mongodb.iter().map(Driver::MongoDb))
             .chain(self.stdout.iter().map(|_nothing_to_say| Driver::Stdout))
             .collect()
     }
@@ -147,6 +151,7 @@ impl SinkSpec {
             Driver::Elasticsearch(spec) => spec.place(),
             Driver::Http(spec) => spec.place(),
             Driver::Redis(spec) => spec.place(),
+            Driver::MongoDb(spec) => spec.place(),
             Driver::Stdout => "the coordinator's standard output".to_owned(),
             Driver::Postgres(spec) => format!("{} table {}", spec.url, spec.table),
         }
@@ -162,6 +167,7 @@ impl SinkSpec {
             Driver::Elasticsearch(spec) => Box::new(aap_http::ElasticsearchSink::new(target, spec.clone())),
             Driver::Http(spec) => Box::new(aap_http::HttpSink::new(target, spec.clone(), ledger)),
             Driver::Redis(spec) => Box::new(aap_redis::RedisSink::new(target, spec.clone())),
+            Driver::MongoDb(spec) => Box::new(aap_mongodb::MongoDbSink::new(target, spec.clone())),
             Driver::Stdout => Box::new(StdoutSink::new(ledger)),
         }
     }
@@ -183,8 +189,8 @@ impl SinkSpec {
 }
 
 /// The sections that name a place.
-const DRIVERS: [&str; 8] =
-    ["kafka", "postgres", "cassandra", "s3", "elasticsearch", "http", "redis", "stdout"];
+const DRIVERS: [&str; 9] =
+    ["kafka", "postgres", "cassandra", "s3", "elasticsearch", "http", "redis", "mongodb", "stdout"];
 
 impl Driver<'_> {
     fn name(&self) -> &'static str {
@@ -196,6 +202,7 @@ impl Driver<'_> {
             Self::Elasticsearch(_) => "elasticsearch",
             Self::Http(_) => "http",
             Self::Redis(_) => "redis",
+            Self::MongoDb(_) => "mongodb",
             Self::Stdout => "stdout",
         }
     }
@@ -208,6 +215,7 @@ impl Driver<'_> {
             Self::Elasticsearch(spec) => spec.check(),
             Self::Http(spec) => spec.check(),
             Self::Redis(spec) => spec.check(),
+            Self::MongoDb(spec) => spec.check(),
             Self::Stdout => Ok(()),
             Self::Postgres(spec) => spec.validate().map_err(|problem| full(&problem)),
         }

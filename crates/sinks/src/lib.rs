@@ -51,7 +51,8 @@ pub use target::{Target, Template, TemplateError};
 /// What a sink promises for every row that was acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Guarantee {
-    /// Rows and positions are one commit of the server: each row stands there once, and was visible once.
+    /// Each row stands there once, and was visible once: rows and positions are one commit of the server, or a row that is
+    /// there is not written again.
     ExactlyOnce,
     /// Each row has a key of its own, and writing it again changes nothing: it stands there once, though a reader may have
     /// been told of it twice.

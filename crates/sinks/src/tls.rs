@@ -25,15 +25,21 @@ pub fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
+/// The PEM file itself, or that of the machine without one. Looks at the disk.
+///
+/// # Errors
+/// The machine has no file of authorities.
+pub fn authorities_file(file: Option<&Utf8Path>) -> io::Result<&Utf8Path> {
+    let found = || SYSTEM_ROOTS.iter().map(Utf8Path::new).find(|path| path.exists());
+    file.or_else(found).ok_or_else(|| io::Error::other("this machine has no file of trusted authorities"))
+}
+
 /// The authorities in a PEM file, or those of the machine without one. Blocks for a file.
 ///
 /// # Errors
 /// The file cannot be read or has no certificate; the machine has no file of authorities. The message names the file.
 pub fn authorities(file: Option<&Utf8Path>) -> io::Result<RootCertStore> {
-    let found = || SYSTEM_ROOTS.iter().map(Utf8Path::new).find(|path| path.exists());
-    let path = file
-        .or_else(found)
-        .ok_or_else(|| io::Error::other("this machine has no file of trusted authorities"))?;
+    let path = authorities_file(file)?;
     let wrong = |why: String| io::Error::other(format!("read authorities in `{path}`: {why}"));
     let pem = std::fs::read(path).map_err(|error| wrong(error.to_string()))?;
     let mut store = RootCertStore::empty();
