@@ -154,13 +154,13 @@ impl Passing {
             from: Some(self.from.to_string()),
             permission: permission(self.call).map(|permission| permission.to_string()),
             object: objects
-                .last()
+                .first()
                 .map(|(kind, name)| aap_audit::Object { kind: kind.to_string(), name: name.clone() }),
             problem: problem.map(|problem| problem.code.clone()),
             ..Record::new(actor, action, outcome)
         };
         let others: Vec<String> =
-            objects.iter().rev().skip(1).map(|(kind, name)| format!("{kind}/{name}")).collect();
+            objects.iter().skip(1).map(|(kind, name)| format!("{kind}/{name}")).collect();
         if others.is_empty() { record } else { record.with("also", others.join(", ")) }
     }
 }

@@ -61,7 +61,7 @@ pub(crate) fn random_record(random: &mut Random) -> Record {
     const NAMES: [&str; 6] = ["ana", "bo", "line\nbreak", "\u{1b}[31m", "\",\"hash\":\"", "žluťoučký"];
     const ACTIONS: [&str; 4] = ["token create", "token revoke", "node ban", "stream delete"];
     let mut record = record(random.pick(&NAMES), random.pick(&ACTIONS));
-    record.outcome = Outcome::ALL[random.index(3)];
+    record.outcome = Outcome::ALL[random.index(Outcome::ALL.len())];
     record.request = (random.below(2) == 0).then(|| random.next().to_string());
     record.from = (random.below(2) == 0).then(|| "10.0.0.9:4412".to_owned());
     record.permission = (random.below(2) == 0).then(|| "node:approve".to_owned());

@@ -27,8 +27,11 @@ const RECORD: &[Field] = &[
 const ACTOR: Argument = Argument::option("actor", Value::Text, "Only what this user, node or operator did");
 const ACTION: Argument =
     Argument::option("action", Value::Text, "Only this operation, such as `node ban`, or all of a noun");
-const OUTCOME: Argument =
-    Argument::option("outcome", Value::Choice(&["begun", "done", "denied", "failed"]), "Only what ended like this");
+const OUTCOME: Argument = Argument::option(
+    "outcome",
+    Value::Choice(&["begun", "done", "denied", "failed"]),
+    "Only what ended like this",
+);
 const OBJECT: Argument = Argument::option("object", Value::Text, "Only what was done to KIND or KIND/NAME");
 
 const KEPT: &[Argument] = &[
