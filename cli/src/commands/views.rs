@@ -1,8 +1,8 @@
 //! Messages of the platform as objects with the fields of the registry.
 
 use aap_client::v1::{
-    Change, DeadLetter, EnrolmentToken, NodeIdentity, NodeStatus, Resource, SinkPosition, SinkStatus,
-    SinkStream, SourceStatus, StreamCounters, StreamStatus,
+    Change, DeadLetter, NodeIdentity, NodeStatus, Resource, SinkPosition, SinkStatus, SinkStream,
+    SourceStatus, StreamCounters, StreamStatus,
 };
 use aap_types::Problem;
 use serde_json::{Value, json};
@@ -57,25 +57,6 @@ pub(crate) fn standing(node: &NodeIdentity) -> Object {
 /// A moment; 0 stands for none.
 pub(crate) fn until(us: i64) -> Option<String> {
     Some(us).filter(|us| *us != 0).and_then(rfc3339)
-}
-
-/// An enrolment token.
-pub(crate) fn token(token: &EnrolmentToken) -> Object {
-    object(json!({
-        "id": token.id,
-        "state": token.state,
-        "site": token.site,
-        "node": token.node,
-        "uses_left": token.uses_left,
-        "expires": rfc3339(token.expires_us),
-        "nodes": token.nodes,
-        "requires_approval": token.requires_approval,
-        "uses": token.uses,
-        "labels": token.labels,
-        "created": rfc3339(token.created_us),
-        "revoked": until(token.revoked_us),
-        "author": token.author,
-    }))
 }
 
 fn counters(counters: &StreamCounters) -> Value {
@@ -233,8 +214,6 @@ mod tests {
         for id in [Id::NodeApprove, Id::NodeCordon, Id::NodeBan, Id::NodeLabel] {
             check(id, standing(&NodeIdentity::default()), &[]);
         }
-        check(Id::TokenLs, token(&EnrolmentToken::default()), &[]);
-        check(Id::TokenRevoke, token(&EnrolmentToken::default()), &[]);
         check(Id::StreamLs, stream(&StreamStatus::default()), &[]);
         check(Id::StreamShow, stream(&StreamStatus::default()), &["columns", "origins"]);
         check(Id::Apply, applied(&Change::default()), &[]);

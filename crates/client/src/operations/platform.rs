@@ -2,7 +2,8 @@
 
 use aap_types::ExitCode;
 
-use super::vocabulary::{Argument, Effect, Example, Field, FieldType, Format, Id, Operation, Output, Value};
+use super::ids::Id;
+use super::vocabulary::{Argument, Effect, Example, Field, FieldType, Format, Operation, Output, Value};
 
 const LISTING: &[Format] = &[Format::Table, Format::Plain, Format::Json, Format::Ndjson, Format::Csv];
 const ITEM: &[Format] = &[Format::Table, Format::Plain, Format::Json, Format::Ndjson];
@@ -277,5 +278,24 @@ a missing sandbox layer, are shown and do not change the exit code.",
             Example { command: "aap help --json", purpose: "for tools" },
         ],
         hints: &[],
+    },
+    Operation {
+        id: Id::Man,
+        noun: "",
+        verb: "man",
+        is_default: false,
+        summary: "Print the manual page of `aap`, or write one for every command into a directory",
+        details: "",
+        arguments: &[Argument::optional("dir", Value::Directory, "Where to; it must be there")],
+        effect: Effect::Read,
+        permission: "",
+        output: Output::Text,
+        formats: &[Format::Plain],
+        exits: &[ExitCode::Ok, ExitCode::Failed],
+        examples: &[
+            Example { command: "aap man", purpose: "the page of `aap` itself, for man -l -" },
+            Example { command: "aap man /usr/local/share/man/man1", purpose: "one for every command" },
+        ],
+        hints: &["aap help"],
     },
 ];
