@@ -16,7 +16,7 @@ const RECORD_BYTES_MAX: u64 = 64 << 10;
 const OTHERS: u32 = 0o077;
 
 /// Keeps one record per platform. A record is a secret as a whole.
-pub trait CredentialStore: fmt::Debug + Send + Sync {
+pub(crate) trait CredentialStore: fmt::Debug + Send + Sync {
     /// As `AAP_CREDENTIAL_STORE` names it.
     fn name(&self) -> &'static str;
     /// Where the record of a platform is, for people.
@@ -40,16 +40,16 @@ pub trait CredentialStore: fmt::Debug + Send + Sync {
 
 /// One file per platform that only its owner can read.
 #[derive(Debug, Clone)]
-pub struct FileStore {
+pub(crate) struct FileStore {
     folder: Utf8PathBuf,
 }
 
 impl FileStore {
     /// As it is named.
-    pub const NAME: &str = "file";
+    pub(crate) const NAME: &str = "file";
 
     /// The files in `credentials/` of a folder for state.
-    pub fn within(state_folder: &Utf8Path) -> Self {
+    pub(crate) fn within(state_folder: &Utf8Path) -> Self {
         Self { folder: state_folder.join("credentials") }
     }
 

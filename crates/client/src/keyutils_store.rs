@@ -11,11 +11,11 @@ use crate::credential_store::CredentialStore;
 
 /// The keyring of whoever is logged in on this machine.
 #[derive(Debug, Clone)]
-pub struct KeyutilsStore;
+pub(crate) struct KeyutilsStore;
 
 impl KeyutilsStore {
     /// As it is named.
-    pub const NAME: &str = "keyutils";
+    pub(crate) const NAME: &str = "keyutils";
 }
 
 impl CredentialStore for KeyutilsStore {
