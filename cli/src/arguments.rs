@@ -3,11 +3,13 @@
 use std::ffi::OsString;
 use std::time::Duration;
 
+use aap_client::Named;
 use aap_client::operations::{self, Argument, Format, GLOBALS, Id, Kind, NOUNS, Operation, Value};
 use aap_types::{ExitCode, Problem};
 use camino::Utf8PathBuf;
 use clap::builder::{FalseyValueParser, PossibleValuesParser, ValueParser};
 use clap::error::ErrorKind;
+use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command, ValueHint};
 
 /// Most rows or items that are printed unless told otherwise.
@@ -16,7 +18,10 @@ const LIMIT_DEFAULT: u64 = 500;
 /// What every command takes.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
-    pub(crate) home: Option<Utf8PathBuf>,
+    /// The platform that the command line names.
+    pub(crate) on_line: Named,
+    /// The platform that the environment names.
+    pub(crate) in_environment: Named,
     /// As asked; `None`: what suits stdout.
     pub(crate) format: Option<Format>,
     /// Most rows or items; 0: all.
@@ -26,6 +31,8 @@ pub(crate) struct Settings {
     pub(crate) quiet: bool,
     pub(crate) verbose: bool,
     pub(crate) yes: bool,
+    /// The name of the context, where it asks for it.
+    pub(crate) confirm: Option<String>,
     pub(crate) color: Color,
 }
 
@@ -227,6 +234,7 @@ fn value_name(value: Value) -> &'static str {
         Value::Sql => "SQL",
         Value::Stream => "STREAM",
         Value::Node => "NODE",
+        Value::Context => "NAME",
         Value::Choice(_) => "WHICH",
     }
 }
@@ -254,14 +262,15 @@ fn hint(value: Value) -> ValueHint {
     }
 }
 
-/// `30s`, `5m`, `1h`, `500ms`, `1h30m`; a bare number is seconds.
+/// `30s`, `5m`, `1h`, `30d`, `500ms`, `1h30m`; a bare number is seconds, a day 24 hours.
 fn parse_duration(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("`{text}` is not a duration: write 30s, 5m, 1h or 500ms");
+    let wrong = || format!("`{text}` is not a duration: write 30s, 5m, 1h, 30d or 500ms");
     let trimmed = text.trim();
     if let Ok(seconds) = trimmed.parse::<f64>() {
         return Duration::try_from_secs_f64(seconds).map_err(|_| wrong());
     }
-    let span = trimmed.parse::<jiff::SignedDuration>().map_err(|_| wrong())?;
+    let span = trimmed.parse::<jiff::Span>().map_err(|_| wrong())?;
+    let span = span.to_duration(jiff::SpanRelativeTo::days_are_24_hours()).map_err(|_| wrong())?;
     Duration::try_from(span).map_err(|_| wrong())
 }
 
@@ -272,7 +281,8 @@ impl Settings {
             Format::NAMES.iter().find(|(name, _)| name == wanted).map(|(_, format)| *format)
         });
         Self {
-            home: text("home").filter(|path| !path.is_empty()).map(Utf8PathBuf::from),
+            on_line: named(matches, ValueSource::CommandLine),
+            in_environment: named(matches, ValueSource::EnvVariable),
             format,
             limit: matches.get_one::<u64>("limit").copied().unwrap_or(LIMIT_DEFAULT),
             timeout: matches.get_one::<Duration>("timeout").copied(),
@@ -280,6 +290,7 @@ impl Settings {
             quiet: matches.get_flag("quiet"),
             verbose: matches.get_flag("verbose"),
             yes: matches.get_flag("yes"),
+            confirm: text("confirm").cloned(),
             color: match text("color").map(String::as_str) {
                 Some("always") => Color::Always,
                 Some("never") => Color::Never,
@@ -290,7 +301,8 @@ impl Settings {
 
     fn plain() -> Self {
         Self {
-            home: None,
+            on_line: Named::default(),
+            in_environment: Named::default(),
             format: None,
             limit: LIMIT_DEFAULT,
             timeout: None,
@@ -298,9 +310,19 @@ impl Settings {
             quiet: false,
             verbose: false,
             yes: false,
+            confirm: None,
             color: Color::Never,
         }
     }
+}
+
+/// The platform that one place names.
+fn named(matches: &ArgMatches, source: ValueSource) -> Named {
+    let text = |name: &str| {
+        let is_from_it = matches.value_source(name) == Some(source);
+        matches.get_one::<String>(name).filter(|value| is_from_it && !value.is_empty()).cloned()
+    };
+    Named { home: text("home").map(Utf8PathBuf::from), context: text("context") }
 }
 
 /// The format to print in: as asked if the operation has it, else what suits stdout.
@@ -380,12 +402,17 @@ mod tests {
 
     #[test]
     fn durations_parse_as_people_write_them() {
-        for (text, ms) in
-            [("30s", 30_000), ("5m", 300_000), ("500ms", 500), ("2", 2000), ("1h30m", 5_400_000)]
-        {
+        for (text, ms) in [
+            ("30s", 30_000),
+            ("5m", 300_000),
+            ("500ms", 500),
+            ("2", 2000),
+            ("1h30m", 5_400_000),
+            ("30d", 2_592_000_000),
+        ] {
             assert_eq!(parse_duration(text).unwrap().as_millis(), ms, "{text}");
         }
-        for bad in ["", "x", "-1s", "5 parsecs"] {
+        for bad in ["", "x", "-1s", "5 parsecs", "2 months"] {
             assert!(parse_duration(bad).is_err(), "{bad}");
         }
     }

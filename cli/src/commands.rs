@@ -1,21 +1,29 @@
 //! One module per noun, one function per verb.
 
+mod access_views;
 mod audit;
+mod auth;
 mod backup;
 mod buffer;
 mod cluster;
+mod contexts;
 mod dead_letters;
+mod decisions;
 mod help;
+mod init;
 pub(crate) mod logs;
 mod node;
 mod program;
 mod query;
 mod resource;
+mod role;
+mod session;
 mod sink;
 mod source;
 mod status;
 mod stream;
 mod token;
+mod user;
 pub(crate) mod views;
 
 use aap_client::operations::{Id, Operation, Output};
@@ -25,7 +33,7 @@ use clap::ArgMatches;
 use crate::arguments::format_for;
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::{ingest, up};
+use crate::{guard, ingest, up};
 
 /// Runs one operation. The match is whole: an operation without a handler does not compile.
 pub(crate) async fn dispatch(
@@ -37,7 +45,9 @@ pub(crate) async fn dispatch(
         // Before anything is done: a format that cannot be printed must not be found out afterwards.
         format_for(operation.id, &context.settings, context.printer.stdout_is_terminal())?;
     }
+    guard::pass(context, operation, arguments)?;
     match operation.id {
+        Id::Init => init::run(context, operation, arguments),
         Id::Up => Box::pin(up::up(context, arguments)).await,
         Id::Down => Box::pin(up::down(context)).await,
         Id::Backup => backup::backup(context, arguments).await,
@@ -47,6 +57,7 @@ pub(crate) async fn dispatch(
         Id::Version => help::version(context),
         Id::Completion => help::completion(context, arguments),
         Id::Help => help::show(context, arguments),
+        Id::Man => help::man(context, arguments),
         Id::Apply => resource::apply(context, arguments).await,
         Id::Diff => resource::diff(context, arguments).await,
         Id::Get => resource::get(context, arguments).await,
@@ -75,6 +86,33 @@ pub(crate) async fn dispatch(
         Id::AuditSearch => Box::pin(audit::search(context, arguments)).await,
         Id::AuditVerify => audit::verify(context, arguments).await,
         Id::AuditExport => audit::export(context, arguments).await,
+        Id::AuthLogin => auth::login(context, arguments).await,
+        Id::AuthLogout => auth::logout(context).await,
+        Id::AuthStatus => auth::status(context),
+        Id::AuthWhoami => auth::whoami(context).await,
+        Id::AuthPassword => auth::change_password(context, arguments).await,
+        Id::AuthSessionLs => session::ls(context, arguments).await,
+        Id::AuthSessionEnd => session::end(context, arguments).await,
+        Id::UserLs => user::ls(context).await,
+        Id::UserShow => user::show(context, arguments).await,
+        Id::UserCreate => user::create(context, arguments).await,
+        Id::UserSet => user::set(context, arguments).await,
+        Id::UserDelete => user::delete(context, arguments).await,
+        Id::RoleLs => role::ls(context).await,
+        Id::RoleShow => role::show(context, arguments).await,
+        Id::RoleCreate => role::create(context, arguments).await,
+        Id::RoleDelete => role::delete(context, arguments).await,
+        Id::CanI => decisions::can_i(context, arguments).await,
+        Id::WhoCan => decisions::who_can(context, arguments).await,
+        Id::ContextAdd => contexts::add(context, arguments),
+        Id::ContextLs => contexts::ls(context),
+        Id::ContextShow => contexts::show(context, arguments),
+        Id::ContextUse => contexts::use_it(context, arguments),
+        Id::ContextRename => contexts::rename(context, arguments),
+        Id::ContextRm => contexts::rm(context, arguments),
+        Id::ContextExport => contexts::export(context, arguments),
+        Id::ContextUnlock => contexts::unlock(context, arguments),
+        Id::ContextLock => contexts::lock(context, arguments),
         Id::SinkLs => sink::ls(context).await,
         Id::SinkShow => sink::show(context, arguments).await,
         Id::SinkTest => sink::test(context, arguments).await,
@@ -100,4 +138,9 @@ pub(crate) async fn dispatch(
 /// A text argument that clap made sure is there, or nothing.
 pub(crate) fn text<'a>(arguments: &'a ArgMatches, name: &str) -> &'a str {
     arguments.get_one::<String>(name).map_or("", String::as_str)
+}
+
+/// Every text of an argument that may be given several times.
+fn texts(arguments: &ArgMatches, name: &str) -> Vec<String> {
+    arguments.get_many::<String>(name).into_iter().flatten().cloned().collect()
 }

@@ -36,18 +36,31 @@ pub(crate) fn confirm(context: &mut Context<'_>, question: &Question<'_>) -> Res
         Problem::new("confirm.needed", ExitCode::Usage, message)
             .hint_command("delete without being asked", &question.command)
     };
-    if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
-        return Err(refused("deleting needs a confirmation, and this is not a terminal"));
-    }
     let (expected, what) = match question.answer {
         Answer::Name(name) => (name.to_owned(), "its name"),
         Answer::Count(count) => (count.to_string(), "their number"),
     };
-    context.printer.error_line(&format!("{} Type {what} to confirm:", question.loss));
-    let mut typed = String::new();
-    std::io::stdin()
-        .lock()
-        .read_line(&mut typed)
-        .map_err(|error| refused("nothing could be read").caused_by(&error))?;
-    if typed.trim() == expected { Ok(()) } else { Err(refused("not confirmed; nothing was deleted")) }
+    match typed(context, &format!("{} Type {what} to confirm:", question.loss))? {
+        Some(text) if text == expected => Ok(()),
+        Some(_) => Err(refused("not confirmed; nothing was deleted")),
+        None => Err(refused("deleting needs a confirmation, and this is not a terminal")),
+    }
+}
+
+/// What somebody types who is asked; `None` where nobody can be.
+///
+/// # Errors
+/// `confirm.needed` (2): the terminal cannot be read.
+pub(crate) fn typed(context: &mut Context<'_>, prompt: &str) -> Result<Option<String>, Problem> {
+    if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
+        return Ok(None);
+    }
+    context.printer.error_line(prompt);
+    let mut text = String::new();
+    std::io::stdin().lock().read_line(&mut text).map_err(|error| {
+        Problem::new("confirm.needed", ExitCode::Usage, "nothing could be read")
+            .caused_by(&error)
+            .hint("`--yes` and `--confirm NAME` answer without a terminal")
+    })?;
+    Ok(Some(text.trim().to_owned()))
 }

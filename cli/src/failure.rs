@@ -13,6 +13,14 @@ pub(crate) enum Failure {
     Problem(Box<Problem>),
     /// Whoever read our output has gone: no reason to complain.
     BrokenPipe,
+    /// Somebody who was asked pressed Ctrl-C.
+    Interrupted,
+}
+
+impl From<Box<Problem>> for Failure {
+    fn from(problem: Box<Problem>) -> Self {
+        Self::Problem(problem)
+    }
 }
 
 impl From<Problem> for Failure {
@@ -38,6 +46,7 @@ impl From<io::Error> for Failure {
 pub(crate) fn report(failure: Failure, printer: &mut Printer) -> ExitCode {
     match failure {
         Failure::BrokenPipe => ExitCode::Ok,
+        Failure::Interrupted => ExitCode::Interrupted,
         Failure::Problem(problem) => {
             printer.discard_if_broken();
             print_problem(&problem, printer);

@@ -33,6 +33,8 @@ const AGENT_WAIT: Duration = Duration::from_secs(60);
 const RETRY_EVERY: Duration = Duration::from_millis(200);
 
 pub(crate) async fn run(context: &mut Context<'_>, arguments: &ArgMatches) -> Result<ExitCode, Failure> {
+    // Rows go to the agent of a home; without one nobody has to wait for it.
+    context.platform.home()?;
     let text = |name: &str| arguments.get_one::<String>(name).cloned();
     let stream = text("stream").unwrap_or_default();
     let file = text("file").unwrap_or_default();

@@ -4,6 +4,8 @@
 //! |---|---|
 //! | `arguments.rs` | the clap tree, made from the registry of operations, and [`arguments::Settings`] |
 //! | `confirm.rs` | the question before something is removed for good |
+//! | `guard.rs` | what stands before a change through a protected context |
+//! | `password.rs` | secrets from a terminal without echo, a file or stdin |
 //! | `context.rs` | what every command gets: platform, settings, printer |
 //! | `declared.rs` | the files of `-f`: their texts, and the objects they name |
 //! | `error_pages.rs` | the pages of `docs/errors/`, which `build.rs` puts into the program |
@@ -24,10 +26,12 @@ mod context;
 mod declared;
 mod error_pages;
 mod failure;
+mod guard;
 mod ingest;
 mod interrupt;
 mod line_diff;
 mod listing;
+mod password;
 mod printer;
 mod rows;
 mod table;
@@ -68,8 +72,10 @@ fn execute(parsed: arguments::Parsed, printer: &mut Printer) -> Result<ExitCode,
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| {
         Problem::new("cli.runtime", ExitCode::Failed, "the program could not start").caused_by(&error)
     })?;
-    let mut context = Context::new(parsed.settings, printer);
-    let outcome = runtime.block_on(commands::dispatch(parsed.operation, &parsed.arguments, &mut context));
+    let mut context = Context::new(parsed.operation, parsed.settings, printer)?;
+    let outcome = runtime
+        .block_on(commands::dispatch(parsed.operation, &parsed.arguments, &mut context))
+        .map_err(|failure| context.with_remedy(parsed.operation, failure));
     // A thread may still read stdin; nobody waits for it.
     runtime.shutdown_background();
     outcome

@@ -91,7 +91,7 @@ fn options(context: &Context<'_>, arguments: &ArgMatches) -> Result<Options, Pro
         )?;
     let tail = arguments.get_many::<String>("tail").into_iter().flatten();
     Ok(Options {
-        home: Home::at(prepare::absolute(&here, context.platform.home().root().as_str())),
+        home: Home::at(prepare::absolute(&here, context.platform.home()?.root().as_str())),
         tail: tail.map(|glob| prepare::absolute_glob(&here, glob)).collect(),
         node: arguments.get_one::<String>("node").cloned(),
         ready_within: context.settings.timeout.unwrap_or(READY_WITHIN),
@@ -158,11 +158,11 @@ fn next_steps(home: &str) -> Vec<String> {
 
 /// Whether a supervisor looks after this home.
 pub(crate) fn is_supervised(platform: &Platform) -> bool {
-    process::supervisor(platform.home()).is_some()
+    platform.home().is_ok_and(|home| process::supervisor(home).is_some())
 }
 
 pub(crate) async fn down(context: &mut Context<'_>) -> Result<ExitCode, Failure> {
-    let home = context.platform.home().clone();
+    let home = context.platform.home()?.clone();
     let before = alive(&home);
     let mut killed = Vec::new();
     if let Some(supervisor) = process::supervisor(&home) {

@@ -93,7 +93,7 @@ impl Desk {
     }
 
     fn platform(&self) -> aap_client::Platform {
-        aap_client::Platform::find(self.place.home().to_str().map(AsRef::as_ref))
+        aap_client::Platform::at(aap_client::Home::at(self.place.home().to_str().unwrap()))
     }
 
     /// One call of the service `Access`: its answer, or the code of the problem.

@@ -30,6 +30,7 @@ mod network;
 mod node_store;
 mod node_tables;
 mod orderly_stop;
+mod people;
 mod permissions;
 mod power;
 mod queries;

@@ -152,6 +152,9 @@ impl Platform {
     /// A command with one of our programs and this home.
     pub fn command(&self, name: &str) -> Command {
         let mut command = Command::new(program(Path::new(self.programs).join(name).to_str().unwrap()));
+        // Contexts and logins of whoever runs the tests are not meant.
+        command.env("AAP_CONFIG_DIR", self.beside("operator-config"));
+        command.env("AAP_STATE_DIR", self.beside("operator-state"));
         command.env("AAP_HOME", self.home()).env("NO_COLOR", "1").envs(&self.environment);
         command.current_dir(self.directory.path()).stdin(Stdio::null());
         command

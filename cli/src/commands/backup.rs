@@ -41,7 +41,7 @@ async fn run(
     id: Id,
     work: impl FnOnce(&Home, Utf8PathBuf, &Progress) -> Result<Summary, Error> + Send + 'static,
 ) -> Result<ExitCode, Failure> {
-    let (file, home) = (Utf8PathBuf::from(text(arguments, "file")), context.platform.home().clone());
+    let (file, home) = (Utf8PathBuf::from(text(arguments, "file")), context.platform.home()?.clone());
     let progress = Arc::new(Progress::default());
     let (shared, of, into) = (progress.clone(), home.clone(), file.clone());
     let mut working = tokio::task::spawn_blocking(move || work(&of, into, &shared));

@@ -1,5 +1,6 @@
-//! `aap help`, `aap version`, `aap completion`.
+//! `aap help`, `aap version`, `aap completion`, `aap man`.
 
+use aap_client::environment::VARIABLES;
 use aap_client::operations::{self, GLOBALS, Id, NOUNS, Operation, exit_meaning};
 use aap_types::{ExitCode, Problem};
 use clap::ArgMatches;
@@ -91,10 +92,13 @@ fn codes() -> impl Iterator<Item = ExitCode> {
 fn environment(context: &mut Context<'_>) -> Result<(), Failure> {
     for argument in GLOBALS {
         if let Some(name) = argument.environment {
-            context.printer.line(&format!("{name:16} --{}: {}", argument.name, argument.summary))?;
+            context.printer.line(&format!("{name:20} --{}: {}", argument.name, argument.summary))?;
         }
     }
-    context.printer.line("NO_COLOR         no colours anywhere")?;
+    for (name, purpose) in VARIABLES {
+        context.printer.line(&format!("{name:20} {purpose}"))?;
+    }
+    context.printer.line("NO_COLOR             no colours anywhere")?;
     Ok(())
 }
 
@@ -157,5 +161,22 @@ pub(super) fn completion(context: &mut Context<'_>, arguments: &ArgMatches) -> R
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut command(), "aap", &mut script);
     context.printer.write(&script)?;
+    Ok(ExitCode::Ok)
+}
+
+pub(super) fn man(context: &mut Context<'_>, arguments: &ArgMatches) -> Result<ExitCode, Failure> {
+    let folder = text(arguments, "dir");
+    if folder.is_empty() {
+        let mut page = Vec::new();
+        clap_mangen::Man::new(command()).render(&mut page)?;
+        context.printer.write(&page)?;
+        return Ok(ExitCode::Ok);
+    }
+    clap_mangen::generate_to(command(), folder).map_err(|error| {
+        Problem::new("help.man", ExitCode::Failed, format!("the manual cannot be written into `{folder}`"))
+            .caused_by(&error)
+            .hint_command("make the directory first", format!("mkdir -p {folder}"))
+    })?;
+    context.printer.note(&format!("written: {folder}/aap*.1"));
     Ok(ExitCode::Ok)
 }

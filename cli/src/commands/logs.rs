@@ -46,7 +46,7 @@ pub(super) async fn show(context: &mut Context<'_>, arguments: &ArgMatches) -> R
 }
 
 fn chosen(context: &Context<'_>, program: &str) -> Result<Vec<Log>, Problem> {
-    let directory = context.platform.home().log();
+    let directory = context.platform.home()?.log();
     let wanted: Vec<&str> =
         PROGRAMS.into_iter().filter(|name| program.is_empty() || *name == program).collect();
     let prefixed = wanted.len() > 1;

@@ -20,8 +20,8 @@ pub(super) fn become_it(
     if format_for(operation.id, &context.settings, context.printer.stdout_is_terminal())? == Format::Json {
         command.args(["--output", "json"]);
     }
-    if let Some(home) = &context.settings.home {
-        command.env("AAP_HOME", home);
+    if let Ok(home) = context.platform.home() {
+        command.env("AAP_HOME", home.root());
     }
     let error = command.exec();
     let message = format!("`{}` cannot be run", command.get_program().to_string_lossy());

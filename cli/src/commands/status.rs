@@ -198,7 +198,8 @@ enum Agent {
 }
 
 async fn local_agent(context: &Context<'_>) -> Agent {
-    if !context.platform.agent_file().exists() && !context.platform.agent_socket().exists() {
+    let traces = [context.platform.agent_file(), context.platform.agent_socket()];
+    if !traces.into_iter().flatten().any(|path| path.exists()) {
         return Agent::Absent;
     }
     let asked = async {

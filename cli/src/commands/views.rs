@@ -1,8 +1,8 @@
 //! Messages of the platform as objects with the fields of the registry.
 
 use aap_client::v1::{
-    AuditFinding, AuditRecord, Change, DeadLetter, EnrolmentToken, NodeIdentity, NodeStatus, Resource,
-    SinkPosition, SinkStatus, SinkStream, SourceStatus, StreamCounters, StreamStatus, VerifyAuditReply,
+    AuditFinding, AuditRecord, Change, DeadLetter, NodeIdentity, NodeStatus, Resource, SinkPosition,
+    SinkStatus, SinkStream, SourceStatus, StreamCounters, StreamStatus, VerifyAuditReply,
 };
 use aap_types::Problem;
 use serde_json::{Value, json};
@@ -57,25 +57,6 @@ pub(crate) fn standing(node: &NodeIdentity) -> Object {
 /// A moment; 0 stands for none.
 pub(crate) fn until(us: i64) -> Option<String> {
     Some(us).filter(|us| *us != 0).and_then(rfc3339)
-}
-
-/// An enrolment token.
-pub(crate) fn token(token: &EnrolmentToken) -> Object {
-    object(json!({
-        "id": token.id,
-        "state": token.state,
-        "site": token.site,
-        "node": token.node,
-        "uses_left": token.uses_left,
-        "expires": rfc3339(token.expires_us),
-        "nodes": token.nodes,
-        "requires_approval": token.requires_approval,
-        "uses": token.uses,
-        "labels": token.labels,
-        "created": rfc3339(token.created_us),
-        "revoked": until(token.revoked_us),
-        "author": token.author,
-    }))
 }
 
 /// A record of the audit log.
@@ -284,8 +265,6 @@ mod tests {
         for id in [Id::NodeApprove, Id::NodeCordon, Id::NodeBan, Id::NodeLabel] {
             check(id, standing(&NodeIdentity::default()), &[]);
         }
-        check(Id::TokenLs, token(&EnrolmentToken::default()), &[]);
-        check(Id::TokenRevoke, token(&EnrolmentToken::default()), &[]);
         check(Id::AuditTail, audit_record(&AuditRecord::default()), &[]);
         check(Id::AuditSearch, audit_record(&AuditRecord::default()), &[]);
         check(Id::AuditVerify, audit_verification(&VerifyAuditReply::default()), &[]);

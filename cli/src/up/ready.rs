@@ -54,11 +54,11 @@ async fn look(platform: &Platform) -> Result<Ready, Problem> {
             "the agent is not connected to the coordinator",
         ));
     }
-    if !platform.agent_file().exists() {
+    if !platform.agent_file().is_some_and(|file| file.exists()) {
         return Err(Problem::new("up.not_listening", ExitCode::Unavailable, "the agent does not listen yet"));
     }
     Ok(Ready {
-        home: platform.home().root().to_string(),
+        home: platform.home()?.root().to_string(),
         node: status.node,
         operator: endpoints.operator,
         agents: endpoints.agents,
@@ -70,7 +70,7 @@ async fn look(platform: &Platform) -> Result<Ready, Problem> {
 
 /// Where the agent takes HTTP, if it does.
 fn http_address(platform: &Platform) -> Option<String> {
-    let bytes = std::fs::read(platform.agent_file()).ok()?;
+    let bytes = std::fs::read(platform.agent_file()?).ok()?;
     let value: serde_json::Value = serde_json::from_slice(&bytes).ok()?;
     value.get("http").and_then(serde_json::Value::as_str).filter(|text| !text.is_empty()).map(str::to_owned)
 }

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex};
 
 use aap_client::operations;
 use aap_client::status_of_problem;
+use aap_client::v1::access_server::AccessServer;
 use aap_client::v1::ingest_reply::Kind as IngestAnswer;
 use aap_client::v1::ingest_request::Kind as IngestAsk;
 use aap_client::v1::node_server::{Node, NodeServer};
@@ -23,6 +24,7 @@ use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream, UnixListenerStre
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
+pub(crate) mod access;
 mod resources;
 
 pub(crate) use resources::ORDERS;
@@ -48,6 +50,7 @@ pub(crate) struct State {
     pub(crate) last_tail: Option<TailStreamRequest>,
     pub(crate) deleted: Vec<String>,
     pub(crate) declared: resources::Declared,
+    pub(crate) people: access::People,
 }
 
 #[derive(Default, Clone)]
@@ -119,9 +122,17 @@ impl Home {
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_aap"));
         command.args(arguments).env("AAP_HOME", self.path()).stdin(Stdio::null());
-        for name in ["AAP_OUTPUT", "AAP_LIMIT", "AAP_TIMEOUT", "NO_COLOR", "AAP_QUIET", "AAP_YES"] {
+        for name in
+            ["AAP_OUTPUT", "AAP_LIMIT", "AAP_TIMEOUT", "NO_COLOR", "AAP_QUIET", "AAP_YES", "AAP_CONTEXT"]
+        {
             command.env_remove(name);
         }
+        // Contexts and logins of whoever runs the tests are not meant.
+        for (name, _) in aap_client::environment::VARIABLES {
+            command.env_remove(name);
+        }
+        command.env("AAP_CONFIG_DIR", self.path().join("operator-config"));
+        command.env("AAP_STATE_DIR", self.path().join("operator-state"));
         command
     }
 
@@ -198,8 +209,10 @@ async fn serve_operator(fake: Fake) -> std::net::SocketAddr {
         }
     };
     let operator = OperatorServer::with_interceptor(fake.clone(), check);
-    let resources = ResourcesServer::with_interceptor(fake, check);
-    let server = tonic::transport::Server::builder().add_service(operator).add_service(resources);
+    let resources = ResourcesServer::with_interceptor(fake.clone(), check);
+    let access = AccessServer::new(fake);
+    let server =
+        tonic::transport::Server::builder().add_service(operator).add_service(resources).add_service(access);
     tokio::task::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
     address
 }

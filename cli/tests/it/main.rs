@@ -2,8 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail by panicking, as tests do")]
 
+mod access;
 mod cluster;
 mod commands;
+mod contexts;
 mod fake;
 mod ingest;
 mod queries;

@@ -50,7 +50,7 @@ impl AccessService {
             let unknown = || {
                 let message = format!("there is no session `{}`", id.escape_default());
                 Problem::new("session.unknown", ExitCode::NotFound, message)
-                    .hint_command("list them", "aap auth sessions")
+                    .hint_command("list them", "aap auth session ls")
             };
             let session = self.people.session(&id).await?.ok_or_else(unknown)?;
             let owner = session.user.as_str();

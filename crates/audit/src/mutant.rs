@@ -2,7 +2,7 @@
 //!
 //! | mutant | what it does | who must notice |
 //! |---|---|---|
-//! | `answerfirst` | answers an append whose record is written with the next | kills |
+//! | `answerfirst` | answers an append at once, and writes its record when there are some more | kills |
 //! | `fsyncretry` | believes the second sync after one that failed | failing disks |
 //! | `nochain` | does not compare `prev` with the line before | mutations |
 //! | `nosignature` | takes every signature for good | mutations |

@@ -154,7 +154,6 @@ fn apply(writer: &mut Writer, work: Vec<Work>) {
         match work {
             #[cfg(test)]
             Work::Append { record, answer, .. } if crate::mutant::is("answerfirst") => {
-                drop(writer.sign());
                 writer.owe(record);
                 answer_with(answer, Ok(0));
             }

@@ -165,10 +165,13 @@ impl Writer {
         self.write_head();
     }
 
-    /// Takes a record that is written with the next group.
+    /// Takes a record, and writes it when there are some more.
     #[cfg(test)]
     pub(crate) fn owe(&mut self, record: Record) {
         self.owed.push(record);
+        if self.owed.len() >= 50 {
+            drop(self.sign());
+        }
     }
 
     /// First sequence of the segment that is written.

@@ -6,11 +6,15 @@
 //!
 //! | file | owns |
 //! |---|---|
+//! | `ids.rs` | [`Id`]: which there are |
 //! | `vocabulary.rs` | the types: [`Operation`], [`Argument`], [`Output`], [`Field`] |
-//! | `platform.rs` | up, down, backup, restore, logs, status, version, completion, help |
+//! | `platform.rs` | up, down, backup, restore, logs, status, version, completion, help, man |
 //! | `data.rs` | query, ingest, stream, node |
 //! | `audit.rs` | audit: what was done with privilege |
 //! | `access.rs` | token; the standing of nodes |
+//! | `auth.rs` | auth, auth session: one's own login |
+//! | `users.rs` | user, role, can-i, who-can |
+//! | `contexts.rs` | context: ways to platforms |
 //! | `resources.rs` | apply, diff, get, delete: declared objects |
 //! | `sinks.rs` | sink, sink dlq |
 //! | `sources.rs` | source: types, and files of sources tried out; with no daemon running |
@@ -20,19 +24,24 @@
 
 mod access;
 mod audit;
+mod auth;
 mod buffer;
 mod cluster;
+mod contexts;
 mod data;
 mod globals;
+mod ids;
 mod platform;
 mod resources;
 mod sinks;
 mod sources;
+mod users;
 mod vocabulary;
 
 pub use globals::{GLOBALS, exit_meaning};
+pub use ids::Id;
 pub use vocabulary::{
-    Argument, Effect, Example, Field, FieldType, Format, Id, Kind, Noun, Operation, Output, Value,
+    Argument, Effect, Example, Field, FieldType, Format, Kind, Noun, Operation, Output, Value,
 };
 
 /// Every noun, in the order of the help.
@@ -40,7 +49,15 @@ pub const NOUNS: &[Noun] = &[
     Noun { name: "query", summary: "Ask with SQL; list and cancel what is running" },
     Noun { name: "stream", summary: "Streams: what they hold, their newest rows, their files" },
     Noun { name: "node", summary: "Nodes: machines that run an agent, and their standing" },
-    Noun { name: "token", summary: "Enrolment tokens, with which machines become nodes" },
+    Noun {
+        name: "token",
+        summary: "Tokens: with which machines become nodes, and with which programs act for users",
+    },
+    Noun { name: "user", summary: "Users: who may log in, and with which roles" },
+    Noun { name: "role", summary: "Roles: what their bearers may do" },
+    Noun { name: "auth", summary: "Your own login: log in and out, who you are, your password" },
+    Noun { name: "auth session", summary: "Sessions: where somebody is logged in" },
+    Noun { name: "context", summary: "Contexts: named ways to platforms, and what they are protected from" },
     Noun {
         name: "audit",
         summary: "What was done with privilege, and that nobody has changed the record of it",
@@ -66,6 +83,9 @@ pub fn all() -> impl Iterator<Item = &'static Operation> {
         data::OPERATIONS,
         access::OPERATIONS,
         audit::OPERATIONS,
+        users::OPERATIONS,
+        auth::OPERATIONS,
+        contexts::OPERATIONS,
         sinks::OPERATIONS,
         sources::OPERATIONS,
         cluster::OPERATIONS,

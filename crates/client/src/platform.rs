@@ -1,8 +1,8 @@
-//! Finding a platform by its home, and connecting to its daemons when first asked.
+//! Finding a platform by its home or a context, and connecting to its daemons when first asked.
 //!
-//! The coordinator is reached over TCP with the operator's bearer token, the agent over its unix socket. Both write
-//! where they listen into `run/` themselves; nothing is guessed. A node without a coordinator answers operators itself,
-//! on the same socket.
+//! The coordinator is reached over TCP with a bearer token, the agent over its unix socket. Both write where they listen into `run/` of
+//! their home themselves; nothing is guessed. A context says where a coordinator elsewhere is, and by which authority it is known. A node
+//! without a coordinator answers operators itself, on the same socket.
 
 use std::time::Duration;
 
@@ -10,13 +10,17 @@ use aap_runtime::Home;
 use aap_types::{ExitCode, Problem};
 use camino::{Utf8Path, Utf8PathBuf};
 use serde::Deserialize;
-use tonic::metadata::{Ascii, MetadataValue};
-use tonic::service::Interceptor;
+use tonic::Status;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Uri};
-use tonic::{Request, Status};
 
+use crate::authority::Authority;
+use crate::bearer::Bearer;
+use crate::contexts::{self, ContextName};
+use crate::credentials::{Credential, Credentials, context_key};
+use crate::environment::{self, Environment};
 use crate::problems::{not_running, problem_of};
+use crate::target::Target;
 use crate::v1::NodeStatusRequest;
 use crate::v1::access_client::AccessClient;
 use crate::v1::audit_client::AuditClient;
@@ -57,36 +61,117 @@ pub struct CoordinatorEndpoints {
     pub agents: String,
 }
 
-/// One platform, known by its home. Cheap to make: it reads and connects only when asked.
+/// One platform. Cheap to make: it reads and connects only when asked.
 #[derive(Debug, Clone)]
 pub struct Platform {
-    home: Home,
+    /// Where it keeps its files; none where it is elsewhere.
+    home: Option<Home>,
+    /// The context by which it was found.
+    context: Option<ContextName>,
+    /// Where the coordinator is, where the home does not say.
+    endpoint: Option<String>,
+    /// By which authority the coordinator is known, where it is not that of the home.
+    authority: Option<Authority>,
+    credentials: Credentials,
 }
 
 impl Platform {
-    /// The platform at `home`.
+    /// The platform at `home`, for programs that act for it: with its own token, whoever is logged in.
     pub fn at(home: Home) -> Self {
-        Self { home }
+        let credentials = Credentials::of_home(home.operator_token_file());
+        Self { home: Some(home), context: None, endpoint: None, authority: None, credentials }
     }
 
-    /// The platform that `--home`, `AAP_HOME` or the default names.
-    pub fn find(home: Option<&Utf8Path>) -> Self {
-        Self::at(Home::find(home.filter(|path| !path.as_str().is_empty())))
+    /// The platform that is meant, as whoever types reaches it.
+    ///
+    /// # Errors
+    /// `context.bad_endpoint` (2), `context.bad_authority` (2), `auth.store_unknown` (2).
+    pub fn find(target: Target, environment: &Environment) -> Result<Self, Problem> {
+        let (context, facts) = match target {
+            Target::Home(home) => (None, contexts::OperatorContext { home, ..Default::default() }),
+            Target::Context(name, facts) => (Some(name), facts),
+        };
+        let endpoint =
+            environment.get(environment::ENDPOINT).map(contexts::endpoint).transpose()?.or(facts.endpoint);
+        let ca = environment.get(environment::AUTHORITY).map(Utf8PathBuf::from).or(facts.ca);
+        let authority = ca.as_deref().map(Authority::read).transpose()?;
+        let has_home = context.is_none() || facts.home.is_some();
+        let home = has_home.then(|| Home::find(facts.home.as_deref()));
+        let home_token = home.as_ref().filter(|_| authority.is_none()).map(Home::operator_token_file);
+        let fingerprint = authority.as_ref().map(|authority| authority.fingerprint().to_owned());
+        let key = match (&context, &home) {
+            (Some(name), _) => context_key(name),
+            (None, Some(home)) => home_key(home),
+            (None, None) => unreachable!("without a context there is a home"),
+        };
+        let credentials = Credentials::new(environment, key, fingerprint, home_token)?;
+        Ok(Self { home, context, endpoint, authority, credentials })
+    }
+
+    /// The context by which it was found.
+    pub fn context(&self) -> Option<&ContextName> {
+        self.context.as_ref()
     }
 
     /// Where it keeps its files.
-    pub fn home(&self) -> &Home {
-        &self.home
+    ///
+    /// # Errors
+    /// `context.no_home` (2): it is elsewhere.
+    pub fn home(&self) -> Result<&Home, Problem> {
+        self.home.as_ref().ok_or_else(|| {
+            let name = self.context.as_ref().map_or("", ContextName::as_str);
+            let message =
+                format!("this works on files of this machine, and the context `{name}` leads elsewhere");
+            Problem::new("context.no_home", ExitCode::Usage, message)
+                .hint("name the home with --home, or type it where the platform runs")
+        })
+    }
+
+    /// Who is known to it here, and by what.
+    pub fn credentials(&self) -> &Credentials {
+        &self.credentials
+    }
+
+    /// Where its coordinator answers operators: HOST:PORT.
+    ///
+    /// # Errors
+    /// `platform.not_running` (7) where it is one of this machine that never started.
+    pub fn operator_endpoint(&self) -> Result<String, Problem> {
+        match &self.endpoint {
+            Some(endpoint) => Ok(endpoint.clone()),
+            None => Ok(self.coordinator_endpoints()?.operator),
+        }
+    }
+
+    /// The authority by which its coordinator is known.
+    ///
+    /// # Errors
+    /// `platform.not_running` (7); `platform.authority` (1); `context.bad_authority` (2) where nobody said.
+    pub fn authority(&self) -> Result<Authority, Problem> {
+        if let Some(authority) = &self.authority {
+            return Ok(authority.clone());
+        }
+        let of_home = self.home.as_ref().and_then(|home| {
+            let file = self.coordinator_endpoints().map(|endpoints| endpoints.operator_ca).transpose()?;
+            Some(file.map(|file| home.root().join(file)))
+        });
+        match of_home {
+            Some(path) => {
+                let path = path?;
+                Authority::read(&path).map_err(|problem| unusable_authority(&path, &problem))
+            }
+            None => Err(unknown_authority(self.endpoint.as_deref().unwrap_or_default())),
+        }
     }
 
     /// `run/coordinator.json`.
-    pub fn coordinator_file(&self) -> Utf8PathBuf {
-        self.home.run().join("coordinator.json")
+    fn coordinator_file(&self) -> Option<Utf8PathBuf> {
+        self.home.as_ref().map(|home| home.run().join("coordinator.json"))
     }
 
     /// `run/agent.json`.
-    pub fn agent_file(&self) -> Utf8PathBuf {
-        self.home.run().join("agent.json")
+    pub fn agent_file(&self) -> Option<Utf8PathBuf> {
+        self.home.as_ref().map(|home| home.run().join("agent.json"))
     }
 
     /// Where the coordinator listens.
@@ -94,10 +179,10 @@ impl Platform {
     /// # Errors
     /// `platform.not_running` where it never started here.
     pub fn coordinator_endpoints(&self) -> Result<CoordinatorEndpoints, Problem> {
-        let path = self.coordinator_file();
-        let text = std::fs::read_to_string(&path).map_err(|error| {
-            not_running(&format!("the platform at `{}`", self.home.root())).caused_by(&error)
-        })?;
+        let home = self.home()?;
+        let path = home.run().join("coordinator.json");
+        let text = std::fs::read_to_string(&path)
+            .map_err(|error| not_running(&format!("the platform at `{}`", home.root())).caused_by(&error))?;
         serde_json::from_str(&text).map_err(|error| {
             Problem::new("platform.run_file", ExitCode::Failed, format!("`{path}` cannot be read"))
                 .caused_by(&error)
@@ -113,7 +198,7 @@ impl Platform {
         if self.has_only_a_node() {
             return self.operator_of_node().await;
         }
-        let (channel, bearer) = self.coordinator_channel().await?;
+        let (channel, bearer) = self.coordinator().await?;
         let client = OperatorClient::with_interceptor(channel, bearer);
         Ok(client.max_decoding_message_size(crate::MESSAGE_BYTES_MAX))
     }
@@ -124,7 +209,7 @@ impl Platform {
     /// As [`Self::operator`]; `platform.needs_coordinator` (7) where only a node runs.
     pub async fn resources(&self) -> Result<ResourcesApi, Problem> {
         self.needs_coordinator("declared objects and sinks are the coordinator's")?;
-        let (channel, bearer) = self.coordinator_channel().await?;
+        let (channel, bearer) = self.coordinator().await?;
         let client = ResourcesClient::with_interceptor(channel, bearer);
         Ok(client.max_decoding_message_size(crate::MESSAGE_BYTES_MAX))
     }
@@ -135,7 +220,7 @@ impl Platform {
     /// As [`Self::resources`].
     pub async fn access(&self) -> Result<AccessApi, Problem> {
         self.needs_coordinator("nodes and tokens are the coordinator's")?;
-        let (channel, bearer) = self.coordinator_channel().await?;
+        let (channel, bearer) = self.coordinator().await?;
         Ok(AccessClient::with_interceptor(channel, bearer))
     }
 
@@ -145,8 +230,18 @@ impl Platform {
     /// As [`Self::resources`].
     pub async fn audit(&self) -> Result<AuditApi, Problem> {
         self.needs_coordinator("the audit log is the coordinator's")?;
-        let (channel, bearer) = self.coordinator_channel().await?;
+        let (channel, bearer) = self.coordinator().await?;
         Ok(AuditClient::with_interceptor(channel, bearer))
+    }
+
+    /// The same with another token than the one that was found, or with none, as for a log-in.
+    ///
+    /// # Errors
+    /// As [`Self::resources`].
+    pub async fn access_as(&self, bearer: Option<Bearer>) -> Result<AccessApi, Problem> {
+        self.needs_coordinator("users and their logins are the coordinator's")?;
+        let channel = self.coordinator_channel().await?;
+        Ok(AccessClient::with_interceptor(channel, bearer.unwrap_or_else(Bearer::none)))
     }
 
     fn needs_coordinator(&self, what: &str) -> Result<(), Problem> {
@@ -160,39 +255,46 @@ impl Platform {
 
     /// Whether an agent, and never a coordinator, ran in this home.
     fn has_only_a_node(&self) -> bool {
-        !self.coordinator_file().exists() && self.agent_socket().exists()
+        let is_there = |path: Option<Utf8PathBuf>| path.is_some_and(|path| path.exists());
+        self.endpoint.is_none() && !is_there(self.coordinator_file()) && is_there(self.agent_socket())
     }
 
-    async fn coordinator_channel(&self) -> Result<(Channel, Bearer), Problem> {
-        let endpoints = self.coordinator_endpoints()?;
-        let bearer = Bearer::read(&self.home.operator_token_file())?;
-        let address = &endpoints.operator;
-        let endpoint = self.endpoint(&endpoints)?;
-        let channel = self
-            .patiently(async || tuned(endpoint.clone()).connect().await)
-            .await
-            .map_err(|error| nobody_answers("the coordinator", address, &error))?;
-        Ok((channel, bearer))
+    /// Channel and token. Whether a platform runs here is said before who is logged in.
+    async fn coordinator(&self) -> Result<(Channel, Bearer), Problem> {
+        if self.endpoint.is_none() {
+            self.coordinator_endpoints()?;
+        }
+        let Credential { bearer, .. } = self.credentials.find()?;
+        Ok((self.coordinator_channel().await?, bearer))
     }
 
-    fn endpoint(&self, endpoints: &CoordinatorEndpoints) -> Result<Endpoint, Problem> {
-        let address = &endpoints.operator;
-        let scheme = if endpoints.operator_ca.is_some() { "https" } else { "http" };
+    async fn coordinator_channel(&self) -> Result<Channel, Problem> {
+        let address = self.operator_endpoint()?;
+        let endpoint = self.endpoint_at(&address)?;
+        let connected = self.patiently(async || tuned(endpoint.clone()).connect().await).await;
+        connected.map_err(|error| match (&self.endpoint, &self.context) {
+            (None, _) => nobody_answers("the coordinator", &address, &error),
+            (Some(_), context) => unreachable_at(&address, context.as_ref(), &error),
+        })
+    }
+
+    fn endpoint_at(&self, address: &str) -> Result<Endpoint, Problem> {
+        let is_plain = self.endpoint.is_none() && self.coordinator_endpoints()?.operator_ca.is_none();
+        let scheme = if is_plain { "http" } else { "https" };
         let endpoint = Endpoint::from_shared(format!("{scheme}://{address}")).map_err(|error| {
             Problem::new("platform.run_file", ExitCode::Failed, format!("`{address}` is not an address"))
                 .caused_by(&error)
         })?;
-        let Some(authority) = &endpoints.operator_ca else { return Ok(endpoint) };
-        let path = self.home.root().join(authority);
-        let fail = |error: &dyn std::error::Error| {
-            let message = format!("the authority of the coordinator in `{path}` cannot be used");
+        if is_plain {
+            return Ok(endpoint);
+        }
+        let certificate = Certificate::from_pem(self.authority()?.pem());
+        endpoint.tls_config(ClientTlsConfig::new().ca_certificate(certificate)).map_err(|error| {
+            let message = "the authority of the coordinator cannot be used";
             Problem::new("platform.authority", ExitCode::Failed, message)
-                .cause(error.to_string())
-                .hint_command("restart the platform, which writes it anew", "aap down && aap up --detach")
-        };
-        let pem = std::fs::read(&path).map_err(|error| fail(&error))?;
-        let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem));
-        endpoint.tls_config(tls).map_err(|error| fail(&error))
+                .caused_by(&error)
+                .hint_command("see which it is", "aap context show")
+        })
     }
 
     /// The same; but where the coordinator does not answer, the node of this home does if it alone is asked.
@@ -240,7 +342,8 @@ impl Platform {
     }
 
     async fn agent_channel(&self) -> Result<Channel, Problem> {
-        let socket = self.agent_socket();
+        let home = self.home()?;
+        let socket = self.agent_socket().unwrap_or_else(|| home.agent_socket());
         // The name is only for the `:authority` header; the connector below ignores it.
         let endpoint = tuned(Endpoint::from_static("http://agent.local"));
         let path = socket.clone();
@@ -271,32 +374,80 @@ impl Platform {
 
     /// Whether the process that `run/up.pid` names lives.
     fn is_supervised(&self) -> bool {
-        let text = std::fs::read_to_string(self.home.run().join("up.pid")).unwrap_or_default();
+        let file = self.home.as_ref().map(|home| home.run().join("up.pid"));
+        let text = file.and_then(|file| std::fs::read_to_string(file).ok()).unwrap_or_default();
         let pid = text.trim().parse().ok().and_then(rustix::process::Pid::from_raw);
         pid.is_some_and(|pid| rustix::process::test_kill_process(pid).is_ok())
     }
 
     /// The agent's socket: as it wrote into `run/agent.json`, else `run/agent.sock`.
-    pub fn agent_socket(&self) -> Utf8PathBuf {
+    pub fn agent_socket(&self) -> Option<Utf8PathBuf> {
         #[derive(Deserialize)]
         struct AgentEndpoints {
             socket: Option<Utf8PathBuf>,
         }
-        std::fs::read(self.agent_file())
+        let home = self.home.as_ref()?;
+        let written = std::fs::read(home.run().join("agent.json"))
             .ok()
             .and_then(|bytes| serde_json::from_slice::<AgentEndpoints>(&bytes).ok())
-            .and_then(|endpoints| endpoints.socket)
-            .unwrap_or_else(|| self.home.agent_socket())
+            .and_then(|endpoints| endpoints.socket);
+        Some(written.unwrap_or_else(|| home.agent_socket()))
     }
 }
 
-/// Of the layers of a failed connection only the innermost says anything.
+/// What the login of a home is stored under, whatever the way to it is called.
+fn home_key(home: &Home) -> String {
+    let path = home.root().canonicalize_utf8().unwrap_or_else(|_not_there| home.root().to_owned());
+    let digest = blake3::hash(path.as_str().as_bytes()).to_hex();
+    format!("home-{}", &digest[..32])
+}
+
+fn unusable_authority(path: &Utf8Path, problem: &Problem) -> Problem {
+    let message = format!("the authority of the coordinator in `{path}` cannot be used");
+    let mut unusable = Problem::new("platform.authority", ExitCode::Failed, message);
+    unusable.causes.clone_from(&problem.causes);
+    unusable.hint_command("restart the platform, which writes it anew", "aap down && aap up --detach")
+}
+
+fn unknown_authority(endpoint: &str) -> Problem {
+    let message =
+        format!("nobody said by which certificate authority the coordinator at {endpoint} is known");
+    Problem::new("context.bad_authority", ExitCode::Usage, message)
+        .hint("name its file in AAP_CA; it is `tls/root.pem` of the coordinator's home")
+        .hint_command(
+            "or keep both in a context",
+            format!("aap context add NAME --endpoint {endpoint} --ca FILE"),
+        )
+}
+
+/// Nobody answers in a home.
 fn nobody_answers(what: &str, place: &str, error: &(dyn std::error::Error + 'static)) -> Problem {
+    not_running(what).cause(format!("nobody answers at {place}")).cause(innermost(error))
+}
+
+/// Nobody whom we believe answers elsewhere.
+fn unreachable_at(
+    place: &str,
+    context: Option<&ContextName>,
+    error: &(dyn std::error::Error + 'static),
+) -> Problem {
+    let message = format!("the coordinator at {place} cannot be reached");
+    let problem =
+        Problem::new("platform.unreachable", ExitCode::Unavailable, message).cause(innermost(error));
+    let problem = match context {
+        Some(name) => problem.hint_command("see where the context leads", format!("aap context show {name}")),
+        None => problem.hint("AAP_ENDPOINT says that it is there"),
+    };
+    problem.retry_after_ms(1000)
+}
+
+/// Of the layers of a failed connection only the innermost says anything.
+fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
     let mut innermost = error;
     while let Some(source) = innermost.source() {
         innermost = source;
     }
-    not_running(what).cause(format!("nobody answers at {place}")).cause(innermost.to_string())
+    innermost.to_string()
 }
 
 fn tuned(endpoint: Endpoint) -> Endpoint {
@@ -328,48 +479,5 @@ pub async fn call<T>(
         )
         .hint_command("see what it is doing", "aap logs -n 20")
         .retry_after_ms(1000)),
-    }
-}
-
-/// Puts the operator's token on every call; none on a socket, whose mode is the permission. Never prints it.
-#[derive(Clone)]
-pub struct Bearer {
-    header: Option<MetadataValue<Ascii>>,
-}
-
-impl Bearer {
-    fn none() -> Self {
-        Self { header: None }
-    }
-
-    fn read(path: &Utf8Path) -> Result<Self, Problem> {
-        let refused = |problem: Problem| {
-            problem.hint("the coordinator writes this file when it starts; only its owner can read it")
-        };
-        let text = std::fs::read_to_string(path).map_err(|error| {
-            let message = format!("the operator token `{path}` cannot be read");
-            refused(Problem::new("auth.token_unreadable", ExitCode::LoginNeeded, message).caused_by(&error))
-        })?;
-        let mut header: MetadataValue<Ascii> = format!("Bearer {}", text.trim()).parse().map_err(|_| {
-            let message = format!("`{path}` does not hold a token");
-            refused(Problem::new("auth.token_unreadable", ExitCode::LoginNeeded, message))
-        })?;
-        header.set_sensitive(true);
-        Ok(Self { header: Some(header) })
-    }
-}
-
-impl std::fmt::Debug for Bearer {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Bearer(…)")
-    }
-}
-
-impl Interceptor for Bearer {
-    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        if let Some(header) = &self.header {
-            request.metadata_mut().insert("authorization", header.clone());
-        }
-        Ok(request)
     }
 }

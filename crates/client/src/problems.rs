@@ -11,9 +11,9 @@ pub fn problem_of(status: &Status) -> Problem {
     }
     match status.code() {
         Code::Unauthenticated => {
-            Problem::new("auth.token_refused", ExitCode::LoginNeeded, "the operator token was refused")
+            // Where the token stood is known to whoever showed it, who adds the remedy.
+            Problem::new("auth.token_refused", ExitCode::LoginNeeded, "the token was refused")
                 .cause(status.message())
-                .hint("the token of this platform is in `run/operator.token` of its home; check `--home`")
         }
         Code::NotFound => Problem::new("platform.not_found", ExitCode::NotFound, status.message()),
         Code::Unimplemented => {

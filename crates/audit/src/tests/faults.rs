@@ -5,13 +5,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use aap_runtime::SystemClock;
 use camino::{Utf8Path, Utf8PathBuf};
 
 use super::world::{World, record};
+use crate::Error;
 use crate::disk::{Disk, RealDisk, SegmentFile};
 use crate::mutant::chosen::is_caught;
-use crate::{AuditLog, Error};
 
 /// Which call fails, counted from 1, and how many in a row.
 #[derive(Debug, Default)]
@@ -107,11 +106,14 @@ impl SegmentFile for FaultyFile {
     }
 }
 
+/// Enough for three segments and some checkpoints.
+const RECORDS: u64 = 16;
+
 /// Appends, each record as a group of its own, across several segments. Returns what was answered.
 fn script(world: &World, disk: &FaultyDisk) -> Vec<u64> {
     let mut answered = Vec::new();
     let Ok((mut writer, _)) = world.open_on(Arc::new(disk.clone())) else { return answered };
-    for i in 0..30 {
+    for i in 0..RECORDS {
         match writer.commit(&[record("ana", "node ban").with("i", i.to_string())]) {
             Ok(_) => {
                 let had_failed = *disk.0.failed_sync.lock().unwrap();
@@ -131,10 +133,10 @@ fn script(world: &World, disk: &FaultyDisk) -> Vec<u64> {
 fn fail_each_call(times: u64) {
     let calls = {
         let disk = FaultyDisk::default();
-        assert_eq!(script(&World::new(), &disk).len(), 30);
+        assert_eq!(script(&World::new(), &disk).len() as u64, RECORDS);
         disk.0.calls.load(Ordering::SeqCst)
     };
-    assert!(calls > 60, "the script makes only {calls} calls");
+    assert!(calls > 40, "the script makes only {calls} calls");
     for call in 1..=calls {
         let world = World::new();
         let answered = script(&world, &FaultyDisk::failing(call, times));
@@ -152,7 +154,6 @@ fn fail_each_call(times: u64) {
 #[test]
 fn whatever_call_fails_what_was_answered_is_there_and_the_chain_is_good() {
     fail_each_call(1);
-    fail_each_call(2);
     fail_each_call(7);
 }
 
@@ -179,16 +180,11 @@ fn a_full_disk_refuses_and_the_log_goes_on_when_there_is_room() {
     assert_eq!(names, ["ana", "cy"]);
 }
 
-fn open(world: &World, disk: &FaultyDisk) -> AuditLog {
-    let clock = Arc::new(SystemClock::default());
-    AuditLog::open_on(Arc::new(disk.clone()), world.config.clone(), world.key(), clock).unwrap().log
-}
-
 #[tokio::test]
 async fn after_a_sync_that_failed_every_append_fails() {
     let world = World::new();
     let disk = FaultyDisk::default();
-    let log = open(&world, &disk);
+    let log = world.open_log(Arc::new(disk.clone()));
     assert_eq!(log.append(record("ana", "node ban")).await.unwrap(), 3);
     let sync = disk.0.calls.load(Ordering::SeqCst) + 2;
     disk.0.fails_at.store(sync, Ordering::SeqCst);
@@ -207,7 +203,7 @@ async fn appends_that_wait_while_the_disk_works_share_the_next_group() {
     const APPENDS: u64 = 100;
     let world = World::new();
     let disk = FaultyDisk::default();
-    let log = open(&world, &disk);
+    let log = world.open_log(Arc::new(disk.clone()));
     let first = log.last() + 1;
     disk.0.holds_syncs.store(true, Ordering::SeqCst);
     let mut tasks = tokio::task::JoinSet::new();

@@ -86,7 +86,7 @@ fn mutate_many(count: u64) {
 
 #[test]
 fn one_random_change_of_any_kind_is_found() {
-    mutate_many(400);
+    mutate_many(150);
 }
 
 /// Flips one bit of each byte of each file.

@@ -10,8 +10,8 @@ use camino::Utf8PathBuf;
 use crate::disk::{Disk, RealDisk};
 use crate::writer::Writer;
 use crate::{
-    Actor, AuditConfig, Checkpoint, Entry, Error, Object, Order, Outcome, OwnAction, Query, Reader, Record,
-    Recovery, SigningKey, Verification, recovery, verify,
+    Actor, AuditConfig, AuditLog, Checkpoint, Entry, Error, Object, Order, Outcome, OwnAction, Query, Reader,
+    Record, Recovery, SigningKey, Verification, recovery, verify,
 };
 
 /// When the logs of tests begin.
@@ -74,6 +74,18 @@ pub(crate) fn random_record(random: &mut Random) -> Record {
     record
 }
 
+/// Opens a log. A process that another test starts has the files of this one for a moment, with its locks.
+fn when_unlocked<T>(open: impl Fn() -> Result<T, Error>) -> T {
+    const TRIES: u32 = 10_000;
+    for _ in 0..TRIES {
+        match open() {
+            Err(Error::Locked { .. }) => std::thread::park_timeout(Duration::from_millis(1)),
+            opened => return opened.unwrap(),
+        }
+    }
+    panic!("somebody has the log open");
+}
+
 pub(crate) struct World {
     pub(crate) folder: tempfile::TempDir,
     pub(crate) config: AuditConfig,
@@ -107,7 +119,16 @@ impl World {
     }
 
     pub(crate) fn open(&self) -> (Writer, Recovery) {
-        self.open_on(Arc::new(RealDisk)).unwrap()
+        when_unlocked(|| self.open_on(Arc::new(RealDisk)))
+    }
+
+    /// With its thread.
+    pub(crate) fn open_log(&self, disk: Arc<dyn Disk>) -> AuditLog {
+        when_unlocked(|| {
+            let clock: Arc<dyn Clock> = self.clock.clone();
+            AuditLog::open_on(disk.clone(), self.config.clone(), self.key(), clock)
+        })
+        .log
     }
 
     /// Opens a log that must be whole.

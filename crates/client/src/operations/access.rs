@@ -1,8 +1,9 @@
-//! Operations on who may do what: enrolment tokens, and the standing of nodes.
+//! Operations on tokens, with which machines become nodes and programs act for users, and on the standing of nodes.
 
 use aap_types::ExitCode;
 
-use super::vocabulary::{Argument, Effect, Example, Field, FieldType, Format, Id, Operation, Output, Value};
+use super::ids::Id;
+use super::vocabulary::{Argument, Effect, Example, Field, FieldType, Format, Operation, Output, Value};
 
 const LISTING: &[Format] = &[Format::Table, Format::Plain, Format::Json, Format::Ndjson, Format::Csv];
 const ITEM: &[Format] = &[Format::Table, Format::Plain, Format::Json, Format::Ndjson];
@@ -18,11 +19,12 @@ const MAKE: &[ExitCode] = &[
     ExitCode::Unavailable,
 ];
 
-const TOKEN: &[Argument] = &[Argument::position("token", Value::Text, "Its id, as `aap token ls` shows it")];
-
 const TOKEN_FIELDS: &[Field] = &[
     Field::shown("id", "id", FieldType::Text),
+    Field::shown("type", "type", FieldType::Text),
     Field::shown("state", "state", FieldType::Text),
+    Field::shown("user", "user", FieldType::Text),
+    Field::shown("for", "for", FieldType::Text),
     Field::shown("site", "site", FieldType::Text),
     Field::shown("node", "for node", FieldType::Text),
     Field::shown("uses_left", "uses left", FieldType::Count),
@@ -34,6 +36,8 @@ const TOKEN_FIELDS: &[Field] = &[
     Field::json("created", FieldType::Time),
     Field::json("revoked", FieldType::Time),
     Field::json("author", FieldType::Text),
+    Field::json("used", FieldType::Time),
+    Field::json("scope", FieldType::Texts),
 ];
 
 /// What a node is to the platform.
@@ -86,17 +90,23 @@ pub(super) const OPERATIONS: &[Operation] = &[
         noun: "token",
         verb: "create",
         is_default: false,
-        summary: "Make an enrolment token, with which a machine becomes a node",
-        details: "The text is printed once and stored nowhere. It holds the fingerprint of the certificate authority and where the coordinator \
-is, so that `aap-agent enroll` needs nothing else. It is good for one machine and 15 minutes unless you say otherwise; a token for several \
-machines lives 24 hours at most. With --require-approval a node waits for `aap node approve`.",
+        summary: "Make a token: one with which a machine becomes a node, or with --api one with which a program acts for you",
+        details: "The text is printed once and stored nowhere. One for machines holds the fingerprint of the certificate authority and where \
+the coordinator is, so that `aap-agent enroll` needs nothing else. It is good for one machine and 15 minutes unless you say otherwise; a \
+token for several machines lives 24 hours at most. With --require-approval a node waits for `aap node approve`. One with --api may what its \
+user may at the time, within the rules of --allow, for 30 days unless you say otherwise; RULE is KINDS:VERBS[:NAMES][@LABEL=VALUES], such as \
+stream:query:logs. For others it is made by whoever may write tokens.",
         arguments: &[
+            Argument::flag("api", "For a program, which shows it in AAP_TOKEN_FILE"),
             Argument::option("site", Value::Text, "The site that the nodes belong to").default("default"),
             Argument::option("node", Value::Node, "The only node that it is for"),
-            Argument::option("ttl", Value::Duration, "How long it is good").default("15m"),
+            Argument::option("ttl", Value::Duration, "How long it is good [default: 15m, with --api 30d]"),
             Argument::option("uses", Value::Number, "How many machines it is for").default("1"),
             Argument::option("label", Value::Text, "KEY=VALUE, which the nodes get").short('l').many(),
             Argument::flag("require-approval", "An operator has to approve each node"),
+            Argument::option("user", Value::Text, "With --api: for whom it acts; by default for you"),
+            Argument::option("for", Value::Text, "With --api: what it is for, in words"),
+            Argument::option("allow", Value::Text, "With --api: a rule that it is limited to").many(),
         ],
         effect: Effect::Mutate,
         permission: "node:approve",
@@ -105,8 +115,12 @@ machines lives 24 hours at most. With --require-approval a node waits for `aap n
             fields: &[
                 Field::shown("token", "token", FieldType::Text),
                 Field::shown("id", "id", FieldType::Text),
+                Field::shown("type", "type", FieldType::Text),
                 Field::shown("site", "site", FieldType::Text),
+                Field::shown("user", "user", FieldType::Text),
                 Field::shown("expires", "expires", FieldType::Time),
+                Field::json("for", FieldType::Text),
+                Field::json("scope", FieldType::Texts),
             ],
         },
         formats: ITEM,
@@ -117,16 +131,21 @@ machines lives 24 hours at most. With --require-approval a node waits for `aap n
                 command: "aap token create --site lyon --uses 40 --ttl 8h --require-approval",
                 purpose: "for an image that forty machines start from",
             },
+            Example {
+                command: "aap token create --api --for nightly-report --ttl 90d --allow stream:query:orders",
+                purpose: "for a program that reads one stream",
+            },
         ],
-        hints: &["aap-agent enroll TOKEN", "aap token ls"],
+        hints: &["aap-agent enroll TOKEN", "AAP_TOKEN_FILE=FILE aap …", "aap token ls"],
     },
     Operation {
         id: Id::TokenLs,
         noun: "token",
         verb: "ls",
         is_default: true,
-        summary: "List enrolment tokens, also those that are over",
-        details: "States: valid, used (every use is gone), expired, revoked. Tokens that are over are listed for 30 days.",
+        summary: "List tokens, also those that are over",
+        details: "Types: enrolment, api. States: valid, used (every use is gone), expired, revoked. Enrolment tokens that are over are \
+listed for 30 days. API tokens of others are seen by whoever may read tokens.",
         arguments: &[],
         effect: Effect::Read,
         permission: "node:read",
@@ -134,22 +153,33 @@ machines lives 24 hours at most. With --require-approval a node waits for `aap n
         formats: LISTING,
         exits: READ,
         examples: &[Example { command: "aap token ls", purpose: "all of them" }],
-        hints: &["aap token create --site SITE"],
+        hints: &["aap token create --site SITE", "aap token create --api"],
     },
     Operation {
         id: Id::TokenRevoke,
         noun: "token",
         verb: "revoke",
         is_default: false,
-        summary: "Withdraw an enrolment token",
-        details: "Nodes that came of it stay; `aap node ban` shuts one out.",
-        arguments: TOKEN,
+        summary: "Withdraw a token, or all API tokens of a user",
+        details: "Nodes that came of an enrolment token stay; `aap node ban` shuts one out. A program that shows an API token is refused \
+from then on.",
+        arguments: &[
+            Argument::optional(
+                "token",
+                Value::Text,
+                "Its id, as `aap token ls` shows it, or the token itself",
+            ),
+            Argument::option("all-of", Value::Text, "All API tokens of this user"),
+        ],
         effect: Effect::Mutate,
         permission: "node:approve",
-        output: Output::Item { kind: "token", fields: TOKEN_FIELDS },
-        formats: ITEM,
+        output: Output::List { kind: "token.revoked", fields: TOKEN_FIELDS },
+        formats: LISTING,
         exits: ONE,
-        examples: &[Example { command: "aap token revoke 7mKq03TzRw9e", purpose: "it leaked" }],
+        examples: &[
+            Example { command: "aap token revoke 7mKq03TzRw9e", purpose: "it leaked" },
+            Example { command: "aap token revoke --all-of ana", purpose: "everything that acts for her" },
+        ],
         hints: &["aap token ls"],
     },
     standing(

@@ -2,7 +2,8 @@
 
 use aap_types::ExitCode;
 
-use super::vocabulary::{Argument, Effect, Example, Format, Id, Operation, Output, Value};
+use super::ids::Id;
+use super::vocabulary::{Argument, Effect, Example, Format, Operation, Output, Value};
 
 const FORMATS: &[Format] = &[Format::Table, Format::Plain, Format::Json];
 const EXITS: &[ExitCode] =

@@ -2,7 +2,8 @@
 
 use aap_types::ExitCode;
 
-use super::vocabulary::{Argument, Effect, Example, Field, FieldType, Format, Id, Operation, Output, Value};
+use super::ids::Id;
+use super::vocabulary::{Argument, Effect, Example, Field, FieldType, Format, Operation, Output, Value};
 
 const ITEM: &[Format] = &[Format::Table, Format::Plain, Format::Json, Format::Ndjson];
 const READ: &[ExitCode] = &[ExitCode::Ok, ExitCode::LoginNeeded, ExitCode::Denied, ExitCode::Unavailable];

@@ -9,6 +9,9 @@ const FORMATS: &[&str] = &["table", "plain", "json", "ndjson", "csv", "parquet",
 /// Arguments that every command takes. Each has an `AAP_*` twin; the command line wins.
 pub const GLOBALS: &[Argument] = &[
     Argument::option("home", Value::Directory, "Where the platform keeps its files").environment("AAP_HOME"),
+    Argument::option("context", Value::Context, "The platform of this name: see `aap context`")
+        .short('c')
+        .environment("AAP_CONTEXT"),
     Argument::option(
         "output",
         Value::Choice(FORMATS),
@@ -28,6 +31,12 @@ pub const GLOBALS: &[Argument] = &[
     Argument::flag("quiet", "Say nothing on stderr but errors").short('q').environment("AAP_QUIET"),
     Argument::flag("verbose", "Say more on stderr").short('v').environment("AAP_VERBOSE"),
     Argument::flag("yes", "Do not ask before removing anything").short('y').environment("AAP_YES"),
+    Argument::option(
+        "confirm",
+        Value::Context,
+        "The name of the context, where it asks for it before something is changed",
+    )
+    .environment("AAP_CONFIRM"),
     Argument::option("color", Value::Choice(&["auto", "always", "never"]), "Colours; `NO_COLOR` is honoured")
         .default("auto")
         .environment("AAP_COLOR"),

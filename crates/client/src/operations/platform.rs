@@ -2,7 +2,8 @@
 
 use aap_types::ExitCode;
 
-use super::vocabulary::{Argument, Effect, Example, Field, FieldType, Format, Id, Operation, Output, Value};
+use super::ids::Id;
+use super::vocabulary::{Argument, Effect, Example, Field, FieldType, Format, Operation, Output, Value};
 
 const LISTING: &[Format] = &[Format::Table, Format::Plain, Format::Json, Format::Ndjson, Format::Csv];
 const ITEM: &[Format] = &[Format::Table, Format::Plain, Format::Json, Format::Ndjson];
@@ -18,6 +19,40 @@ const BACKUP: &[Field] = &[
 ];
 
 pub(super) const OPERATIONS: &[Operation] = &[
+    Operation {
+        id: Id::Init,
+        noun: "",
+        verb: "init",
+        is_default: false,
+        summary: "Make a coordinator that other machines find, and its first administrator",
+        details: "Writes config/coordinator.yaml of the home, makes the certificate authority and a user who may do everything, and prints \
+the password this once. Nothing may run in the home meanwhile; done again it changes nothing. One machine alone needs none of this: `aap up`.",
+        arguments: &[
+            Argument::option("endpoint", Value::Text, "HOST:PORT at which operators will find it; needed"),
+            Argument::option(
+                "agents",
+                Value::Text,
+                "HOST:PORT at which agents will; the same host and port 7400 without it",
+            ),
+            Argument::option("admin", Value::Text, "The name of the first administrator").default("admin"),
+            Argument::option(
+                "certificate",
+                Value::File,
+                "A certificate for operators that others trust already, PEM; with --key",
+            ),
+            Argument::option("key", Value::File, "Its key, PEM"),
+        ],
+        effect: Effect::Mutate,
+        permission: "",
+        output: Output::Program,
+        formats: &[Format::Table, Format::Plain, Format::Json],
+        exits: &[ExitCode::Ok, ExitCode::Failed, ExitCode::Usage, ExitCode::Conflict],
+        examples: &[Example {
+            command: "aap init --endpoint coord.example:7401",
+            purpose: "then `aap up --detach`, and `aap auth login admin`",
+        }],
+        hints: &["aap up --detach", "aap auth login admin", "aap token create --site SITE"],
+    },
     Operation {
         id: Id::Up,
         noun: "",
@@ -277,5 +312,24 @@ a missing sandbox layer, are shown and do not change the exit code.",
             Example { command: "aap help --json", purpose: "for tools" },
         ],
         hints: &[],
+    },
+    Operation {
+        id: Id::Man,
+        noun: "",
+        verb: "man",
+        is_default: false,
+        summary: "Print the manual page of `aap`, or write one for every command into a directory",
+        details: "",
+        arguments: &[Argument::optional("dir", Value::Directory, "Where to; it must be there")],
+        effect: Effect::Read,
+        permission: "",
+        output: Output::Text,
+        formats: &[Format::Plain],
+        exits: &[ExitCode::Ok, ExitCode::Failed],
+        examples: &[
+            Example { command: "aap man", purpose: "the page of `aap` itself, for man -l -" },
+            Example { command: "aap man /usr/local/share/man/man1", purpose: "one for every command" },
+        ],
+        hints: &["aap help"],
     },
 ];

@@ -2,7 +2,8 @@
 
 use aap_types::ExitCode;
 
-use super::vocabulary::{Argument, Effect, Example, Field, FieldType, Format, Id, Operation, Output, Value};
+use super::ids::Id;
+use super::vocabulary::{Argument, Effect, Example, Field, FieldType, Format, Operation, Output, Value};
 
 const LISTING: &[Format] = &[Format::Table, Format::Plain, Format::Json, Format::Ndjson, Format::Csv];
 const CHANGE: &[ExitCode] = &[
