@@ -54,9 +54,9 @@ pub(super) async fn run(context: &mut Context<'_>, arguments: &ArgMatches) -> Re
             context.printer.note("cancelled");
             Ok(code)
         }
-        Err(Failure::BrokenPipe) => {
+        Err(gone @ (Failure::BrokenPipe | Failure::Interrupted)) => {
             cancel_on_server(&mut api, &id).await;
-            Err(Failure::BrokenPipe)
+            Err(gone)
         }
         Err(Failure::Problem(problem)) => {
             printer.failed(&problem, context.printer)?;

@@ -146,7 +146,11 @@ pub(super) async fn delete(context: &mut Context<'_>, arguments: &ArgMatches) ->
 async fn is_declared(context: &Context<'_>, name: &str) -> Result<bool, Problem> {
     let mut api = context.platform.resources().await?;
     let request = GetRequest { kind: KIND.to_owned(), name: name.to_owned() };
-    Ok(!call(context.call_timeout(), api.get(request)).await?.resources.is_empty())
+    match call(context.call_timeout(), api.get(request)).await {
+        Ok(reply) => Ok(!reply.resources.is_empty()),
+        Err(problem) if problem.exit == ExitCode::NotFound => Ok(false),
+        Err(problem) => Err(problem),
+    }
 }
 
 async fn fetch(context: &Context<'_>, name: &str) -> Result<Vec<Role>, Problem> {

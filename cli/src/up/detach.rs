@@ -94,7 +94,7 @@ pub(crate) fn answer_and_end(outcome: Result<Ready, Failure>) -> Result<ExitCode
     match outcome {
         Ok(ready) => answer(Ok(ready)),
         Err(Failure::Problem(problem)) => answer(Err(*problem)),
-        Err(Failure::BrokenPipe) => {}
+        Err(Failure::BrokenPipe | Failure::Interrupted) => {}
     }
     Ok(ExitCode::Ok)
 }

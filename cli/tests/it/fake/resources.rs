@@ -63,7 +63,7 @@ fn no_resource(kind: &str, name: &str) -> Status {
 }
 
 fn check_kind(kind: &str) -> Result<(), Status> {
-    let known = kind.is_empty() || ["sink", "sinks"].contains(&kind.to_lowercase().as_str());
+    let known = kind.is_empty() || ["sink", "sinks", "role"].contains(&kind.to_lowercase().as_str());
     let problem =
         Problem::new("resource.unknown_kind", ExitCode::Usage, format!("there is no kind `{kind}`"))
             .hint("did you mean `Sink`?");

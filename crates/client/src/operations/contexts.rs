@@ -97,10 +97,13 @@ open asks nothing; confirm wants the name of the context typed, or --confirm NAM
         ],
         &[
             Example {
-                command: "aap context add prod-eu --endpoint coord.eu.example:7401 --ca root.pem --user ana --protection confirm",
+                command: "aap context add prod-eu --endpoint coord.example:7401 --ca root.pem --user ana",
                 purpose: "a platform elsewhere",
             },
-            Example { command: "aap context add here --home /srv/aap", purpose: "one of this machine" },
+            Example {
+                command: "aap context add here --home /srv/aap --protection confirm",
+                purpose: "one of this machine, where changes are confirmed",
+            },
             Example {
                 command: "aap context add prod-eu --from prod-eu.toml",
                 purpose: "as a colleague exported it",
