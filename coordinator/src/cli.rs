@@ -4,7 +4,7 @@ use std::io::Write;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use aap_runtime::{Home, LogFormat, Shutdown, SystemClock, init_logging};
+use aap_runtime::{Home, LogFormat, Shutdown, SystemClock, become_owner, init_logging};
 use aap_types::{NodeId, Problem};
 use anyhow::{Context, Result};
 use camino::Utf8PathBuf;
@@ -128,6 +128,9 @@ fn problem_of(failure: &anyhow::Error) -> Problem {
 
 fn run(arguments: Arguments) -> Result<()> {
     let home = Home::find(arguments.home.as_deref());
+    if matches!(arguments.command, Some(Command::Init { .. } | Command::Migrate { .. })) {
+        become_owner(&home).context("go on as the user whom the home belongs to")?;
+    }
     let clock = Arc::new(SystemClock::default());
     if let Some(Command::Init { node }) = arguments.command {
         let node = node.unwrap_or_else(init::local_node);
