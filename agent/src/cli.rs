@@ -23,8 +23,8 @@ struct Arguments {
     /// Where state, sockets and configuration are. Default: `AAP_HOME`, else `$XDG_STATE_HOME/aap`.
     #[arg(long, value_name = "DIR", global = true)]
     home: Option<Utf8PathBuf>,
-    /// Configuration file, any number of times. Default: `config/agent.yaml` and `config/sources.d/*.yaml` of the home.
-    #[arg(long, value_name = "FILE")]
+    /// Configuration, any number of times: a file, or a folder with `agent.yaml` and `sources.d/*.yaml`. Default: `config` of the home.
+    #[arg(long, value_name = "PATH")]
     config: Vec<Utf8PathBuf>,
     /// How log lines look.
     #[arg(long, value_enum, default_value_t = Logs::Text)]
