@@ -117,6 +117,9 @@ fn problem_of(failure: &anyhow::Error) -> Problem {
         if let Some(error) = error.downcast_ref::<aap_transport::Error>() {
             return error.problem();
         }
+        if let Some(error @ aap_store::Error::Newer { .. }) = error.downcast_ref::<aap_store::Error>() {
+            return newer_state(error);
+        }
     }
     let problem =
         Problem::new("coordinator.failed", aap_types::ExitCode::Failed, "the coordinator cannot run");
@@ -124,6 +127,11 @@ fn problem_of(failure: &anyhow::Error) -> Problem {
         .chain()
         .fold(problem, |problem, cause| problem.cause(cause.to_string()))
         .hint_command("see what it said before", "aap logs coordinator")
+}
+
+fn newer_state(error: &aap_store::Error) -> Problem {
+    Problem::new("coordinator.newer_state", aap_types::ExitCode::Conflict, error.to_string())
+        .hint("start the newer coordinator that wrote it; or go back to the backup from before the upgrade")
 }
 
 fn run(arguments: Arguments) -> Result<()> {
@@ -209,4 +217,20 @@ async fn migrate(home: &Home, config: &Config, clock: Arc<SystemClock>, output: 
         ),
     };
     writeln!(std::io::stdout().lock(), "{line}").context("say what was moved")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metadata_of_a_newer_version_is_refused_by_a_code_of_its_own() {
+        let newer = aap_store::Error::Newer { path: "meta.db".into(), found: 99, known: 7 };
+        let problem = problem_of(&anyhow::Error::from(newer).context("open metadata"));
+        assert_eq!(
+            (problem.code.as_str(), problem.exit),
+            ("coordinator.newer_state", aap_types::ExitCode::Conflict)
+        );
+        assert!(problem.message.contains("version 99"), "{problem:?}");
+    }
 }
