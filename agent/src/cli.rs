@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use aap_runtime::{Home, LogFormat, Shutdown, init_logging};
+use aap_runtime::{Home, LogFormat, Shutdown, become_owner, init_logging};
 use aap_types::{NodeId, Problem};
 use camino::Utf8PathBuf;
 use clap::{Parser, Subcommand, ValueEnum};
@@ -21,10 +21,10 @@ struct Arguments {
     #[command(subcommand)]
     command: Option<Command>,
     /// Where state, sockets and configuration are. Default: `AAP_HOME`, else `$XDG_STATE_HOME/aap`.
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", global = true)]
     home: Option<Utf8PathBuf>,
-    /// Configuration file, any number of times. Default: `config/agent.yaml` and `config/sources.d/*.yaml` of the home.
-    #[arg(long, value_name = "FILE")]
+    /// Configuration, any number of times: a file, or a folder with `agent.yaml` and `sources.d/*.yaml`. Default: `config` of the home.
+    #[arg(long, value_name = "PATH")]
     config: Vec<Utf8PathBuf>,
     /// How log lines look.
     #[arg(long, value_enum, default_value_t = Logs::Text)]
@@ -143,6 +143,7 @@ pub fn main() -> ExitCode {
 }
 
 fn enroll(home: &Home, wish: Wish, output: Output) -> Result<u8, Problem> {
+    become_owner(home).map_err(|error| enrol::not_the_owner(home, &error))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(no_threads)?;
     runtime.block_on(enrol::run(home, wish, output)).map(|()| 0)
 }

@@ -41,14 +41,21 @@ const START_UP_OVER: Duration = Duration::from_secs(5);
 pub struct Options {
     /// Where state, sockets and configuration are.
     pub home: Home,
-    /// Configuration files instead of the home's own.
+    /// Configuration instead of the home's own: files, and folders that are laid out as `config` of a home.
     pub config: Vec<Utf8PathBuf>,
 }
 
 impl Options {
     /// The files to read now.
     pub fn files(&self) -> Vec<Utf8PathBuf> {
-        if self.config.is_empty() { config::config_files(&self.home.config()) } else { self.config.clone() }
+        if self.config.is_empty() {
+            return config::config_files(&self.home.config());
+        }
+        let files = |path: &Utf8PathBuf| match path.is_dir() {
+            true => config::config_files(path),
+            false => vec![path.clone()],
+        };
+        self.config.iter().flat_map(files).collect()
     }
 }
 

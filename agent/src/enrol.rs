@@ -230,6 +230,12 @@ fn cannot_write(path: &Utf8Path, error: &(dyn std::error::Error + 'static)) -> P
         .hint("the same command goes on where it stopped, with the same token")
 }
 
+/// Root could not go on as the user whom the home belongs to.
+pub(crate) fn not_the_owner(home: &Home, error: &std::io::Error) -> Problem {
+    let message = format!("cannot go on as the user whom `{}` belongs to", home.root());
+    Problem::new("enrolment.files", ExitCode::Failed, message).caused_by(error)
+}
+
 fn answered_badly(what: &str) -> Problem {
     Problem::new("enrolment.answer", ExitCode::Failed, "the coordinator's answer cannot be used").cause(what)
 }

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use aap_runtime::{Home, LogFormat, Shutdown, SystemClock, init_logging};
+use aap_runtime::{Home, LogFormat, Shutdown, SystemClock, become_owner, init_logging};
 use aap_types::{NodeId, Problem};
 use anyhow::{Context, Result};
 use camino::Utf8PathBuf;
@@ -117,6 +117,9 @@ fn problem_of(failure: &anyhow::Error) -> Problem {
         if let Some(error) = error.downcast_ref::<aap_transport::Error>() {
             return error.problem();
         }
+        if let Some(error @ aap_store::Error::Newer { .. }) = error.downcast_ref::<aap_store::Error>() {
+            return newer_state(error);
+        }
     }
     let problem =
         Problem::new("coordinator.failed", aap_types::ExitCode::Failed, "the coordinator cannot run");
@@ -126,8 +129,16 @@ fn problem_of(failure: &anyhow::Error) -> Problem {
         .hint_command("see what it said before", "aap logs coordinator")
 }
 
+fn newer_state(error: &aap_store::Error) -> Problem {
+    Problem::new("coordinator.newer_state", aap_types::ExitCode::Conflict, error.to_string())
+        .hint("start the newer coordinator that wrote it; or go back to the backup from before the upgrade")
+}
+
 fn run(arguments: Arguments) -> Result<()> {
     let home = Home::find(arguments.home.as_deref());
+    if matches!(arguments.command, Some(Command::Init { .. } | Command::Migrate { .. })) {
+        become_owner(&home).context("go on as the user whom the home belongs to")?;
+    }
     let clock = Arc::new(SystemClock::default());
     if let Some(Command::Init { node }) = arguments.command {
         let node = node.unwrap_or_else(init::local_node);
@@ -206,4 +217,20 @@ async fn migrate(home: &Home, config: &Config, clock: Arc<SystemClock>, output: 
         ),
     };
     writeln!(std::io::stdout().lock(), "{line}").context("say what was moved")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metadata_of_a_newer_version_is_refused_by_a_code_of_its_own() {
+        let newer = aap_store::Error::Newer { path: "meta.db".into(), found: 99, known: 7 };
+        let problem = problem_of(&anyhow::Error::from(newer).context("open metadata"));
+        assert_eq!(
+            (problem.code.as_str(), problem.exit),
+            ("coordinator.newer_state", aap_types::ExitCode::Conflict)
+        );
+        assert!(problem.message.contains("version 99"), "{problem:?}");
+    }
 }

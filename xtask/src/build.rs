@@ -1,4 +1,4 @@
-//! `build`, `up` and `dist`.
+//! `build` and `up`.
 
 use std::fs;
 use std::os::unix::process::CommandExt;
@@ -59,28 +59,4 @@ pub(crate) fn up(arguments: &[String]) -> Result<()> {
     let program = release()?.join("aap");
     let error = std::process::Command::new(&program).arg("up").args(arguments).exec();
     Err(error).with_context(|| format!("start `{program}`"))
-}
-
-/// Builds what is shipped: optimised across crates, DuckDB linked in.
-pub(crate) fn dist() -> Result<()> {
-    tools::require_build_tools()?;
-    let library = duckdb::archive()?;
-    tools::run(
-        tools::cargo()
-            .args(["build", "--profile", "dist", "--locked"])
-            .env("DUCKDB_LIB_DIR", library.as_str()),
-    )?;
-    let name =
-        format!("aap-{}-{}-{}", env!("CARGO_PKG_VERSION"), std::env::consts::OS, std::env::consts::ARCH);
-    let folder = tools::target().join("dist-out").join(name);
-    fs::create_dir_all(folder.join("bin")).with_context(|| format!("create `{folder}`"))?;
-    for program in PROGRAMS {
-        let from = tools::target().join("dist").join(program);
-        fs::copy(&from, folder.join("bin").join(program)).with_context(|| format!("copy `{from}`"))?;
-    }
-    for text in ["LICENSE", "README.md"] {
-        fs::copy(tools::root().join(text), folder.join(text)).with_context(|| format!("copy `{text}`"))?;
-    }
-    println!("{folder}");
-    Ok(())
 }

@@ -11,6 +11,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use camino::{Utf8Path, Utf8PathBuf};
 
+use crate::dist::sha256;
 use crate::tools;
 
 /// Where one platform's library comes from.
@@ -179,49 +180,8 @@ fn archives(folder: &Utf8Path) -> Result<Vec<Utf8PathBuf>> {
     Ok(found)
 }
 
-/// Puts one static archive and its pkg-config file into the cache; returns the folder for `DUCKDB_LIB_DIR`.
-pub(crate) fn archive() -> Result<Utf8PathBuf> {
-    let pin = pin()?;
-    let folder = tools::cache()?.join("libduckdb").join(format!("static-{}", &pin.npm_sha256[..16]));
-    if folder.join("libduckdb_static.a").is_file() {
-        return Ok(folder);
-    }
-    fs::create_dir_all(folder.join("pkgconfig")).with_context(|| format!("create `{folder}`"))?;
-    let source = go_module(pin, &folder).context("fetch DuckDB's static archives (needs go)")?;
-    merge(&archives(&source)?, &folder)?;
-    let description = format!(
-        "Name: duckdb\nDescription: DuckDB, prebuilt static archives in one\nVersion: 1.5.6\n\
-         Libs: -L{folder} -lduckdb_static -lstdc++ -lm -ldl -lpthread\n"
-    );
-    fs::write(folder.join("pkgconfig/duckdb.pc"), description).context("write duckdb.pc")?;
-    Ok(folder)
-}
-
-fn merge(archives: &[Utf8PathBuf], folder: &Utf8Path) -> Result<()> {
-    let merged = folder.join("libduckdb_static.a");
-    // ar's script takes no odd characters, and module paths hold `@`: name the archives through links.
-    let mut script = "create libduckdb_static.tmp.a\n".to_owned();
-    for (number, archive) in archives.iter().enumerate() {
-        let name = format!("part{number}.a");
-        point(&folder.join(&name), archive)?;
-        script.push_str(&format!("addlib {name}\n"));
-    }
-    script.push_str("save\nend\n");
-    let script_file = folder.join("merge.mri");
-    fs::write(&script_file, script).context("write the script for ar")?;
-    let input = fs::File::open(&script_file).context("open the script for ar")?;
-    tools::run(Command::new("ar").arg("-M").stdin(input).current_dir(folder))?;
-    fs::rename(folder.join("libduckdb_static.tmp.a"), merged).context("move the merged archive")
-}
-
 fn check_sha256(file: &Utf8Path, expected: &str) -> Result<()> {
-    let program = if tools::has("sha256sum") { "sha256sum" } else { "shasum" };
-    let mut command = Command::new(program);
-    if program == "shasum" {
-        command.args(["-a", "256"]);
-    }
-    let line = tools::output(command.arg(file))?;
-    let found = line.split_whitespace().next().unwrap_or_default();
+    let found = sha256(&fs::read(file).with_context(|| format!("read `{file}`"))?);
     if found != expected {
         bail!("sha256 of `{file}` is {found}, pinned is {expected}");
     }

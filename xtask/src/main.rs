@@ -4,7 +4,8 @@
 //! |---|---|
 //! | `tools.rs` | running commands, and what the machine must have |
 //! | `duckdb.rs` | the prebuilt DuckDB library: where it comes from and its pinned checksums |
-//! | `build.rs` | `build`, `up`, `dist` |
+//! | `build.rs` | `build`, `up` |
+//! | `dist.rs` | `dist`: the package, the archive, and the check of both |
 //! | `test.rs` | `test`, `test --long`, `test --services` |
 //! | `services.rs` | real servers for tests |
 //! | `check.rs` | `check`: format, lints, structure, licences, pages of errors, docs, generated code |
@@ -17,6 +18,7 @@
 mod bench;
 mod build;
 mod check;
+mod dist;
 mod duckdb;
 mod errors;
 mod services;
@@ -25,6 +27,7 @@ mod test;
 mod tools;
 
 use anyhow::Result;
+use camino::Utf8PathBuf;
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
@@ -63,8 +66,15 @@ enum Task {
     },
     /// Regenerate committed code from the .proto files
     Gen,
-    /// Build what is shipped: one folder of programs with DuckDB linked in
-    Dist,
+    /// Build what is shipped into target/dist-out: a package for Debian, and an archive for every other system
+    Dist {
+        /// Unpack it into a clean root, look at what is in it, and try it
+        #[arg(long)]
+        check: bool,
+        /// Take the programs of this folder instead of building them
+        #[arg(long, value_name = "DIR")]
+        programs: Option<Utf8PathBuf>,
+    },
 }
 
 fn main() -> Result<()> {
@@ -75,6 +85,6 @@ fn main() -> Result<()> {
         Task::Check => check::run(),
         Task::Bench { filter } => bench::run(filter.as_deref()),
         Task::Gen => check::generate(),
-        Task::Dist => build::dist(),
+        Task::Dist { check, programs } => dist::run(programs, check),
     }
 }

@@ -12,7 +12,8 @@
 //! | `limits.rs` | [`raise_open_file_limit`] |
 //! | `notify.rs` | sd_notify |
 //! | `memory.rs` | heaps that do not multiply, start-up code let go |
-//! | `secret.rs` | [`SecretRef`]: where a secret stands; [`Secret`], which never prints |
+//! | `owner.rs` | [`become_owner`]: root works in a home as the user whom it belongs to |
+//! | `secret.rs` | [`SecretRef`]: where a secret stands; [`Secret`], which never prints; [`exposed_mode`]: whether others can read it |
 //! | `failpoint.rs` | [`failpoint::hit`]: numbered places where tests kill a process |
 
 mod clock;
@@ -24,6 +25,7 @@ mod limits;
 mod logging;
 pub mod memory;
 mod notify;
+mod owner;
 mod secret;
 mod shutdown;
 mod supervisor;
@@ -34,6 +36,7 @@ pub use home::{Home, RESTORED};
 pub use limits::raise_open_file_limit;
 pub use logging::{LogFormat, init_logging};
 pub use notify::notify_ready;
-pub use secret::{Secret, SecretError, SecretRef};
+pub use owner::become_owner;
+pub use secret::{Secret, SecretError, SecretRef, exposed_mode};
 pub use shutdown::Shutdown;
 pub use supervisor::{OnFailure, Supervisor, TaskKind};

@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::str::FromStr;
 
-use camino::Utf8PathBuf;
+use camino::{Utf8Path, Utf8PathBuf};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
@@ -56,6 +56,23 @@ impl SecretRef {
                 .map_err(|source| SecretError::Unreadable { path: path.clone(), source }),
         }
     }
+}
+
+/// The mode of a file with a secret that others than its owner can read; `None` where nobody else can. A credential of systemd
+/// is protected by its folder: where it has a list of who may read it, the mode shows that as a right of its group.
+///
+/// # Errors
+/// The file cannot be looked at.
+pub fn exposed_mode(path: &Utf8Path) -> io::Result<Option<u32>> {
+    let credentials = std::env::var("CREDENTIALS_DIRECTORY").ok().filter(|folder| !folder.is_empty());
+    exposed_mode_beside(path, credentials.as_deref().map(Utf8Path::new))
+}
+
+fn exposed_mode_beside(path: &Utf8Path, credentials: Option<&Utf8Path>) -> io::Result<Option<u32>> {
+    use std::os::unix::fs::PermissionsExt;
+    let mode = std::fs::metadata(path)?.permissions().mode() & 0o777;
+    let is_credential = credentials.is_some_and(|folder| path.starts_with(folder));
+    Ok((mode & 0o077 != 0 && !is_credential).then_some(mode))
 }
 
 fn read_file(path: &Utf8PathBuf) -> io::Result<String> {
@@ -158,5 +175,23 @@ mod tests {
         let literal = "hunter2".parse::<SecretRef>().unwrap_err();
         assert!(!literal.to_string().contains("hunter2"));
         assert!(serde_json::from_str::<SecretRef>("\"env:\"").is_err());
+    }
+
+    #[test]
+    fn a_file_that_others_can_read_is_exposed_unless_the_service_manager_handed_it_over() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let folder = Utf8Path::from_path(folder.path()).unwrap();
+        let path = folder.join("token");
+        std::fs::write(&path, "t").unwrap();
+        for (mode, exposed) in [(0o600, None), (0o400, None), (0o440, Some(0o440)), (0o604, Some(0o604))] {
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(exposed_mode_beside(&path, None).unwrap(), exposed);
+            assert_eq!(
+                exposed_mode_beside(&path, Some(Utf8Path::new("/run/credentials/x"))).unwrap(),
+                exposed
+            );
+            assert_eq!(exposed_mode_beside(&path, Some(folder)).unwrap(), None);
+        }
     }
 }

@@ -1,8 +1,8 @@
 //! TLS of both sides: 1.3 only, `ring`, certificates of the embedded authority and no others.
 
-use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 
+use aap_runtime::exposed_mode;
 use camino::{Utf8Path, Utf8PathBuf};
 use rustls::crypto::CryptoProvider;
 use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
@@ -267,12 +267,10 @@ pub(crate) fn provider() -> Arc<CryptoProvider> {
 
 /// Refuses a private key that somebody beside its owner can read.
 pub(crate) fn refuse_exposed(path: &Utf8Path) -> Result<(), Error> {
-    let metadata = std::fs::metadata(path).map_err(Error::file("read private key", path))?;
-    let mode = metadata.permissions().mode() & 0o777;
-    if mode & 0o077 != 0 {
-        return Err(Error::KeyExposed { path: path.to_owned(), mode });
+    match exposed_mode(path).map_err(Error::file("read private key", path))? {
+        Some(mode) => Err(Error::KeyExposed { path: path.to_owned(), mode }),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 /// Every certificate in a PEM file, at least one.

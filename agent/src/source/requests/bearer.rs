@@ -16,17 +16,13 @@ impl Bearer {
     /// The token in `file`, which others on this machine must not be able to read: it would protect nothing. While the file is
     /// missing, every request is refused.
     pub(in crate::source) async fn open(file: Utf8PathBuf) -> Result<Self, SourceError> {
-        use std::os::unix::fs::PermissionsExt;
         let own = file.clone();
-        let metadata = tokio::task::spawn_blocking(move || std::fs::metadata(own)).await;
-        if let Ok(Ok(metadata)) = metadata {
-            let mode = metadata.permissions().mode() & 0o777;
-            if mode & 0o077 != 0 {
-                let message = format!(
-                    "the token in `{file}` can be read by others (mode {mode:o}); run `chmod 600 {file}`"
-                );
-                return Err(SourceError::Config(message));
-            }
+        let exposed = tokio::task::spawn_blocking(move || aap_runtime::exposed_mode(&own)).await;
+        if let Ok(Ok(Some(mode))) = exposed {
+            let message = format!(
+                "the token in `{file}` can be read by others (mode {mode:o}); run `chmod 600 {file}`"
+            );
+            return Err(SourceError::Config(message));
         }
         Ok(Self::of(file))
     }
