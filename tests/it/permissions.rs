@@ -6,7 +6,7 @@ use aap_client::rules::{KINDS, VERBS};
 
 /// Operations that need no permission: they work on files and processes of this machine, whose modes decide, or on nothing at all.
 /// A new operation stands here only for such a reason.
-const OF_THIS_MACHINE: [&str; 28] = [
+const OF_THIS_MACHINE: [&str; 29] = [
     "aap backup",
     "aap buffer export",
     "aap buffer ls",
@@ -28,6 +28,7 @@ const OF_THIS_MACHINE: [&str; 28] = [
     "aap down",
     "aap help",
     "aap ingest",
+    "aap init",
     "aap logs",
     "aap man",
     "aap restore",

@@ -105,9 +105,10 @@ impl Gate {
 
     async fn record_denial(&self, passing: &Passing, caller: Option<&Caller>, problem: &Problem) {
         let record = passing.record(caller, Outcome::Denied, Some(problem));
-        let record = match caller {
-            Some(_) => record,
-            None => match self.strangers_turn() {
+        // Wrong passwords are bounded by the waits after them, and whoever looks for a guesser wants to see each.
+        let record = match caller.is_some() || problem.code == "auth.login_refused" {
+            true => record,
+            false => match self.strangers_turn() {
                 None => return,
                 Some(0) => record,
                 Some(beside) => record.with("refused beside it", beside.to_string()),
