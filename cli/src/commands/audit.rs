@@ -249,6 +249,7 @@ fn keep(directory: &Utf8Path, key: &str, checkpoint: &str) -> Result<(), Problem
         Problem::new("audit.not_written", ExitCode::Failed, format!("`{path}` cannot be written"))
             .caused_by(error)
     };
+    std::fs::create_dir_all(directory).map_err(|error| failed(directory, &error))?;
     match audit::read_kept(&path) {
         Ok(kept) if kept.concat() == key => {}
         Ok(_) => {
