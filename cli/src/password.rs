@@ -1,6 +1,6 @@
 //! Passwords and tokens from where they are safe: a terminal without echo, a file, stdin. Never an argument.
 
-use std::io::{self, IsTerminal, Read, Write};
+use std::io::{self, BufRead, IsTerminal, Read, Write};
 
 use aap_client::{Secret, SecretRef};
 use aap_types::{ExitCode, Problem};
@@ -106,7 +106,7 @@ impl Drop for Silence {
 }
 
 /// What is typed up to the end of the line, with what is taken back taken back; `None`: it was interrupted.
-fn read_line(from: impl Read) -> io::Result<Option<Secret>> {
+fn read_line(from: impl BufRead) -> io::Result<Option<Secret>> {
     let mut typed = Vec::new();
     for byte in from.take(SECRET_BYTES_MAX).bytes() {
         match byte? {

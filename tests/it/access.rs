@@ -274,7 +274,7 @@ fn every_role_may_make_the_calls_that_its_rules_speak_of_and_no_other() {
             // Some calls end the session with which they are made.
             let desk = Desk::at(&hub, &operator.log_in(&name, PASSWORD).unwrap().token);
             let needs = NEEDS.iter().find(|(known, _)| known == path).map(|(_, needs)| *needs);
-            let may = needs.is_none_or(|needs| needs.iter().any(|need| reaches(need)));
+            let may = needs.is_none_or(|needs| needs.iter().any(reaches));
             let code = desk.code_of(path);
             assert_eq!(code != "auth.denied", may, "{role:?} {path}: {code}");
         }
@@ -491,10 +491,8 @@ fn passwords_sessions_and_tokens_are_what_shows_who_somebody_is() {
     );
 
     // The right password is no help while somebody guesses.
-    let guesses = (0..20).find_map(|at| {
-        let code = operator.log_in("ana", &format!("guess number {at}")).unwrap_err();
-        (code == "auth.locked_out").then_some(at)
-    });
+    let guesses =
+        (0..20).find(|at| operator.log_in("ana", &format!("guess {at}")).unwrap_err() == "auth.locked_out");
     assert!(guesses.is_some_and(|guesses| guesses < 10), "{guesses:?}");
     assert_eq!(operator.log_in("ana", PASSWORD).unwrap_err(), "auth.locked_out");
     assert_eq!(ana.code_of("Operator/ListStreams"), "", "who is in stays in");

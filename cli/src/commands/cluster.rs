@@ -99,6 +99,8 @@ pub(super) fn migrate(
     operation: &Operation,
     arguments: &ArgMatches,
 ) -> Result<ExitCode, Failure> {
+    // Through a context that leads elsewhere there is none to migrate; the default one is not meant then.
+    context.platform.home()?;
     let mut command = Command::new(programs::beside("aap-coordinator")?);
     match text(arguments, "config") {
         "" => {}

@@ -19,6 +19,8 @@ pub(super) fn run(
     operation: &Operation,
     arguments: &ArgMatches,
 ) -> Result<ExitCode, Failure> {
+    // Through a context that leads elsewhere there is none to set up; the default one is not meant then.
+    context.platform.home()?;
     if text(arguments, "endpoint").is_empty() {
         let problem = Problem::new("cli.usage", ExitCode::Usage, "--endpoint is missing");
         return Err(problem

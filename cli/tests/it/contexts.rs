@@ -208,8 +208,9 @@ fn a_context_that_leads_elsewhere_needs_a_login_and_has_no_files_here() {
         (4, &"auth.login_needed".into()),
         "not the token of a home here"
     );
-    for line in [&["logs"][..], &["down"], &["ingest", "logs", "-"]] {
-        let ran = aap(&home, &[line, &["-o", "json"]].concat());
+    for line in ["logs", "down", "ingest logs -", "cluster migrate", "init --endpoint h:1", "backup x"] {
+        let words: Vec<&str> = line.split(' ').collect();
+        let ran = aap(&home, &[&words[..], &["-o", "json"]].concat());
         assert_eq!((ran.code, &ran.error()["code"]), (2, &"context.no_home".into()), "{line:?}: {ran:?}");
     }
     let ran =

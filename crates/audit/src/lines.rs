@@ -156,7 +156,7 @@ mod tests {
         }
         let many: String = (0..20_000).map(|i| format!("line {i}\n")).collect();
         check(many.as_bytes());
-        check(many[..many.len() - 3].as_bytes());
+        check(&many.as_bytes()[..many.len() - 3]);
     }
 
     #[test]

@@ -125,7 +125,7 @@ impl AuditLog {
     pub async fn append(&self, record: Record) -> Result<u64, Error> {
         let room = self.inner.feed.room().await?;
         let (answer, outcome) = oneshot::channel();
-        self.inner.feed.push(Work::Append { record: record.bounded(), answer, _room: room })?;
+        self.inner.feed.push(Work::Append { record: Box::new(record.bounded()), answer, _room: room })?;
         outcome.await.unwrap_or(Err(Error::Closed))
     }
 

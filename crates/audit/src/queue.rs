@@ -19,7 +19,7 @@ type Answer<T> = oneshot::Sender<Result<T, Error>>;
 /// What the thread is asked for, in order.
 #[derive(Debug)]
 pub(crate) enum Work {
-    Append { record: Record, answer: Answer<u64>, _room: OwnedSemaphorePermit },
+    Append { record: Box<Record>, answer: Answer<u64>, _room: OwnedSemaphorePermit },
     Sign { answer: Answer<Checkpoint> },
 }
 
@@ -154,11 +154,11 @@ fn apply(writer: &mut Writer, work: Vec<Work>) {
         match work {
             #[cfg(test)]
             Work::Append { record, answer, .. } if crate::mutant::is("answerfirst") => {
-                writer.owe(record);
+                writer.owe(*record);
                 answer_with(answer, Ok(0));
             }
             Work::Append { record, answer, .. } => {
-                records.push(record);
+                records.push(*record);
                 answers.push(answer);
             }
             // It covers what was appended before it, and may cover more.
