@@ -127,10 +127,11 @@ impl Catalogs {
         self.known.read().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
     }
 
-    /// `query.unknown_catalog`, for a table of that name.
-    pub(crate) fn unknown(&self, table: &str) -> Problem {
+    /// `query.unknown_catalog`, for a table of that name, to somebody who sees those of `sees`.
+    pub(crate) fn unknown(&self, table: &str, sees: impl Fn(&str) -> bool) -> Problem {
         let (first, rest) = table.split_once('.').unwrap_or((table, ""));
-        let names = self.names();
+        let mut names = self.names();
+        names.retain(|name| sees(name));
         let known: Vec<&str> = names.iter().map(String::as_str).collect();
         let message = format!("there is no catalog `{first}` and no stream `{table}`");
         let problem = Problem::new("query.unknown_catalog", ExitCode::NotFound, message);

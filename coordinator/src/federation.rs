@@ -171,7 +171,7 @@ impl Catalog for Federated {
         let local = self.local.resolve(&here)?;
         let known = |need: &TableNeed| local.manifest.tables.iter().any(|table| table.name == need.name);
         if let Some(missing) = here.iter().find(|need| !need.path.is_empty() && !known(need)) {
-            return Err(self.catalogs.unknown(&missing.name));
+            return Err(self.catalogs.unknown(&missing.name, |name| self.local.scope.sees_catalog(name)));
         }
         for table in &local.manifest.tables {
             self.note([self.local.scan_of(table)]);

@@ -187,6 +187,11 @@ impl Identities {
         .await
     }
 
+    /// All by name. Blocking.
+    pub(crate) fn list_now(&self) -> Result<Vec<NodeIdentity>, Problem> {
+        self.inner.all()
+    }
+
     /// In a cluster other coordinators change the standing of nodes that have their session here.
     pub(crate) async fn watch(self, shutdown: aap_runtime::Shutdown) -> Result<(), std::convert::Infallible> {
         loop {

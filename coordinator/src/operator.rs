@@ -251,8 +251,9 @@ impl Operator for OperatorService {
         let sees = |name: &str| name.parse().is_ok_and(|stream| scope.sees(&stream));
         require_stream(&self.queries, &request.stream, &sees).await.map_err(refuse)?;
         let answer = self.queries.tail(&request, caller.name(), scope).map_err(refuse)?;
-        let stream = request.stream;
-        Ok(events(answer, caller, move |now| now.may(Verb::Query, Object::named(Kind::Stream, &stream))))
+        let rows = |caller: &Caller, stream: &str| caller.policy.rows(&caller.principal, stream);
+        let (stream, seen) = (request.stream.clone(), rows(&caller, &request.stream));
+        Ok(events(answer, caller, move |now| rows(now, &stream) == seen))
     }
 
     type RunQueryStream = EventStream;
@@ -265,8 +266,8 @@ impl Operator for OperatorService {
         let scope = self.scope(&caller).await?;
         let answer = self.queries.run(request.into_inner(), caller.name(), scope).map_err(refuse)?;
         // What a statement reads was decided when it began; whoever has other roles by now begins again.
-        let roles = caller.principal.roles.clone();
-        Ok(events(answer, caller, move |now| now.principal.roles == roles))
+        let before = caller.clone();
+        Ok(events(answer, caller, move |now| now.has_rights_of(&before)))
     }
 
     async fn list_queries(

@@ -2,7 +2,7 @@
 //! was refused.
 //!
 //! ```text
-//! call ──► request id ──► who calls, and whether they may ──► record `begun` ──► service ──► record `done` or `failed`
+//! call ──► request id ──► who calls, and whether they may ──► record `begun` ──► service ──► record `done`, `failed` or `denied`
 //!                                │ no                           │ cannot be written: `audit.unavailable`, nothing is done
 //!                                └──► record `denied`           └ only where something is changed
 //! ```
@@ -31,8 +31,12 @@ use crate::audit::{AuditTrail, actor};
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Letters of a request id that is taken from whoever calls.
 const REQUEST_ID_LETTERS_MAX: usize = 64;
-/// Whoever is not known could fill the disk with refusals: of theirs one is recorded in this time, with how many there were beside it.
-const STRANGERS_EVERY: Duration = Duration::from_secs(1);
+/// Whoever is not known could fill the disk with refusals: of theirs so many are recorded in [`WINDOW`], with how many there were beside them.
+const TOKENS_MAX: u32 = 1;
+/// The same of wrong passwords, of which whoever looks for a guesser wants to see more.
+const PASSWORDS_MAX: u32 = 10;
+/// For both.
+const WINDOW: Duration = Duration::from_secs(1);
 
 /// What calls come through. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -46,10 +50,34 @@ pub(crate) struct Gate {
 /// Refusals of whoever is not known.
 #[derive(Debug, Default)]
 struct Strangers {
-    /// When one was recorded last.
-    recorded: Option<Duration>,
-    /// How many were not since then.
+    tokens: Counted,
+    passwords: Counted,
+}
+
+/// Refusals of one kind.
+#[derive(Debug, Default)]
+struct Counted {
+    /// When the window began.
+    since: Option<Duration>,
+    /// How many were recorded in it.
+    recorded: u32,
+    /// How many were not since one was recorded.
     beside: u64,
+}
+
+impl Counted {
+    /// Whether one more is recorded, and how many were not before it.
+    fn turn(&mut self, now: Duration, most: u32) -> Option<u64> {
+        if self.since.is_none_or(|since| now.saturating_sub(since) >= WINDOW) {
+            (self.since, self.recorded) = (Some(now), 0);
+        }
+        if self.recorded >= most {
+            self.beside += 1;
+            return None;
+        }
+        self.recorded += 1;
+        Some(std::mem::take(&mut self.beside))
+    }
 }
 
 /// One call on its way.
@@ -80,24 +108,27 @@ impl Gate {
                 return Err(refused.problem);
             }
         };
-        let action = action(passing.call);
-        if action.is_some() {
-            self.trail.record(passing.record(caller.as_ref(), Outcome::Begun, None)).await?;
+        let is_recorded = action(passing.call).is_some();
+        // Somebody unknown has begun nothing: what comes of their log-in is recorded before they have it.
+        if let Some(caller) = caller.as_ref().filter(|_| is_recorded) {
+            self.trail.record(passing.record(Some(caller), Outcome::Begun, None)).await?;
         }
         request.extensions_mut().insert(passing.touched.clone());
         if let Some(caller) = &caller {
             request.extensions_mut().insert(caller.clone());
         }
         let response = next.run(request).await;
-        match problem_in(&response) {
-            None if action.is_none() => {}
-            None => self.record_end(passing.record(caller.as_ref(), Outcome::Done, None)).await,
-            Some(problem) if problem.exit == ExitCode::Denied || is_login_refused(&problem) => {
-                self.record_denial(passing, caller.as_ref(), &problem).await;
+        let problem = problem_in(&response);
+        let is_denied = |problem: &Problem| problem.exit == ExitCode::Denied || is_login_refused(problem);
+        match &problem {
+            Some(problem) if is_denied(problem) || passing.touched.was_denied() => {
+                self.record_denial(passing, caller.as_ref(), problem).await;
             }
-            Some(_) if action.is_none() => {}
-            Some(problem) => {
-                self.record_end(passing.record(caller.as_ref(), Outcome::Failed, Some(&problem))).await;
+            _ if !is_recorded => {}
+            None if caller.is_none() => self.trail.record(passing.record(None, Outcome::Done, None)).await?,
+            None => self.record_end(passing.record(caller.as_ref(), Outcome::Done, None)).await,
+            failed => {
+                self.record_end(passing.record(caller.as_ref(), Outcome::Failed, failed.as_ref())).await;
             }
         }
         Ok(response)
@@ -105,31 +136,23 @@ impl Gate {
 
     async fn record_denial(&self, passing: &Passing, caller: Option<&Caller>, problem: &Problem) {
         let record = passing.record(caller, Outcome::Denied, Some(problem));
-        // Wrong passwords are bounded by the waits after them, and whoever looks for a guesser wants to see each.
-        let record = match caller.is_some() || problem.code == "auth.login_refused" {
-            true => record,
-            false => match self.strangers_turn() {
-                None => return,
-                Some(0) => record,
-                Some(beside) => record.with("refused beside it", beside.to_string()),
-            },
+        let turn = match caller {
+            Some(_) => Some(0),
+            None => self.strangers_turn(problem),
         };
-        self.record_end(record).await;
+        match turn {
+            None => {}
+            Some(0) => self.record_end(record).await,
+            Some(beside) => self.record_end(record.with("refused beside it", beside.to_string())).await,
+        }
     }
 
-    /// Whether a refusal of somebody unknown is recorded, and how many were not before it.
-    fn strangers_turn(&self) -> Option<u64> {
+    fn strangers_turn(&self, problem: &Problem) -> Option<u64> {
         let now = self.clock.monotonic();
         let mut strangers = self.strangers.lock().unwrap_or_else(PoisonError::into_inner);
-        match strangers.recorded {
-            Some(last) if now.saturating_sub(last) < STRANGERS_EVERY => {
-                strangers.beside += 1;
-                None
-            }
-            _ => {
-                strangers.recorded = Some(now);
-                Some(std::mem::take(&mut strangers.beside))
-            }
+        match problem.code.as_str() {
+            "auth.login_refused" => strangers.passwords.turn(now, PASSWORDS_MAX),
+            _ => strangers.tokens.turn(now, TOKENS_MAX),
         }
     }
 
@@ -220,4 +243,19 @@ pub(crate) fn bearer(headers: &HeaderMap) -> Option<&str> {
 pub(crate) fn address_of(request: &Request) -> IpAddr {
     let client = request.extensions().get::<ConnectInfo<Client>>();
     client.map_or(IpAddr::from([0, 0, 0, 0]), |ConnectInfo(client)| client.address.ip())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_many_refusals_some_are_recorded_and_all_are_counted() {
+        let mut counted = Counted::default();
+        let at = Duration::from_millis;
+        let turns: Vec<_> = (0..5).map(|ms| counted.turn(at(ms), 2)).collect();
+        assert_eq!(turns, [Some(0), Some(0), None, None, None]);
+        assert_eq!(counted.turn(at(999), 2), None);
+        assert_eq!((counted.turn(at(1_000), 2), counted.turn(at(1_001), 2)), (Some(4), Some(0)));
+    }
 }

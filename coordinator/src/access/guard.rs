@@ -67,7 +67,13 @@ impl std::fmt::Debug for Guard {
 
 /// What a call was about, as far as it was looked at: for whoever records it.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Touched(Arc<Mutex<Vec<(Kind, String)>>>);
+pub(crate) struct Touched(Arc<Mutex<Objects>>);
+
+#[derive(Debug, Default)]
+struct Objects {
+    named: Vec<(Kind, String)>,
+    denied: bool,
+}
 
 impl Touched {
     /// More objects than anybody reads in one record.
@@ -75,16 +81,30 @@ impl Touched {
 
     /// Notes an object.
     pub(crate) fn note(&self, kind: Kind, name: &str) {
-        let mut objects = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_known = objects.iter().any(|(known, named)| *known == kind && named == name);
-        if !is_known && objects.len() < Self::MAX {
-            objects.push((kind, name.to_owned()));
+        let mut objects = self.objects_mut();
+        let is_known = objects.named.iter().any(|(known, named)| *known == kind && named == name);
+        if !is_known && objects.named.len() < Self::MAX {
+            objects.named.push((kind, name.to_owned()));
         }
+    }
+
+    /// Notes that it may not be done, whatever the caller is told: of what they may not see, that it is not there.
+    fn note_denial(&self) {
+        self.objects_mut().denied = true;
+    }
+
+    /// Whether something of it may not be done.
+    pub(crate) fn was_denied(&self) -> bool {
+        self.objects_mut().denied
+    }
+
+    fn objects_mut(&self) -> MutexGuard<'_, Objects> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Kinds and names.
     pub(crate) fn objects(&self) -> Vec<(Kind, String)> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.objects_mut().named.clone()
     }
 
     /// The user that it was about, if it was.
@@ -293,7 +313,11 @@ impl Caller {
         let object = object.into();
         self.touched.note(object.kind, object.name);
         let made = self.policy.decide(&self.principal, verb, &object);
-        if made.allowed { Ok(()) } else { Err(made.problem(&self.principal, verb, &object)) }
+        if made.allowed {
+            return Ok(());
+        }
+        self.touched.note_denial();
+        Err(made.problem(&self.principal, verb, &object))
     }
 
     /// The same of an object that is there or not: whoever may not even see it is told that it is not.
@@ -309,6 +333,16 @@ impl Caller {
         let object = object.into();
         let required = self.require(verb, object);
         if required.is_err() && !self.may(Verb::Read, object) { Err(unknown()) } else { required }
+    }
+
+    /// Whether they have the rights that somebody had: the same roles, which say the same.
+    pub(crate) fn has_rights_of(&self, before: &Self) -> bool {
+        let says = |caller: &Self| {
+            let role = |name: &String| caller.policy.roles().get(name).cloned();
+            caller.principal.roles.iter().map(role).collect::<Vec<_>>()
+        };
+        let of = |caller: &Self| (caller.principal.roles.clone(), caller.principal.scope.clone());
+        of(self) == of(before) && says(self) == says(before)
     }
 
     /// Which objects of a kind they may do something to.
@@ -342,9 +376,9 @@ impl Caller {
             match self.guard.caller(Some(&self.shown), self.from).await {
                 Ok(now) if may(&now) => {}
                 Ok(_) => {
-                    let message = format!("{} may not see this any more", self.principal);
+                    let message = format!("what {} may see has changed", self.principal);
                     return Problem::new("auth.denied", ExitCode::Denied, message)
-                        .hint("ask whoever manages roles what has changed");
+                        .hint("ask again; whoever manages roles knows what has changed");
                 }
                 // The store is away for a moment: who was let on is not sent away for that.
                 Err(problem) if problem.exit == ExitCode::Unavailable => {}

@@ -233,7 +233,7 @@ impl People {
         self.require_roles(&roles).await?;
         let (hash, made_up) = self.hashed(&name, password).await?;
         let now_us = self.now_us();
-        let mut user = User {
+        let user = User {
             name,
             uid: crate::resources::mint_uid()?,
             display: line(display),
@@ -241,12 +241,11 @@ impl People {
             password: Some(hash),
             must_change_password: made_up.is_some(),
             disabled: false,
-            roles: vec![],
+            roles: united(vec![], roles, &[]),
             revision: 1,
             created_us: now_us,
             updated_us: now_us,
         };
-        user.roles = united(vec![], roles, &[]);
         let record = user.clone();
         let added = self.with_store(move |store| store.add(&record)).await?;
         if !added {

@@ -100,7 +100,7 @@ pub(crate) const fn action(call: Call) -> Option<&'static str> {
         Call::AccessLogIn => Some("auth login"),
         Call::AccessLogOut => Some("auth logout"),
         Call::AccessChangePassword => Some("auth password"),
-        Call::AccessEndSessions => Some("auth sessions end"),
+        Call::AccessEndSessions => Some("auth session end"),
         Call::AccessCreateEnrolmentToken => Some("token create"),
         Call::AccessRevokeEnrolmentToken => Some("token revoke"),
         Call::AccessSetNodeState => Some("node standing"),

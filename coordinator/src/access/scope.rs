@@ -21,6 +21,7 @@ use crate::identities::Identities;
 pub(crate) struct Scope {
     principal: Arc<Principal>,
     policy: Arc<Policy>,
+    identities: Identities,
     /// Sites and labels of nodes; empty for whoever sees everything.
     nodes: Arc<HashMap<NodeId, NodeIdentity>>,
 }
@@ -33,8 +34,12 @@ impl Scope {
     pub(crate) async fn of(caller: &Caller, identities: &Identities) -> Result<Self, Problem> {
         let (principal, policy) = (caller.principal.clone(), caller.policy.clone());
         let known = if policy.sees_all_rows(&principal) { vec![] } else { identities.list(None).await? };
-        let nodes = known.into_iter().map(|known| (known.node.clone(), known)).collect();
-        Ok(Self { principal, policy, nodes: Arc::new(nodes) })
+        Ok(Self { principal, policy, identities: identities.clone(), nodes: by_name(known) })
+    }
+
+    /// The same with sites and labels as they are now: a tail outlives them. Blocking.
+    fn refreshed(&self) -> Result<Self, Problem> {
+        Ok(Self { nodes: by_name(self.identities.list_now()?), ..self.clone() })
     }
 
     /// Whether they see every row of every stream, so that nothing needs to be looked at.
@@ -80,6 +85,10 @@ impl Scope {
     }
 }
 
+fn by_name(known: Vec<NodeIdentity>) -> Arc<HashMap<NodeId, NodeIdentity>> {
+    Arc::new(known.into_iter().map(|known| (known.node.clone(), known)).collect())
+}
+
 /// The coordinator's own tables, as one caller sees them.
 #[derive(Debug, Clone)]
 pub(crate) struct Scoped {
@@ -105,8 +114,8 @@ impl Scoped {
         let Some(stream) = table.only.clone() else { return Ok(()) };
         let rows = self.scope.rows(&stream);
         if !rows.is_all() {
-            let origins = self.origins(&stream)?;
-            let seen = origins.into_iter().filter(|node| self.scope.sees_rows(&stream, node));
+            let (origins, scope) = (self.origins(&stream)?, self.scope.refreshed()?);
+            let seen = origins.into_iter().filter(|node| scope.sees_rows(&stream, node));
             table.nodes = Some(seen.collect());
         }
         Ok(())
