@@ -12,14 +12,13 @@ use crate::tools;
 /// except where [`SAME_LAYER`] says so.
 const LAYERS: [&[&str]; 7] = [
     &["aap-types"],
-    &["aap-runtime"],
+    &["aap-columns", "aap-runtime"],
     &[
         "aap-access",
         "aap-audit",
         "aap-proto",
         "aap-backup",
         "aap-buffer",
-        "aap-columns",
         "aap-decode",
         "aap-federation",
         "aap-sinks",

@@ -19,7 +19,7 @@ use aap_buffer::{Buffer, BufferConfig, Entry, Frame, FrameKind, RealFileSystem};
 use aap_kafka::{SHARDS, ShardWriter};
 use aap_lake::{CONSUMER, Lake, LakeDependencies};
 use aap_postgres::PostgresStore;
-use aap_runtime::{Clock, Home, Shutdown, Supervisor, TaskKind};
+use aap_runtime::{Clock, Home, Shutdown, Supervisor, TaskKind, failpoint};
 use aap_store::{
     Acquired, Catalogue, ClusterStore, Fence, LandedPosition, LeaseStore, MetadataStore, SqliteStore,
 };
@@ -102,6 +102,7 @@ pub(crate) async fn run(home: &Home, config: &Config, clock: Arc<dyn Clock>) -> 
         return Ok(None);
     }
     begin(&store, &parts::store_id(&buffer)).await?;
+    failpoint::hit("migration.begun");
     let sqlite = sqlite.map(Arc::new);
     let moving = Moving { cluster, store, clock, buffer, before, sqlite, shutdown };
     let moved = moving.run(home, config).await?;
@@ -115,6 +116,7 @@ pub(crate) async fn run(home: &Home, config: &Config, clock: Arc<dyn Clock>) -> 
     metadata::put_aside(&home.coordinator().join("meta.db"))?;
     // Before the last place is put aside: without it nobody would come back to end the migration after a crash.
     end(&store, &home_of).await?;
+    failpoint::hit("migration.ended");
     let aside = home.coordinator().join(MOVED);
     std::fs::rename(&old, &aside).with_context(|| format!("put `{old}` aside"))?;
     Ok(Some(moved))
@@ -213,14 +215,18 @@ impl Moving<'_> {
         }
         self.refuse_other_data().await?;
         let files = self.upload(home).await?;
+        failpoint::hit("migration.uploaded");
         let there = self.read_topic(tasks, home, config).await?;
         let (batches, rows) = self.land(leases, &there).await?;
+        failpoint::hit("migration.landed");
         self.save_positions().await?;
+        failpoint::hit("migration.positions_saved");
         if let Some(sqlite) = self.sqlite.clone() {
             let store = self.store.clone();
             let taken = spawn_blocking(move || take_over(&sqlite, &store));
             taken.await?.context("move the metadata")?;
         }
+        failpoint::hit("migration.metadata_moved");
         Ok(Moved { files, batches, rows })
     }
 
@@ -351,6 +357,7 @@ impl Moving<'_> {
             if !group.is_empty() {
                 writer.append(group).await?;
             }
+            failpoint::hit("migration.landed_some");
         }
     }
 

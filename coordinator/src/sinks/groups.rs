@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use aap_buffer::Buffer;
+use aap_columns::held_bytes;
 use aap_lake::{Error, FeedLimits, Lake, unite};
 use aap_sinks::{Group, GroupLimits, Positions, Range, Slice};
 use aap_store::SinkState;
@@ -93,7 +94,7 @@ impl Groups {
                 warn!(%key, rows = fed.lost, "rows that were given up, or were kept too short, do not reach a sink");
             }
             rows += fed.rows.num_rows();
-            bytes += fed.rows.get_array_memory_size();
+            bytes += held_bytes(&fed.rows);
             let rows = self.chosen(fed.rows)?;
             group.slices.push(Slice { key, after, through: fed.through, rows });
         }

@@ -3,9 +3,19 @@
 use std::collections::HashSet;
 
 use aap_types::ColumnType;
+use arrow_array::{Array, RecordBatch};
 use arrow_schema::{DataType, Field, Schema, TimeUnit};
 
 const UTC: &str = "UTC";
+
+/// Bytes that rows take in memory by themselves, whoever else shares their buffers.
+pub fn held_bytes(rows: &RecordBatch) -> usize {
+    let columns = rows.columns().iter().map(|column| {
+        let data = column.to_data();
+        data.get_slice_memory_size().unwrap_or_else(|_| data.get_array_memory_size())
+    });
+    columns.sum()
+}
 
 /// The type in which a column of frames is stored and scanned. `Null` stays: it gives way to any other.
 pub fn stored(kind: &DataType) -> DataType {

@@ -29,4 +29,4 @@ mod tests;
 pub mod value;
 
 pub use convert::{convert, text};
-pub use form::{arrow_type, distinct_names, sql_type, stored, unite};
+pub use form::{arrow_type, distinct_names, held_bytes, sql_type, stored, unite};

@@ -3,6 +3,7 @@
 //! Each record is handed on as soon as it is there: librdkafka copies it, and compresses and sends in the meantime. So a row that
 //! is too large is found when others were sent already; they are given up with their transaction.
 
+use aap_columns::held_bytes;
 use aap_columns::value::{Form, Objects, is_null, writer};
 use aap_sinks::{BadRow, Failure, FailureKind, Slice};
 use aap_types::{ExitCode, Problem};
@@ -98,7 +99,7 @@ impl Encoder<'_> {
         let (rows, ids, mut buffer) = (&self.slice.rows, Ids::of(self.slice), vec![]);
         let all = rows.num_rows();
         // As many as should fit; parts that are too large are halved. The last in here comes next.
-        let step = (all * self.size_max() / rows.get_array_memory_size().max(1)).max(1);
+        let step = (all * self.size_max() / held_bytes(rows).max(1)).max(1);
         let mut parts: Vec<_> =
             (0..all).step_by(step).map(|begin| begin..all.min(begin + step)).rev().collect();
         while let Some(part) = parts.pop() {

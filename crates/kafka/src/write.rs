@@ -7,7 +7,7 @@ use aap_sinks::{BadRow, Failure, FailureKind, Group, Slice};
 use aap_types::Sequence;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer, PurgeConfig};
 
 use crate::encode::{Encoder, Record, Room};
 use crate::failure;
@@ -146,17 +146,10 @@ impl Batch<'_> {
             // Records that are thrown away leave a gap in the producer's numbers, over which its next transaction may stumble.
             drain(producer);
         }
-        // It waits for the reports of records that are thrown away, which come only to somebody who polls.
-        let aborted = std::thread::scope(|scope| {
-            let abort = scope.spawn(|| producer.abort_transaction(ABORT_TIMEOUT));
-            while !abort.is_finished() {
-                look(producer);
-            }
-            abort.join()
-        });
+        let aborted = looking(producer, || producer.abort_transaction(ABORT_TIMEOUT), || {});
         match aborted {
             // That nothing was written is true of these only once it was given up.
-            Ok(Err(error)) if goes_on => failure::of("give a transaction up", &error, watch),
+            Err(error) if goes_on => failure::of("give a transaction up", &error, watch),
             _ => failure,
         }
     }
@@ -275,6 +268,22 @@ fn look(producer: &BaseProducer<Watch>) {
     }
 }
 
+/// Lets librdkafka do what waits for reports of records, which come only to somebody who polls; `each` is done at each look.
+fn looking<T: Send>(
+    producer: &BaseProducer<Watch>,
+    what: impl FnOnce() -> T + Send,
+    mut each: impl FnMut(),
+) -> T {
+    std::thread::scope(|scope| {
+        let doing = scope.spawn(what);
+        while !doing.is_finished() {
+            look(producer);
+            each();
+        }
+        doing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
 /// Waits until all records are acknowledged, until the deadline at most, then commits them, until so long after it.
 pub(crate) fn commit(
     producer: &BaseProducer<Watch>,
@@ -283,22 +292,41 @@ pub(crate) fn commit(
     deadline: &Deadline,
     ending: Duration,
 ) -> Result<(), Failure> {
-    // Not `flush`, nor the commit's own: rdkafka looks in steps of 100 ms there.
-    while producer.in_flight_count() > 0 {
-        look(producer);
-        if let Some((code, reason)) = producer.client().fatal_error() {
-            return Err(fatal(code, &reason, doing));
-        }
-        if watch.broken().is_some() {
-            return Err(lost_or(producer, &KafkaError::Canceled, watch, doing));
-        }
-        if deadline.passed() {
-            return Err(deadline.late(doing, watch.last()));
-        }
+    let mut given_up = None;
+    // librdkafka sends what it kept for company as soon as this has begun, and commits when the last record is acknowledged.
+    let committed = looking(
+        producer,
+        || producer.commit_transaction(deadline.left() + ending),
+        || {
+            if given_up.is_none() && producer.in_flight_count() > 0 {
+                given_up = hopeless(producer, watch, doing, deadline);
+                if given_up.is_some() {
+                    // It would wait for these.
+                    producer.purge(PurgeConfig::default().queue().inflight());
+                }
+            }
+        },
+    );
+    match given_up {
+        Some(failure) => Err(failure),
+        None => committed.map_err(|error| lost_or(producer, &error, watch, doing)),
     }
-    producer
-        .commit_transaction(deadline.left() + ending)
-        .map_err(|error| lost_or(producer, &error, watch, doing))
+}
+
+/// Why records that are on their way will not arrive in time, if that is known.
+fn hopeless(
+    producer: &BaseProducer<Watch>,
+    watch: &Watch,
+    doing: &str,
+    deadline: &Deadline,
+) -> Option<Failure> {
+    if let Some((code, reason)) = producer.client().fatal_error() {
+        return Some(fatal(code, &reason, doing));
+    }
+    if watch.broken().is_some() {
+        return Some(lost_or(producer, &KafkaError::Canceled, watch, doing));
+    }
+    deadline.passed().then(|| deadline.late(doing, watch.last()))
 }
 
 /// An error by its cause: a record that was lost says more than the commit that failed for it.

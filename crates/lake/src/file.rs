@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use aap_buffer::Identity;
+use aap_columns::held_bytes;
 use aap_store::{LakeFile, SequenceRange};
 use aap_types::{Epoch, NodeId, Sequence, StreamName};
 use arrow_schema::SchemaRef;
@@ -69,7 +70,7 @@ impl<'a> NewFile<'a> {
         }
         let rows = self.chunk.gather(parts, self.united, &self.schema)?;
         self.file.rows += rows.num_rows() as u64;
-        self.file.memory_bytes += rows.get_array_memory_size() as u64;
+        self.file.memory_bytes += held_bytes(&rows) as u64;
         self.writer.write(&rows)
     }
 

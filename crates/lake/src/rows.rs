@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use aap_columns::convert;
+use aap_columns::{convert, held_bytes};
 use aap_types::{BatchId, SYSTEM_COLUMNS};
 use arrow_array::cast::AsArray;
 use arrow_array::types::TimestampMicrosecondType;
@@ -12,6 +12,7 @@ use arrow_array::{
     new_null_array,
 };
 use arrow_schema::{ArrowError, DataType, SchemaRef};
+use arrow_select::concat::concat;
 use arrow_select::interleave::interleave;
 use arrow_select::take::take;
 
@@ -21,6 +22,9 @@ use crate::unite::United;
 /// A chunk ends at the first of these: cache-sized, and small beside everything else a load holds.
 const CHUNK_ROWS: usize = 8192;
 const CHUNK_BYTES: u64 = 4 << 20;
+/// Rows that follow each other in their part are copied as one, from so many on in the mean: below that, going by runs costs more than
+/// going row by row.
+const RUN_ROWS: usize = 32;
 /// What a value costs beside its bytes: offset, validity, and the digits of a number that becomes text.
 const VALUE_BYTES: u64 = 24;
 
@@ -51,11 +55,7 @@ impl Part {
 
     /// What it takes in memory as it is.
     pub(crate) fn held_bytes(&self) -> u64 {
-        let sizes = self.batch.columns().iter().map(|column| {
-            let data = column.to_data();
-            data.get_slice_memory_size().unwrap_or_else(|_| data.get_array_memory_size())
-        });
-        sizes.sum::<usize>() as u64
+        held_bytes(&self.batch) as u64
     }
 
     fn row_bytes(&self, columns: usize) -> u64 {
@@ -119,9 +119,18 @@ struct Piece<'a> {
     rows: Vec<u32>,
 }
 
+/// Rows of one piece that follow each other in its part.
+struct Run {
+    slot: usize,
+    from: usize,
+    rows: usize,
+}
+
 /// A chunk's rows, by part.
 struct Pieces<'a> {
     list: Vec<Piece<'a>>,
+    /// All rows, in their order, if there are few of these.
+    runs: Option<Vec<Run>>,
     /// For each row of the chunk, which piece it is from: and which row of its part, or which of the piece it is.
     by_row: Vec<(usize, usize)>,
     by_place: Vec<(usize, usize)>,
@@ -159,7 +168,8 @@ impl<'a> Pieces<'a> {
             let row = u32::try_from(row).map_err(|_| ArrowError::ComputeError("a row number".to_owned()))?;
             list[slot].rows.push(row);
         }
-        Ok(Self { list, by_row, by_place, own })
+        let runs = runs(&by_row);
+        Ok(Self { list, runs, by_row, by_place, own })
     }
 
     fn column(&self, place: usize, kind: &DataType) -> Result<ArrayRef, ArrowError> {
@@ -171,6 +181,9 @@ impl<'a> Pieces<'a> {
         }
         let stored: Vec<Option<&ArrayRef>> =
             self.list.iter().map(|piece| piece.stored(place, self.own)).collect();
+        if let Some(runs) = &self.runs {
+            return by_runs(runs, &stored, kind);
+        }
         let alike: Option<Vec<&dyn Array>> =
             stored.iter().map(|array| array.filter(|a| a.data_type() == kind).map(AsRef::as_ref)).collect();
         if let Some(alike) = alike {
@@ -203,6 +216,39 @@ impl<'a> Piece<'a> {
             None => self.part.places[place].map(|index| self.part.batch.column(index)),
             Some(system) => self.part.batch.column_by_name(SYSTEM_COLUMNS[system]),
         }
+    }
+}
+
+/// The rows as runs, unless there are too many of them.
+fn runs(by_row: &[(usize, usize)]) -> Option<Vec<Run>> {
+    let most = by_row.len().div_ceil(RUN_ROWS);
+    let mut runs: Vec<Run> = vec![];
+    for &(slot, row) in by_row {
+        let goes_on = |run: &&mut Run| run.slot == slot && run.from + run.rows == row;
+        if let Some(run) = runs.last_mut().filter(goes_on) {
+            run.rows += 1;
+        } else if runs.len() < most {
+            runs.push(Run { slot, from: row, rows: 1 });
+        } else {
+            return None;
+        }
+    }
+    (!runs.is_empty()).then_some(runs)
+}
+
+/// A column of rows that come in runs. One run alone is not copied.
+fn by_runs(runs: &[Run], stored: &[Option<&ArrayRef>], kind: &DataType) -> Result<ArrayRef, ArrowError> {
+    let slices = runs.iter().map(|run| match stored[run.slot] {
+        Some(array) => {
+            let slice = array.slice(run.from, run.rows);
+            if slice.data_type() == kind { Ok(slice) } else { convert(&slice, kind) }
+        }
+        None => Ok(new_null_array(kind, run.rows)),
+    });
+    let slices = slices.collect::<Result<Vec<ArrayRef>, ArrowError>>()?;
+    match slices.as_slice() {
+        [slice] => Ok(slice.clone()),
+        slices => concat(&slices.iter().map(AsRef::as_ref).collect::<Vec<&dyn Array>>()),
     }
 }
 
@@ -266,6 +312,22 @@ mod tests {
     use arrow_array::types::Int8Type;
 
     use super::*;
+
+    #[test]
+    fn few_runs_are_copied_whole_and_many_are_not() {
+        let runs = |rows: &[(usize, usize)]| {
+            runs(rows).map(|runs| runs.iter().map(|run| (run.slot, run.from, run.rows)).collect::<Vec<_>>())
+        };
+        let straight: Vec<_> = (7..107).map(|row| (0, row)).collect();
+        assert_eq!(runs(&straight), Some(vec![(0, 7, 100)]));
+        let two: Vec<_> = (0..50).map(|row| (1, row)).chain((50..100).map(|row| (0, row))).collect();
+        assert_eq!(runs(&two), Some(vec![(1, 0, 50), (0, 50, 50)]));
+        let gap: Vec<_> = (0..50).chain(51..101).map(|row| (0, row)).collect();
+        assert_eq!(runs(&gap), Some(vec![(0, 0, 50), (0, 51, 50)]));
+        let turns: Vec<_> = (0..100).map(|row| (row % 2, row / 2)).collect();
+        assert_eq!(runs(&turns), None);
+        assert_eq!(runs(&[]), None);
+    }
 
     #[test]
     fn a_dictionary_of_nothing_is_measured() {

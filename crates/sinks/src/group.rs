@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use aap_columns::held_bytes;
 use aap_types::{Sequence, StreamKey, StreamName};
 use arrow_array::RecordBatch;
 
@@ -40,7 +41,7 @@ impl Group {
 
     /// Bytes of all columns in memory.
     pub fn bytes(&self) -> usize {
-        self.slices.iter().map(|slice| slice.rows.get_array_memory_size()).sum()
+        self.slices.iter().map(|slice| held_bytes(&slice.rows)).sum()
     }
 
     /// Where the ledger stands once it is written.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use aap_columns::held_bytes;
 use aap_sinks::{
     Book, Failure, FailureKind, Group, GroupLimits, Guarantee, Ledger, Positions, Range, Sink, Slice, Target,
 };
@@ -169,7 +170,7 @@ impl HttpSink {
 /// Rows as a body. Takes processor time.
 fn body(rows: &RecordBatch, format: Format, compression: Compression) -> Result<Bytes, HttpError> {
     let objects = Rows::of(rows);
-    let mut body = Vec::with_capacity(rows.get_array_memory_size());
+    let mut body = Vec::with_capacity(held_bytes(rows));
     for row in 0..rows.num_rows() {
         match format {
             Format::Ndjson => {}
