@@ -6,6 +6,7 @@
 mod access;
 mod accounting;
 mod alone;
+mod attacks;
 mod audit;
 mod backup;
 mod bad_input;
