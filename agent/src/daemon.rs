@@ -114,7 +114,9 @@ async fn serve(
 
     let uplinks = Supervisor::new(Shutdown::default());
     if let Some(spec) = config.agent.coordinator.clone() {
-        let dial = Arc::new(RealDial::new(spec, node.clone(), options.home.root().to_owned()));
+        let dial = RealDial::new(spec, node.clone(), options.home.root().to_owned());
+        let dial = Arc::new(dial.map_err(anyhow::Error::msg).context("read where coordinators are")?);
+        uplinks.spawn(TaskKind::optional("discovery"), dial.keep_looking(uplinks.shutdown()));
         let renewal = Renewal::new(dial.files(), node.clone(), options.home.root().to_owned(), clock.clone());
         let queries = NodeQueries::new(serving.engine().clone(), buffer.clone());
         let uplink_deps = UplinkDeps {

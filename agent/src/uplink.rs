@@ -113,7 +113,16 @@ pub async fn run(
     let mut route = Route::new(dial.addresses(), &deps.buffer.identity().node);
     let mut backoff = Backoff::new(deps.clock.clone());
     while !shutdown.is_requested() {
-        let address = route.address().to_owned();
+        route.follow(dial.addresses());
+        let Some(address) = route.address().map(str::to_owned) else {
+            let why = dial.trouble().unwrap_or_else(|| "they are looked for".to_owned());
+            deps.board.uplink(|entry| entry.problem = format!("no coordinator is known: {why}"));
+            tokio::select! {
+                () = tokio::time::sleep(backoff.next_pause()) => {}
+                () = shutdown.requested() => break,
+            }
+            continue;
+        };
         if let Some(renewal) = &deps.renewal {
             tokio::select! {
                 () = renewal.recover_if_expired() => {}
@@ -137,6 +146,7 @@ pub async fn run(
         if then == Then::AtOnce {
             continue;
         }
+        dial.look_again();
         tokio::select! {
             () = tokio::time::sleep(backoff.next_pause()) => {}
             () = shutdown.requested() => break,

@@ -17,6 +17,7 @@ mod program;
 mod query;
 mod resource;
 mod role;
+mod secret;
 mod session;
 mod sink;
 mod source;
@@ -102,6 +103,9 @@ pub(crate) async fn dispatch(
         Id::RoleShow => role::show(context, arguments).await,
         Id::RoleCreate => role::create(context, arguments).await,
         Id::RoleDelete => role::delete(context, arguments).await,
+        Id::SecretSet => secret::set(context, arguments).await,
+        Id::SecretLs => secret::ls(context).await,
+        Id::SecretRm => secret::rm(context, arguments).await,
         Id::CanI => decisions::can_i(context, arguments).await,
         Id::WhoCan => decisions::who_can(context, arguments).await,
         Id::ContextAdd => contexts::add(context, arguments),

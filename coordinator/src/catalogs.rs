@@ -11,10 +11,12 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use aap_federation::Remote;
+use aap_federation::{Remote, Report, Scan, Spool};
 use aap_runtime::documents::{Document, DocumentError};
+use aap_runtime::{SecretRef, SecretSource, resolve_secrets};
 use aap_store::ResourceRecord;
 use aap_types::{ExitCode, Problem, nearest};
+use futures::future::BoxFuture;
 use serde::Deserialize;
 use tracing::warn;
 
@@ -78,6 +80,14 @@ impl CatalogSpec {
         Ok(())
     }
 
+    /// Every secret that it refers to.
+    pub(crate) fn secrets(&self) -> Vec<SecretRef> {
+        let postgres = self.postgres.iter().flat_map(aap_postgres::PostgresTablesSpec::secrets);
+        let kafka = self.kafka.iter().flat_map(aap_kafka::KafkaTablesSpec::secrets);
+        let cassandra = self.cassandra.iter().flat_map(aap_cassandra::CassandraTablesSpec::secrets);
+        postgres.chain(kafka).chain(cassandra).collect()
+    }
+
     fn build(self) -> Option<Arc<dyn Remote>> {
         let postgres =
             self.postgres.map(|spec| Arc::new(aap_postgres::PostgresTables::new(spec)) as Arc<dyn Remote>);
@@ -88,13 +98,44 @@ impl CatalogSpec {
     }
 }
 
+/// A system whose document refers to secrets: they are resolved before each scan, which connects anew.
+#[derive(Debug)]
+struct Resolved {
+    remote: Arc<dyn Remote>,
+    secrets: Vec<SecretRef>,
+    source: Arc<dyn SecretSource>,
+}
+
+impl Remote for Resolved {
+    fn kind(&self) -> &'static str {
+        self.remote.kind()
+    }
+
+    fn place(&self) -> String {
+        self.remote.place()
+    }
+
+    fn scan<'a>(&'a self, scan: &'a Scan, spool: &'a mut Spool) -> BoxFuture<'a, Result<Report, Problem>> {
+        Box::pin(async move {
+            resolve_secrets(&self.secrets, self.source.as_ref()).await?;
+            self.remote.scan(scan, spool).await
+        })
+    }
+}
+
 /// The systems that are declared. Cheap to clone.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Catalogs {
     known: Arc<RwLock<BTreeMap<String, Arc<dyn Remote>>>>,
+    secrets: Arc<dyn SecretSource>,
 }
 
 impl Catalogs {
+    /// None yet. `secrets` is asked for what they refer to.
+    pub(crate) fn new(secrets: Arc<dyn SecretSource>) -> Self {
+        Self { known: Arc::default(), secrets }
+    }
+
     /// Takes in all that are declared. One that an earlier version took and this one does not is logged and left out.
     pub(crate) fn start_all(&self, records: &[ResourceRecord]) {
         for record in records.iter().filter(|record| record.kind == KIND) {
@@ -109,7 +150,11 @@ impl Catalogs {
         let document = Document::of_record(&record.name, &record.document);
         let spec = CatalogSpec::read(&document, &record.name).map_err(|error| error.problem())?;
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        known.extend(spec.build().map(|remote| (record.name.clone(), remote)));
+        let (secrets, source) = (spec.secrets(), self.secrets.clone());
+        known.extend(spec.build().map(|remote| {
+            let resolved: Arc<dyn Remote> = Arc::new(Resolved { remote, secrets, source });
+            (record.name.clone(), resolved)
+        }));
         Ok(())
     }
 

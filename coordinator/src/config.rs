@@ -11,6 +11,7 @@
 //!   lake:      { streams: { logs: { hours: 720 } } }
 //!   metadata:  { postgres: { url: 'postgres://aap@db/aap', password: env:PGPASSWORD } }   # default: a file
 //!   spark:     { url: 'sc://spark:15002' }                                                 # default: none
+//!   vault:     { address: 'https://vault:8200', auth: { token: file:/etc/aap/vault-token } } # default: none
 //!   cluster:   { landing: { brokers: ['k:9092'] }, lake: { url: 's3://lake/aap' } }         # default: one machine
 //! ```
 
@@ -19,15 +20,18 @@ use std::time::Duration;
 
 use aap_buffer::Durability;
 use aap_lake::LakeConfig;
+use aap_runtime::{SecretPlace, SecretRef};
 use aap_spark::SparkSpec;
 use aap_sql::ServingLimits;
 use aap_types::{ByteCount, ExitCode, Problem};
+use aap_vault::VaultSpec;
 use camino::{Utf8Path, Utf8PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::ClusterConfig;
 use crate::daemon::Endpoints;
 use crate::metadata::MetadataConfig;
+use crate::secrets::SecretsConfig;
 
 /// Default of `agents.bind`.
 pub const AGENTS_PORT: u16 = 7400;
@@ -57,6 +61,10 @@ pub struct Config {
     pub query: QueryConfig,
     /// The Spark cluster for `aap query --engine spark`. Default: none.
     pub spark: Option<SparkSpec>,
+    /// Secrets that the platform keeps.
+    pub secrets: SecretsConfig,
+    /// Vault, which is asked for `vault:…`. Default: none.
+    pub vault: Option<VaultSpec>,
 }
 
 /// The listener for agents: client certificates only.
@@ -242,6 +250,15 @@ impl Config {
         names
     }
 
+    /// Every secret that it refers to, but for what is shown to Vault.
+    pub(crate) fn secrets(&self) -> Vec<SecretRef> {
+        let metadata = self.metadata.postgres.iter().flat_map(|spec| spec.secrets());
+        let spark = self.spark.iter().flat_map(SparkSpec::secrets);
+        let cluster =
+            self.cluster.iter().flat_map(|cluster| [cluster.landing.secrets(), cluster.lake.secrets()]);
+        metadata.chain(spark).chain(cluster.flatten()).collect()
+    }
+
     /// Where others find this coordinator, which listens as `bound` says.
     pub(crate) fn advertised(&self, bound: &Endpoints) -> Advertised {
         let host = crate::init::local_host();
@@ -273,6 +290,10 @@ impl Config {
                 );
             }
         }
+        if let Some(vault) = &self.vault {
+            vault.check()?;
+        }
+        self.check_secrets()?;
         if let Some(spark) = &self.spark {
             spark.check().map_err(|why| format!("spark: {why}"))?;
         }
@@ -296,6 +317,27 @@ impl Config {
         }
         if self.lake.file_bytes.0 == 0 {
             return Err("lake.file_bytes must be larger than 0".to_owned());
+        }
+        Ok(())
+    }
+}
+
+impl Config {
+    /// It is read before the metadata is there, in which the platform keeps its own.
+    fn check_secrets(&self) -> Result<(), String> {
+        for reference in self.secrets() {
+            match reference.place() {
+                Some(SecretPlace::Kept(_)) => {
+                    return Err(format!(
+                        "`{reference}` is kept by the platform, for what is applied; the configuration \
+                                        itself refers to `env:NAME`, `file:PATH` or `vault:MOUNT/PATH#FIELD`"
+                    ));
+                }
+                Some(SecretPlace::Vault(_)) if self.vault.is_none() => {
+                    return Err(format!("`{reference}` is of Vault: `vault` must say where that is"));
+                }
+                _ => {}
+            }
         }
         Ok(())
     }
@@ -360,6 +402,9 @@ mod tests {
             ("{operators: {names: ['0.0.0.0']}}", "operators.names"),
             ("{operators: {tls: {certificate: c.pem}}}", "key"),
             ("{lake: {file_bytes: 0}}", "file_bytes"),
+            ("{spark: {url: 'sc://127.0.0.1:1', token: 'secret:x'}}", "`secret:x`"),
+            ("{spark: {url: 'sc://127.0.0.1:1', token: 'vault:kv/a#b'}}", "`vault`"),
+            ("{vault: {address: 'http://vault:8200', auth: {token: 'env:T'}}}", "vault.address"),
             ("{cluster: {landing: {brokers: ['k:1']}, lake: {url: 's3://a'}}}", "metadata.postgres"),
             ("{cluster: {name: 'A B', landing: {brokers: ['k:1']}, lake: {url: 's3://a'}}}", "cluster.name"),
             ("{cluster: {landing: {brokers: []}, lake: {url: 's3://a'}}}", "cluster.landing"),

@@ -6,10 +6,13 @@ use std::time::Duration;
 
 use aap_access::{Address, HashKey};
 use aap_buffer::{Buffer, SCRUB_PAUSE, scrub_for_ever};
-use aap_runtime::{Clock, Home, Shutdown, Supervisor, TaskKind, notify_ready, write_durably};
+use aap_runtime::{
+    Clock, Home, SecretSource, Shutdown, Supervisor, TaskKind, notify_ready, resolve_secrets, write_durably,
+};
 use aap_sql::{Engine, EngineConfig, Serving};
 use aap_transport::{Authority, HttpListener, Security, Server, ServerConfig, TlsFiles};
 use aap_types::{CoordinatorName, NodeId};
+use aap_vault::Vault;
 use anyhow::{Context, Result};
 use camino::Utf8PathBuf;
 use serde::{Deserialize, Serialize};
@@ -34,6 +37,7 @@ use crate::parts::Parts;
 use crate::queries::{self, Queries};
 use crate::reach::Reach;
 use crate::resources::ResourceService;
+use crate::secrets::{Secrets, SecretsService};
 use crate::session::Sessions;
 use crate::sinks::{SinkDependencies, Sinks};
 use crate::sources::{SourceDependencies, Sources};
@@ -70,9 +74,17 @@ pub async fn run(home: Home, config: Config, clock: Arc<dyn Clock>, shutdown: Sh
         let caller = caller.context("issue the certificate with which other coordinators are called")?;
         init::renew_nodes(&authority)?;
         let (token, key) = (operator_token(&prepared)?, installation_key(&prepared)?);
-        Ok(Own { authority, server, caller, token, key })
+        Ok(Own { authority, server, caller, token, key, vault: None })
     })
     .await??;
+    let vault = config.vault.clone().map(|spec| Vault::new(spec, home.root(), clock.clone()));
+    let vault = vault.transpose().map_err(anyhow::Error::msg).context("use `vault` of the configuration")?;
+    if let Some(vault) = &vault {
+        resolve_secrets(&config.secrets(), vault)
+            .await
+            .context("read the secrets that the configuration refers to")?;
+    }
+    let own = Own { vault, ..own };
     let parts = Parts::open(&home, &config, clock.clone()).await?;
     let stopped = Box::pin(serve(&home, &config, clock, &parts, own, shutdown)).await;
     parts.close().await?;
@@ -89,6 +101,8 @@ struct Own {
     token: String,
     /// Under which secrets that it issues are hashed.
     key: HashKey,
+    /// Whom it asks for secrets of Vault.
+    vault: Option<Vault>,
 }
 
 async fn serve(
@@ -100,7 +114,7 @@ async fn serve(
     shutdown: Shutdown,
 ) -> Result<()> {
     let before = read_endpoints(home);
-    let Own { authority, server, caller, token, key } = own;
+    let Own { authority, server, caller, token, key, vault } = own;
     let security = operators_security(home, config, &server)?;
     let mut agents = bind_agents(config, before.as_ref(), server).await?;
     let operators = bind_operators(config, before.as_ref()).await?;
@@ -147,7 +161,13 @@ async fn serve(
     };
     let serving =
         Serving::new(Engine::new(engine), clock.clone(), config.query.serving_limits(), tasks.clone());
-    let catalogs = Catalogs::default();
+    if let Some(vault) = &vault {
+        tasks.spawn(TaskKind::optional("token for Vault"), vault.clone().keep(late.clone()));
+    }
+    let secrets = Secrets::new(parts.access.clone(), (home, &config.secrets), vault, clock.clone());
+    secrets.reseal().await;
+    let secret_source: Arc<dyn SecretSource> = Arc::new(secrets.clone());
+    let catalogs = Catalogs::new(secret_source.clone());
     let declared = parts.resources.clone();
     let declared = spawn_blocking(move || declared.resources()).await??;
     if joined.is_none() {
@@ -177,11 +197,13 @@ async fn serve(
         store: parts.resources.clone(),
         clock: clock.clone(),
         tasks: tasks.clone(),
+        secrets: secret_source.clone(),
     });
     let sources = Sources::new(SourceDependencies {
         landing: landing.clone(),
         clock: clock.clone(),
         tasks: tasks.clone(),
+        secrets: secret_source.clone(),
     });
     let board = Board::new(
         landing.clone(),
@@ -230,6 +252,7 @@ async fn serve(
             sources.start_all(&declared).await;
         }
     }
+    let secrets = SecretsService { secrets, resources: parts.resources.clone(), sinks: sinks.clone() };
     let resources = ResourceService {
         store: parts.resources.clone(),
         copy: parts.copy.clone(),
@@ -241,6 +264,7 @@ async fn serve(
         people,
         lead,
         joined: joined.clone(),
+        secrets: secret_source,
         turn: Arc::default(),
     };
     let sessions = Sessions {
@@ -259,7 +283,7 @@ async fn serve(
     tasks.spawn(TaskKind::optional("scrubber"), scrubber);
     tasks.spawn(TaskKind::optional("rates"), board.sample(late.clone()));
     let audit = AuditService::new(parts.audit.clone(), late.clone());
-    let services = Services { operator: service, resources, access, audit, enrolment };
+    let services = Services { operator: service, resources, access, audit, enrolment, secrets };
     tasks.spawn(TaskKind::vital("operators"), http::serve(operators, services, gate, late.clone()));
 
     write_endpoints(home, &endpoints)?;

@@ -8,6 +8,7 @@ use aap_proto::v1::audit_server::AuditServer;
 use aap_proto::v1::enrolment_server::EnrolmentServer;
 use aap_proto::v1::operator_server::OperatorServer;
 use aap_proto::v1::resources_server::ResourcesServer;
+use aap_proto::v1::secrets_server::SecretsServer;
 use aap_proto::{MESSAGE_BYTES_MAX, status_of_problem};
 use aap_runtime::Shutdown;
 use aap_transport::{ALPN_ENROL, Client, HttpListener, Protection};
@@ -28,9 +29,13 @@ use crate::enrolment::{EnrolmentService, REQUEST_BYTES_MAX};
 use crate::metrics;
 use crate::operator::OperatorService;
 use crate::resources::ResourceService;
+use crate::secrets::SecretsService;
 
 /// What clients may speak, the preferred one first.
 pub(crate) const PROTOCOLS: [&[u8]; 3] = [b"h2", b"http/1.1", ALPN_ENROL];
+
+/// The largest secret with its name, and room for the words around them.
+const SECRET_MESSAGE_BYTES_MAX: usize = 128 << 10;
 
 /// What is served.
 #[derive(Debug)]
@@ -40,6 +45,7 @@ pub(crate) struct Services {
     pub(crate) access: AccessService,
     pub(crate) audit: AuditService,
     pub(crate) enrolment: EnrolmentService,
+    pub(crate) secrets: SecretsService,
 }
 
 /// Serves until `shutdown`.
@@ -49,7 +55,7 @@ pub(crate) async fn serve(
     gate: Gate,
     shutdown: Shutdown,
 ) -> std::io::Result<()> {
-    let Services { operator: service, resources, access, audit, enrolment } = services;
+    let Services { operator: service, resources, access, audit, enrolment, secrets } = services;
     let operator = OperatorServer::new(service.clone())
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
@@ -58,13 +64,15 @@ pub(crate) async fn serve(
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     let enrolment = EnrolmentServer::new(enrolment).max_decoding_message_size(REQUEST_BYTES_MAX);
     let access = AccessServer::new(access).max_decoding_message_size(MESSAGE_BYTES_MAX);
+    let secrets = SecretsServer::new(secrets).max_decoding_message_size(SECRET_MESSAGE_BYTES_MAX);
     let audit = AuditServer::new(audit).max_decoding_message_size(MESSAGE_BYTES_MAX);
     let monitoring = Router::new()
         .route("/metrics", get(show_metrics))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(show_readiness))
         .with_state(Monitored { service, guard: gate.guard().clone() });
-    let operators = Routes::new(operator).add_service(resources).add_service(access).add_service(audit);
+    let operators = Routes::new(operator).add_service(resources).add_service(access);
+    let operators = operators.add_service(audit).add_service(secrets);
     let operators = operators.into_axum_router().layer(from_fn_with_state(gate, pass_gate));
     let enrolment = Routes::new(enrolment).into_axum_router();
     let router = dispatch(operators, enrolment, monitoring);

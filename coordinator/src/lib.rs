@@ -28,6 +28,7 @@
 //! | `cluster.rs`, `cluster/` | several coordinators: leases, shards, the view of what landed, what one does for all |
 //! | `metadata.rs` | where metadata lies: a file, or PostgreSQL |
 //! | `resources.rs`, `second_copy.rs` | declared objects: apply, get, delete; their copy beside the store |
+//! | `secrets.rs` | secrets that documents refer to: kept ones, and those of Vault |
 //! | `sinks.rs`, `sinks/` | delivering to other systems |
 //! | `sources.rs`, `sources/` | reading topics of Kafka |
 //! | `status.rs`, `metrics.rs` | the books |
@@ -80,6 +81,7 @@ pub mod queries;
 pub mod reach;
 mod resources;
 mod second_copy;
+pub mod secrets;
 pub mod session;
 mod setup;
 pub mod sinks;

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use aap_access::{Kind, Object, Verb};
 use aap_proto::status_of_problem;
 use aap_proto::v1::{self, resources_server::Resources};
-use aap_runtime::Clock;
 use aap_runtime::documents::{Document, documents};
+use aap_runtime::{Clock, SecretSource, resolve_secrets};
 use aap_store::{ResourceRecord, ResourceStore, SinkState};
 use aap_types::{ExitCode, Problem};
 use tonic::{Request, Response, Status};
@@ -21,7 +21,8 @@ use crate::cluster::{Joined, Lead};
 use crate::second_copy::SecondCopy;
 use crate::sinks::{self, SinkSpec, Sinks, Start, StoreLedger, blocking, dead_letter_row};
 use crate::sources::{self, Sources};
-use declared::{Wanted, change_of, check, kind_of, may_apply, not_found, object};
+use declared::{Wanted, change_of, check, kind_of, may_apply, not_found};
+pub(crate) use declared::{object, secrets_of};
 
 /// How long a sink may take to say whether it could write.
 const TEST_DEADLINE: std::time::Duration = std::time::Duration::from_secs(25);
@@ -42,6 +43,8 @@ pub(crate) struct ResourceService {
     pub(crate) lead: Option<Lead>,
     /// The cluster, where this is one of several coordinators.
     pub(crate) joined: Option<Joined>,
+    /// Who is asked for the secrets that documents refer to.
+    pub(crate) secrets: Arc<dyn SecretSource>,
     /// One change at a time: what was checked is still so when it is written.
     pub(crate) turn: Arc<tokio::sync::Mutex<()>>,
 }
@@ -307,6 +310,7 @@ impl ResourceService {
         let ledger = StoreLedger { store: self.store.clone(), uid: known.uid.clone() };
         let mut sink = spec.build(target, Arc::new(ledger));
         let guarantee = sink.guarantee().as_str().to_owned();
+        resolve_secrets(&spec.secrets(), self.secrets.as_ref()).await?;
         let probed = tokio::time::timeout(TEST_DEADLINE, sink.probe()).await.map_err(|_| {
             let message = format!("`{}` did not answer within {} s", spec.place(), TEST_DEADLINE.as_secs());
             Problem::new("sink.unreachable", ExitCode::Unavailable, message)

@@ -34,7 +34,7 @@ use std::time::Duration;
 use aap_lake::Lake;
 use aap_proto::v1;
 use aap_runtime::documents::Document;
-use aap_runtime::{Clock, Shutdown, Supervisor, TaskKind};
+use aap_runtime::{Clock, SecretSource, Shutdown, Supervisor, TaskKind};
 use aap_store::{ResourceRecord, ResourceStore, SinkState};
 use aap_types::{ExitCode, Problem, Sequence, StreamKey, nearest};
 use tokio::sync::watch;
@@ -62,6 +62,8 @@ pub struct SinkDependencies {
     pub(crate) store: Arc<dyn ResourceStore>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) tasks: Supervisor,
+    /// Who is asked for the secrets that they refer to.
+    pub(crate) secrets: Arc<dyn SecretSource>,
 }
 
 /// All sinks. Cheap to clone.
@@ -129,7 +131,7 @@ impl Sinks {
     }
 
     fn launch(&self, record: &ResourceRecord, spec: &SinkSpec, state: SinkState) -> Result<Running, Problem> {
-        let SinkDependencies { lake, buffer, store, clock, tasks } = &self.inner.dependencies;
+        let SinkDependencies { lake, buffer, store, clock, tasks, secrets } = &self.inner.dependencies;
         let target = aap_sinks::Target { name: record.name.clone(), uid: record.uid.clone() };
         let ledger = StoreLedger { store: store.clone(), uid: record.uid.clone() };
         let sink = spec.build(target, Arc::new(ledger));
@@ -148,6 +150,7 @@ impl Sinks {
             name: record.name.clone(),
             uid: record.uid.clone(),
             sink,
+            secrets: (spec.secrets(), secrets.clone()),
             groups: Arc::new(groups),
             store: store.clone(),
             clock: clock.clone(),

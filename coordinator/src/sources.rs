@@ -28,7 +28,7 @@ use aap_buffer::EncodedBatch;
 use aap_kafka::KafkaSourceSpec;
 use aap_postgres::{ChangesSource, PostgresSource, PostgresSourceSpec};
 use aap_runtime::documents::{Document, DocumentError};
-use aap_runtime::{Clock, Shutdown, Supervisor, TaskKind};
+use aap_runtime::{Clock, SecretRef, SecretSource, Shutdown, Supervisor, TaskKind, resolve_secrets};
 use aap_store::ResourceRecord;
 use aap_types::{ExitCode, Problem, SourceKind, SourcePosition, StreamName};
 use serde::Deserialize;
@@ -106,6 +106,12 @@ impl SourceSpec {
         Ok(spec)
     }
 
+    /// Every secret that it refers to.
+    pub(crate) fn secrets(&self) -> Vec<SecretRef> {
+        let kafka = self.kafka.iter().flat_map(KafkaSourceSpec::secrets);
+        kafka.chain(self.postgres.iter().flat_map(PostgresSourceSpec::secrets)).collect()
+    }
+
     fn place(self) -> Option<Place> {
         let postgres = self.postgres.and_then(|spec| spec.read().ok());
         let postgres = postgres.map(|source| Place::Postgres(Box::new(source)));
@@ -119,6 +125,8 @@ pub(crate) struct SourceDependencies {
     pub(crate) landing: Landing,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) tasks: Supervisor,
+    /// Who is asked for the secrets that they refer to.
+    pub(crate) secrets: Arc<dyn SecretSource>,
 }
 
 /// All sources. Cheap to clone.
@@ -165,6 +173,7 @@ impl Sources {
         self.stop(&record.name).await;
         let document = Document::of_record(&record.name, &record.document);
         let spec = SourceSpec::read(&document).map_err(|error| error.problem())?;
+        let references = spec.secrets();
         let Some(place) = spec.place() else { return Ok(()) };
         match place.kept() {
             Some(kept) => {
@@ -173,7 +182,7 @@ impl Sources {
             // It keeps nothing any more.
             None => self.clean_up(&record.name).await,
         }
-        let SourceDependencies { landing, clock, tasks } = &self.inner.dependencies;
+        let SourceDependencies { landing, clock, tasks, secrets } = &self.inner.dependencies;
         let (ending, ended) = watch::channel(false);
         let stop = tasks.shutdown().child();
         let runner = Runner {
@@ -183,6 +192,7 @@ impl Sources {
             landing: landing.clone(),
             clock: clock.clone(),
             problems: self.inner.problems.clone(),
+            secrets: (references, secrets.clone()),
             stop: stop.clone(),
         };
         let record_name = record.name.clone();
@@ -249,6 +259,8 @@ struct Runner {
     landing: Landing,
     clock: Arc<dyn Clock>,
     problems: Arc<Mutex<BTreeMap<String, String>>>,
+    /// What it refers to, and who is asked.
+    secrets: (Vec<SecretRef>, Arc<dyn SecretSource>),
     stop: Shutdown,
 }
 
@@ -257,7 +269,11 @@ impl Runner {
     async fn run(self, mut reading: impl Read) {
         let mut pause = PAUSE_FIRST;
         while !self.stop.is_requested() {
-            let Err(problem) = reading.read(&self, &mut pause).await else { continue };
+            let read = async {
+                resolve_secrets(&self.secrets.0, self.secrets.1.as_ref()).await?;
+                reading.read(&self, &mut pause).await
+            };
+            let Err(problem) = read.await else { continue };
             warn!(source = self.name, code = problem.code, causes = ?problem.causes, "{problem}");
             let causes = problem.causes.first().map(|cause| format!(": {cause}")).unwrap_or_default();
             lock(&self.problems).insert(self.name.clone(), format!("{}{causes}", problem.message));

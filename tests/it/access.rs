@@ -49,6 +49,9 @@ const NEEDS: &[(&str, &[&str])] = &[
     ("Resources/ReplayDeadLetters", &["sink:operate"]),
     ("Resources/PurgeDeadLetters", &["sink:delete"]),
     ("Resources/ShowCluster", &["cluster:read"]),
+    ("Secrets/Set", &["secret:write"]),
+    ("Secrets/List", &["secret:read"]),
+    ("Secrets/Remove", &["secret:delete"]),
 ];
 /// Calls about whoever makes them: known they must be, and nothing else.
 const OWN: [&str; 9] = [

@@ -19,7 +19,7 @@ struct Server {
 }
 
 /// Every server that tests are written for.
-const SERVERS: [Server; 13] = [
+const SERVERS: [Server; 15] = [
     Server { name: "postgres", needs: &["apt-get"], is_slow: false },
     Server { name: "kafka", needs: &["java", "mvn", "openssl"], is_slow: false },
     // Half a gigabyte for what one test looks at: only where it is asked for.
@@ -30,6 +30,9 @@ const SERVERS: [Server; 13] = [
     Server { name: "mongodb", needs: &["go", "python3", "openssl"], is_slow: true },
     Server { name: "opensearch", needs: &["java", "mvn", "unzip"], is_slow: true },
     Server { name: "spark", needs: &["java", "mvn"], is_slow: true },
+    // Minutes of a Go compiler each.
+    Server { name: "vault", needs: &["go", "curl"], is_slow: true },
+    Server { name: "consul", needs: &["go", "curl"], is_slow: true },
     Server { name: "mosquitto", needs: &["apt-get"], is_slow: false },
     // These are programs that tests run themselves: a start installs them and says where they are.
     Server { name: "journald", needs: &["apt-get"], is_slow: false },
@@ -41,9 +44,9 @@ const SERVERS: [Server; 13] = [
 const PORTS_FROM: u16 = 21_000;
 const PORTS_TO: u16 = 31_000;
 /// Offsets from a base that the scripts use, as they are told below.
-const PORT_OFFSETS: [u16; 32] = [
+const PORT_OFFSETS: [u16; 39] = [
     0, 1, 2, 3, 4, 5, 10, 11, 12, 13, 14, 15, 20, 21, 22, 23, 24, 25, 40, 41, 50, 60, 61, 70, 71, 75, 80, 81,
-    85, 86, 90, 91,
+    85, 86, 90, 91, 30, 31, 32, 33, 34, 35, 36,
 ];
 
 /// Running servers. Dropping it stops them and deletes their data.
@@ -80,6 +83,8 @@ impl Servers {
             ("AAP_REDIS_TLS_PORT", port(81)),
             ("AAP_MONGODB_PORT", port(85)),
             ("AAP_MONGODB_TLS_PORT", port(86)),
+            ("AAP_CONSUL_PORT", port(30)),
+            ("AAP_VAULT_PORT", port(36)),
             ("AAP_MOSQUITTO_PORT", port(90)),
             ("AAP_MOSQUITTO_TLS_PORT", port(91)),
         ];

@@ -21,6 +21,7 @@ const LAYERS: [&[&str]; 7] = [
         "aap-buffer",
         "aap-decode",
         "aap-federation",
+        "aap-services",
         "aap-sinks",
     ],
     &[
@@ -36,6 +37,7 @@ const LAYERS: [&[&str]; 7] = [
         "aap-redis",
         "aap-mongodb",
         "aap-spark",
+        "aap-vault",
     ],
     &["aap-agent", "aap-coordinator", "aap-engine"],
     &["aap-cli"],
@@ -61,7 +63,7 @@ const SAME_LAYER: [(&str, &str, &str); 3] = [
 const CLI_SEES: [&str; 4] = ["aap-backup", "aap-client", "aap-runtime", "aap-types"];
 
 /// Each driver is named by exactly one crate.
-const HOMES: [(&str, &str); 15] = [
+const HOMES: [(&str, &str); 16] = [
     ("argon2", "aap-access"),
     ("duckdb", "aap-engine"),
     ("libduckdb-sys", "aap-engine"),
@@ -76,6 +78,7 @@ const HOMES: [(&str, &str); 15] = [
     ("mongodb", "aap-mongodb"),
     ("quinn", "aap-transport"),
     ("rcgen", "aap-transport"),
+    ("simple-dns", "aap-services"),
     ("ratatui", "aap-tui"),
 ];
 

@@ -1,5 +1,6 @@
 //! The `Agent` document.
 
+use aap_services::Locator;
 use aap_transport::is_address;
 use aap_types::ByteCount;
 use camino::Utf8PathBuf;
@@ -24,10 +25,11 @@ pub struct AgentSpec {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CoordinatorSpec {
-    /// `host:port`, UDP and TCP. `auto` takes what `run/coordinator.json` of the same home says. Either this or `addresses`.
+    /// `host:port`, UDP and TCP; or where to look: `srv+NAME`, `consul+http://HOST:PORT/SERVICE`. `auto` takes what
+    /// `run/coordinator.json` of the same home says. Either this or `addresses`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<String>,
-    /// The coordinators of a cluster, `host:port` each: one of them at a time, and another when it fails.
+    /// The coordinators of a cluster, `host:port` or where to look each: one of them at a time, and another when it fails.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<String>,
     /// Certificate authority (PEM). Relative to the home directory. Default: `tls/root.pem`.
@@ -51,13 +53,17 @@ pub(crate) const AUTO: &str = "auto";
 const ADDRESSES_MAX: usize = 32;
 
 impl CoordinatorSpec {
-    /// Every address that it may dial, or `auto`. Not empty.
+    /// Every address that it may dial, `auto`, and every place to look. Not empty.
     pub fn all(&self) -> Vec<String> {
         self.address.iter().chain(&self.addresses).cloned().collect()
     }
 
     pub(super) fn check(&self) -> Result<(), Complaint> {
-        let not_one = |address: &str| format!("`{address}` is not an address of the form HOST:PORT");
+        let check = |address: &str| match Locator::is_meant(address) {
+            true => address.parse::<Locator>().map(drop),
+            false if is_address(address) => Ok(()),
+            false => Err(format!("`{address}` is not an address of the form HOST:PORT")),
+        };
         match (&self.address, self.addresses.as_slice()) {
             (None, []) => {
                 let message = "a coordinator needs `address: HOST:PORT` (`auto`: that of the same home), or `addresses:` with several";
@@ -66,16 +72,14 @@ impl CoordinatorSpec {
             (Some(_), [_, ..]) => {
                 Err(("addresses", "a coordinator has either `address` or `addresses`, not both".to_owned()))
             }
-            (Some(address), []) if address != AUTO && !is_address(address) => {
-                Err(("address", not_one(address)))
-            }
-            (Some(_), []) => Ok(()),
-            (None, several) => check_several(several, not_one).map_err(|message| ("addresses", message)),
+            (Some(address), []) if address == AUTO => Ok(()),
+            (Some(address), []) => check(address).map_err(|message| ("address", message)),
+            (None, several) => check_several(several, check).map_err(|message| ("addresses", message)),
         }
     }
 }
 
-fn check_several(addresses: &[String], not_one: impl Fn(&str) -> String) -> Result<(), String> {
+fn check_several(addresses: &[String], check: impl Fn(&str) -> Result<(), String>) -> Result<(), String> {
     if addresses.len() > ADDRESSES_MAX {
         return Err(format!("{} addresses are more than {ADDRESSES_MAX}", addresses.len()));
     }
@@ -83,9 +87,7 @@ fn check_several(addresses: &[String], not_one: impl Fn(&str) -> String) -> Resu
         if address == AUTO {
             return Err("`auto` stands in `address` alone, not in `addresses`".to_owned());
         }
-        if !is_address(address) {
-            return Err(not_one(address));
-        }
+        check(address)?;
         if addresses[..at].contains(address) {
             return Err(format!("`{address}` stands there twice"));
         }

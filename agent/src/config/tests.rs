@@ -82,6 +82,7 @@ fn the_coordinators_of_a_cluster_are_addresses_instead_of_one() {
     assert_eq!(all("address: auto"), ["auto"]);
     assert_eq!(all("address: 'c.example.org:7400'"), ["c.example.org:7400"]);
     assert_eq!(all("addresses: ['a:7400', '[::1]:7400']"), ["a:7400", "[::1]:7400"]);
+    assert_eq!(all("address: 'srv+_aap._tcp.example.org'"), ["srv+_aap._tcp.example.org"]);
     let many: Vec<String> = (0..33).map(|number| format!("'c{number}:7400'")).collect();
     for (coordinator, word) in [
         ("", "`address: HOST:PORT`"),
@@ -91,6 +92,8 @@ fn the_coordinators_of_a_cluster_are_addresses_instead_of_one() {
         ("addresses: ['a:7400', 'b']", "`b` is not an address of the form HOST:PORT"),
         ("addresses: ['a:7400', auto]", "`auto` stands in `address` alone"),
         ("addresses: ['a:7400', 'a:7400']", "`a:7400` stands there twice"),
+        ("address: 'srv+a..b'", "no name of DNS"),
+        ("addresses: ['a:7400', 'consul+http://c:8500/aap?token=hunter2']", "over https"),
         (&format!("addresses: [{}]", many.join(", ")), "33 addresses are more than 32"),
     ] {
         let (line, message, _) = with(coordinator).unwrap_err();

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use aap_runtime::Shutdown;
+use aap_services::Directory;
 use aap_transport::{AgentSession, ClientConfig, Dialer, Error, Prefer, TlsFiles};
 use aap_types::NodeId;
 use camino::Utf8PathBuf;
@@ -16,8 +18,16 @@ const UNLISTED_MAX: usize = 8;
 
 /// Opens sessions; the seam behind which tests have a coordinator in memory.
 pub trait Dial: Send + Sync + 'static {
-    /// The addresses that the configuration names. Not empty.
+    /// The addresses that the configuration names, or that were found where it says. Empty only while none was found yet.
     fn addresses(&self) -> Vec<String>;
+
+    /// No address answers. Those that can be looked for may have changed.
+    fn look_again(&self) {}
+
+    /// Why nothing is found where it is looked for.
+    fn trouble(&self) -> Option<String> {
+        None
+    }
 
     /// Opens one session with the coordinator at `address`: one of [`Dial::addresses`], or where a coordinator sent this node.
     fn dial<'a>(&'a self, address: &'a str) -> BoxFuture<'a, Result<AgentSession, Error>>;
@@ -29,14 +39,28 @@ pub struct RealDial {
     spec: CoordinatorSpec,
     node: NodeId,
     home: Utf8PathBuf,
+    directory: Arc<Directory>,
     /// By address: each remembers which carrier works there.
     dialers: tokio::sync::Mutex<BTreeMap<String, Arc<Dialer>>>,
 }
 
 impl RealDial {
     /// Dials what `spec` says; relative paths are below `home`.
-    pub fn new(spec: CoordinatorSpec, node: NodeId, home: Utf8PathBuf) -> Self {
-        Self { spec, node, home, dialers: tokio::sync::Mutex::default() }
+    ///
+    /// # Errors
+    /// The first of its addresses that is none.
+    pub fn new(spec: CoordinatorSpec, node: NodeId, home: Utf8PathBuf) -> Result<Self, String> {
+        let directory = Arc::new(Directory::new(&spec.all(), node.as_str())?);
+        Ok(Self { spec, node, home, directory, dialers: tokio::sync::Mutex::default() })
+    }
+
+    /// Looks for coordinators, where the configuration says so, until `shutdown`.
+    pub fn keep_looking(
+        &self,
+        shutdown: Shutdown,
+    ) -> impl Future<Output = Result<(), std::convert::Infallible>> + Send + use<> {
+        let directory = self.directory.clone();
+        async move { directory.keep(shutdown).await }
     }
 
     /// What stands in `run/coordinator.json`.
@@ -66,7 +90,7 @@ impl RealDial {
             Some(other) => other.beside(config)?,
             None => Dialer::new(config)?,
         });
-        let listed = self.spec.all();
+        let listed = self.directory.addresses();
         if dialers.keys().filter(|known| !listed.contains(known)).count() >= UNLISTED_MAX {
             dialers.retain(|known, _| listed.contains(known));
         }
@@ -99,7 +123,15 @@ impl RealDial {
 
 impl Dial for RealDial {
     fn addresses(&self) -> Vec<String> {
-        self.spec.all()
+        self.directory.addresses()
+    }
+
+    fn look_again(&self) {
+        self.directory.look_again();
+    }
+
+    fn trouble(&self) -> Option<String> {
+        self.directory.trouble()
     }
 
     fn dial<'a>(&'a self, address: &'a str) -> BoxFuture<'a, Result<AgentSession, Error>> {

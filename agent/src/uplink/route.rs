@@ -35,7 +35,7 @@ pub(super) struct Route {
 }
 
 impl Route {
-    /// Begins at a place of `list` (not empty) that follows from the node's name, so that nodes spread over a cluster and
+    /// Begins at a place of `list` that follows from the node's name, so that nodes spread over a cluster and
     /// each comes back to the same coordinator.
     pub(super) fn new(list: Vec<String>, node: &NodeId) -> Self {
         let [a, b, c, d, ..] = *blake3::hash(node.as_str().as_bytes()).as_bytes();
@@ -43,9 +43,20 @@ impl Route {
         Self { list, at, sent_to: None, failures: 0, redirects: 0 }
     }
 
-    /// Whom to dial.
-    pub(super) fn address(&self) -> &str {
-        self.sent_to.as_deref().unwrap_or(&self.list[self.at])
+    /// Takes over a list that was found, which is in the order in which to try. It stays with the address that it is at, if that is
+    /// still in the list, and else begins at the first.
+    pub(super) fn follow(&mut self, list: Vec<String>) {
+        if list == self.list {
+            return;
+        }
+        let here = self.list.get(self.at);
+        self.at = list.iter().position(|address| Some(address) == here).unwrap_or(0);
+        (self.list, self.failures) = (list, 0);
+    }
+
+    /// Whom to dial; `None` while nobody is known.
+    pub(super) fn address(&self) -> Option<&str> {
+        self.sent_to.as_ref().or(self.list.get(self.at)).map(String::as_str)
     }
 
     /// A session stood long enough to say that its coordinator works: what was before it is forgotten.
@@ -78,11 +89,11 @@ impl Route {
 
     /// Moves on in the list, past the address that just failed: it may stand there, too.
     fn go_on(&mut self) {
-        let failed = self.sent_to.take().unwrap_or_else(|| self.list[self.at].clone());
-        self.at = (self.at + 1) % self.list.len();
-        if self.list[self.at] == failed {
-            self.at = (self.at + 1) % self.list.len();
-        }
+        let failed = self.sent_to.take().or_else(|| self.list.get(self.at).cloned());
+        let next = |at: usize| (at + 1) % self.list.len().max(1);
+        let following = next(self.at);
+        let is_failed = self.list.get(following) == failed.as_ref();
+        self.at = if is_failed { next(following) } else { following };
     }
 }
 
@@ -100,7 +111,7 @@ mod tests {
     fn failing(route: &mut Route, times: usize) -> String {
         let mut seen = String::new();
         for _ in 0..times {
-            seen += route.address();
+            seen += route.address().unwrap();
             if route.failed() == Then::AfterPause {
                 seen += "|";
             }
@@ -118,7 +129,7 @@ mod tests {
     fn nodes_spread_and_each_begins_at_its_own_place() {
         let list: Vec<String> = ["a", "b", "c"].map(str::to_owned).to_vec();
         let begins = |node: usize| {
-            Route::new(list.clone(), &format!("node-{node}").parse().unwrap()).address().to_owned()
+            Route::new(list.clone(), &format!("node-{node}").parse().unwrap()).address().unwrap().to_owned()
         };
         for address in &list {
             let here = (0..300).filter(|node| begins(*node) == *address).count();
@@ -143,11 +154,30 @@ mod tests {
         let mut route = from_first(&["a", "b", "c"]);
         for _ in 0..REDIRECTS_MAX {
             assert_eq!(route.redirected("x".to_owned()), Then::AtOnce);
-            assert_eq!(route.address(), "x");
+            assert_eq!(route.address(), Some("x"));
         }
         assert_eq!(route.redirected("x".to_owned()), Then::AfterPause);
-        assert_eq!(route.address(), "b");
+        assert_eq!(route.address(), Some("b"));
         assert_eq!(route.redirected("x".to_owned()), Then::AtOnce, "and may be followed again");
+    }
+
+    #[test]
+    fn a_list_that_was_found_is_followed_from_where_it_stands() {
+        let list =
+            |addresses: &[&str]| addresses.iter().map(|&address| address.to_owned()).collect::<Vec<_>>();
+        let mut route = from_first(&[]);
+        assert_eq!(route.address(), None);
+        assert_eq!(route.failed(), Then::AfterPause);
+        route.follow(list(&["a", "b"]));
+        assert_eq!(failing(&mut route, 1), "a");
+        // It is at b, which moved on in the list.
+        route.follow(list(&["c", "b", "d"]));
+        assert_eq!(failing(&mut route, 4), "bdc|b");
+        route.follow(list(&["x", "y"]));
+        assert_eq!(failing(&mut route, 2), "xy|");
+        route.redirected("z".to_owned());
+        route.follow(list(&["x"]));
+        assert_eq!(route.address(), Some("z"), "where it was sent stays");
     }
 
     #[test]

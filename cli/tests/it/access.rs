@@ -373,3 +373,20 @@ fn what_somebody_may_is_an_exit_code_with_its_reason() {
     assert_eq!((asked.kind.as_str(), asked.name.as_str(), asked.user.as_str()), ("node", "edge-17", "ana"));
     assert_eq!(item(&home.aap(&["who-can", "query", "stream", "-o", "json"]), Id::WhoCan)["user"], "ana");
 }
+
+#[test]
+fn a_secret_comes_from_stdin_or_a_file_and_is_not_printed() {
+    let home = Home::running();
+    let kept = || home.fake.state.lock().unwrap().last_secret.clone().unwrap();
+    let check = |ran: Ran, value: &str| {
+        assert_eq!(ran.code, 0, "{ran:?}");
+        assert!(!format!("{ran:?}").contains("hunter") && ran.err.contains("secret:pg"), "{ran:?}");
+        assert_eq!((kept().name.as_str(), kept().value.as_str()), ("pg", value));
+    };
+    check(fed(&home, &["secret", "set", "pg"], "hunter2\n"), "hunter2");
+    let file = home.file("value", b"-----BEGIN\nhunter3\n");
+    let from_file = ["secret", "set", "pg", "--value-file", file.to_str().unwrap(), "-o", "json"];
+    check(home.aap(&from_file), "-----BEGIN\nhunter3");
+    assert_eq!(home.aap(&["secret", "set", "pg"]).code, 2, "there is nothing on stdin");
+    assert_eq!(home.aap(&["secret", "set", "pg", "hunter2"]).code, 2, "a value is no argument");
+}

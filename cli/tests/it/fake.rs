@@ -18,6 +18,7 @@ use aap_client::v1::node_server::{Node, NodeServer};
 use aap_client::v1::operator_server::{Operator, OperatorServer};
 use aap_client::v1::query_event::Kind as Event;
 use aap_client::v1::resources_server::ResourcesServer;
+use aap_client::v1::secrets_server::SecretsServer;
 use aap_client::v1::*;
 use aap_types::{ExitCode, Problem};
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream, UnixListenerStream};
@@ -26,6 +27,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 pub(crate) mod access;
 mod resources;
+mod secrets;
 
 pub(crate) use resources::ORDERS;
 
@@ -51,6 +53,7 @@ pub(crate) struct State {
     pub(crate) deleted: Vec<String>,
     pub(crate) declared: resources::Declared,
     pub(crate) people: access::People,
+    pub(crate) last_secret: Option<SetSecretRequest>,
 }
 
 #[derive(Default, Clone)]
@@ -210,9 +213,13 @@ async fn serve_operator(fake: Fake) -> std::net::SocketAddr {
     };
     let operator = OperatorServer::with_interceptor(fake.clone(), check);
     let resources = ResourcesServer::with_interceptor(fake.clone(), check);
+    let secrets = SecretsServer::with_interceptor(fake.clone(), check);
     let access = AccessServer::new(fake);
-    let server =
-        tonic::transport::Server::builder().add_service(operator).add_service(resources).add_service(access);
+    let server = tonic::transport::Server::builder()
+        .add_service(operator)
+        .add_service(resources)
+        .add_service(secrets)
+        .add_service(access);
     tokio::task::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
     address
 }

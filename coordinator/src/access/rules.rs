@@ -61,6 +61,10 @@ pub(crate) const fn rule(call: Call) -> Rule {
 
         Call::AuditRead | Call::AuditVerify | Call::AuditExport => needs(Kind::Audit, Verb::Read),
 
+        Call::SecretsSet => needs(Kind::Secret, Verb::Write),
+        Call::SecretsList => needs(Kind::Secret, Verb::Read),
+        Call::SecretsRemove => needs(Kind::Secret, Verb::Delete),
+
         Call::OperatorStatus => needs(Kind::Platform, Verb::Read),
         Call::OperatorListStreams | Call::OperatorShowStream | Call::OperatorListStreamFiles => {
             needs(Kind::Stream, Verb::Read)
@@ -119,7 +123,10 @@ pub(crate) const fn action(call: Call) -> Option<&'static str> {
         Call::ResourcesResumeSink => Some("sink resume"),
         Call::ResourcesReplayDeadLetters => Some("sink dlq replay"),
         Call::ResourcesPurgeDeadLetters => Some("sink dlq purge"),
-        Call::AccessListEnrolmentTokens
+        Call::SecretsSet => Some("secret set"),
+        Call::SecretsRemove => Some("secret rm"),
+        Call::SecretsList
+        | Call::AccessListEnrolmentTokens
         | Call::AccessListNodeIdentities
         | Call::AccessWhoAmI
         | Call::AccessListSessions

@@ -3,6 +3,7 @@
 use aap_access::{Kind, Object, Role, Verb};
 use aap_proto::v1;
 use aap_runtime::documents::Document;
+use aap_runtime::{SecretPlace, SecretRef};
 use aap_store::ResourceRecord;
 use aap_types::{ExitCode, Problem, StreamName, nearest};
 
@@ -23,11 +24,14 @@ pub(super) struct Wanted {
     pub(super) start: Option<Start>,
     /// Of a sink, what it takes.
     pub(super) streams: Vec<String>,
+    /// What it refers to.
+    pub(super) secrets: Vec<SecretRef>,
 }
 
 /// Lets on who may declare that. A sink carries rows out of the platform: only who sees them all may send them.
 pub(super) fn may_apply(caller: &Caller, wanted: &Wanted) -> Result<(), Problem> {
     caller.require(Verb::Write, object(wanted.kind, &wanted.name))?;
+    may_use(caller, &wanted.secrets)?;
     if wanted.kind != sinks::KIND {
         return Ok(());
     }
@@ -47,8 +51,33 @@ pub(super) fn may_apply(caller: &Caller, wanted: &Wanted) -> Result<(), Problem>
         .hint("name the streams, each one that you may query whole, rather than globs"))
 }
 
+/// A document sends its secrets to the server that it names: only who may use them may say which server that is.
+fn may_use(caller: &Caller, secrets: &[SecretRef]) -> Result<(), Problem> {
+    let places = secrets.iter().filter_map(SecretRef::place);
+    places
+        .map(|place| match place {
+            SecretPlace::Kept(name) => {
+                caller.require(Verb::Operate, Object::named(Kind::Secret, name.as_str()))
+            }
+            place => caller.require(Verb::Operate, Object::named(Kind::Secret, &place.to_string())),
+        })
+        .collect()
+}
+
+/// What a declared object refers to; nothing where its document is one of an earlier version that this one does not take.
+pub(crate) fn secrets_of(record: &ResourceRecord) -> Vec<SecretRef> {
+    let document = Document::of_record(&record.name, &record.document);
+    let secrets = match record.kind.as_str() {
+        sinks::KIND => SinkSpec::read(&document).map(|spec| spec.secrets()),
+        sources::KIND => SourceSpec::read(&document).map(|spec| spec.secrets()),
+        catalogs::KIND => CatalogSpec::read(&document, &record.name).map(|spec| spec.secrets()),
+        _ => return vec![],
+    };
+    secrets.unwrap_or_default()
+}
+
 /// What a role speaks of.
-pub(super) fn object<'a>(kind: &str, name: &'a str) -> Object<'a> {
+pub(crate) fn object<'a>(kind: &str, name: &'a str) -> Object<'a> {
     let kind = match kind {
         sinks::KIND => Kind::Sink,
         sources::KIND => Kind::Source,
@@ -69,23 +98,24 @@ pub(super) fn check(document: &Document) -> Result<Wanted, Problem> {
     match envelope.kind.as_str() {
         sinks::KIND => {
             let spec = SinkSpec::read(document).map_err(|error| error.problem())?;
-            let text = document.text().trim().to_owned() + "\n";
-            Ok(Wanted { kind: sinks::KIND, name, text, start: Some(spec.start), streams: spec.streams })
+            let (text, secrets) = (document.text().trim().to_owned() + "\n", spec.secrets());
+            let (start, streams) = (Some(spec.start), spec.streams);
+            Ok(Wanted { kind: sinks::KIND, name, text, start, streams, secrets })
         }
         access::ROLE => {
             Role::read(document, &name).map_err(|error| error.problem())?;
             let text = document.text().trim().to_owned() + "\n";
-            Ok(Wanted { kind: access::ROLE, name, text, start: None, streams: vec![] })
+            Ok(Wanted { kind: access::ROLE, name, text, start: None, streams: vec![], secrets: vec![] })
         }
         catalogs::KIND => {
-            CatalogSpec::read(document, &name).map_err(|error| error.problem())?;
-            let text = document.text().trim().to_owned() + "\n";
-            Ok(Wanted { kind: catalogs::KIND, name, text, start: None, streams: vec![] })
+            let spec = CatalogSpec::read(document, &name).map_err(|error| error.problem())?;
+            let (text, secrets) = (document.text().trim().to_owned() + "\n", spec.secrets());
+            Ok(Wanted { kind: catalogs::KIND, name, text, start: None, streams: vec![], secrets })
         }
         sources::KIND if SourceSpec::is_ours(document) => {
-            SourceSpec::read(document).map_err(|error| error.problem())?;
-            let text = document.text().trim().to_owned() + "\n";
-            Ok(Wanted { kind: sources::KIND, name, text, start: None, streams: vec![] })
+            let spec = SourceSpec::read(document).map_err(|error| error.problem())?;
+            let (text, secrets) = (document.text().trim().to_owned() + "\n", spec.secrets());
+            Ok(Wanted { kind: sources::KIND, name, text, start: None, streams: vec![], secrets })
         }
         "Source" | "Agent" => {
             let message =

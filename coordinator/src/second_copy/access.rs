@@ -1,4 +1,5 @@
-//! The second copy of who may do what: `coordinator/access.json`, written after every change of users, API tokens and nodes.
+//! The second copy of who may do what: `coordinator/access.json`, written after every change of users, API tokens, nodes
+//! and kept secrets, which are sealed here as there.
 //!
 //! Sessions, enrolment tokens and counted failures are over within a day, and are not in it.
 
@@ -10,7 +11,7 @@ use anyhow::{Context, Result};
 use camino::{Utf8Path, Utf8PathBuf};
 
 /// What is in the copy.
-const KINDS: [AccessKind; 3] = [AccessKind::User, AccessKind::ApiToken, AccessKind::Node];
+const KINDS: [AccessKind; 4] = [AccessKind::User, AccessKind::ApiToken, AccessKind::Node, AccessKind::Secret];
 
 /// A store with a copy beside it. What is changed in the store is in the copy when the change returns; where the copy cannot be
 /// written, the change stands all the same.

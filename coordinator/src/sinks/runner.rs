@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use aap_runtime::{Clock, Shutdown, failpoint};
+use aap_runtime::{Clock, SecretRef, SecretSource, Shutdown, failpoint, resolve_secrets};
 use aap_sinks::{BadRow, Failure, FailureKind, Group, GroupLimits, Positions, Sink, Slice};
 use aap_store::ResourceStore;
 use aap_types::{ExitCode, Problem};
@@ -47,6 +47,8 @@ pub(crate) struct Runner {
     pub(crate) name: String,
     pub(crate) uid: String,
     pub(crate) sink: Box<dyn Sink>,
+    /// What it refers to, and who is asked.
+    pub(crate) secrets: (Vec<SecretRef>, Arc<dyn SecretSource>),
     pub(crate) groups: Arc<Groups>,
     pub(crate) store: Arc<dyn ResourceStore>,
     pub(crate) clock: Arc<dyn Clock>,
@@ -106,6 +108,9 @@ impl Runner {
 
     /// Writes until it fails, or is to pause.
     async fn deliver(&mut self, pause: &mut Duration) -> Result<(), Failure> {
+        // Anew each time: what failed may have failed for a secret that was changed.
+        let (references, source) = &self.secrets;
+        resolve_secrets(references, source.as_ref()).await.map_err(unresolved)?;
         let mut written = self.take_over().await?;
         let mut changes = self.groups.changes();
         let mut read_ahead = None;
@@ -324,6 +329,12 @@ fn fed_panicked(panic: &tokio::task::JoinError) -> Failure {
 fn not_fed(error: &aap_lake::Error) -> Failure {
     let message = "what landed cannot be read for a sink";
     local(Problem::new("sink.read_failed", ExitCode::Failed, message).caused_by(error))
+}
+
+/// A secret cannot be had: now, or until somebody acts.
+fn unresolved(problem: Problem) -> Failure {
+    let kind = if problem.is_retryable() { FailureKind::Retry } else { FailureKind::Refused };
+    Failure::new(kind, problem)
 }
 
 /// A failure of our own side: trying again may help.

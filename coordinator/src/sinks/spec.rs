@@ -10,6 +10,7 @@
 
 use std::sync::Arc;
 
+use aap_runtime::SecretRef;
 use aap_runtime::documents::{Document, DocumentError};
 use aap_sinks::{Ledger, Sink, Target};
 use aap_types::{ExitCode, Problem};
@@ -169,6 +170,21 @@ impl SinkSpec {
             Driver::Redis(spec) => Box::new(aap_redis::RedisSink::new(target, spec.clone())),
             Driver::MongoDb(spec) => Box::new(aap_mongodb::MongoDbSink::new(target, spec.clone())),
             Driver::Stdout => Box::new(StdoutSink::new(ledger)),
+        }
+    }
+
+    /// Every secret that it refers to.
+    pub(crate) fn secrets(&self) -> Vec<SecretRef> {
+        match self.driver() {
+            Driver::Kafka(spec) => spec.secrets(),
+            Driver::Postgres(spec) => spec.secrets(),
+            Driver::Cassandra(spec) => spec.secrets(),
+            Driver::S3(spec) => spec.secrets(),
+            Driver::Elasticsearch(spec) => spec.secrets(),
+            Driver::Http(spec) => spec.secrets(),
+            Driver::Redis(spec) => spec.secrets(),
+            Driver::MongoDb(spec) => spec.secrets(),
+            Driver::Stdout => vec![],
         }
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use aap_buffer::{Buffer, BufferConfig, Encoder, Entry, FrameSchema, RealFileSystem};
 use aap_lake::{CONSUMER, Lake, LakeConfig, LakeDependencies};
 use aap_runtime::documents::documents;
-use aap_runtime::{Clock, Shutdown, SystemClock};
+use aap_runtime::{Clock, Resolving, Secret, SecretPlace, SecretSource, Shutdown, SystemClock};
 use aap_sinks::{BadRow, Failure, FailureKind, Group, GroupLimits, Guarantee, Positions, Range, Sink};
 use aap_store::{MemoryStore, ResourceStore, SinkState};
 use aap_types::{BatchId, Digest, Epoch, ExitCode, Problem, Sequence, StreamKey};
@@ -127,6 +127,17 @@ impl Sink for InMemory {
     }
 }
 
+/// Whoever keeps the sink's secret, who is away while there is a problem.
+#[derive(Debug, Default, Clone)]
+struct Keeper(Arc<Mutex<Option<Problem>>>);
+
+impl SecretSource for Keeper {
+    fn resolve<'a>(&'a self, _: &'a SecretPlace) -> Resolving<'a> {
+        let problem = self.0.lock().unwrap().clone();
+        Box::pin(async { problem.map_or_else(|| Ok(Secret::from("value".to_owned())), Err) })
+    }
+}
+
 /// Rows of a batch.
 const ROWS: i64 = 5;
 /// The sink's uid.
@@ -137,6 +148,7 @@ struct Rig {
     buffer: Buffer,
     store: Arc<dyn ResourceStore>,
     server: InMemory,
+    board: Arc<Board>,
     control: watch::Sender<Control>,
     stop: Shutdown,
 }
@@ -148,6 +160,10 @@ fn key() -> StreamKey {
 impl Rig {
     /// A sink that runs, with values 0, 1, 2, … landed in `batches` batches.
     async fn new(batches: u64, refuses: Option<(i64, Refusal)>) -> Self {
+        Self::with(batches, refuses, Keeper::default()).await
+    }
+
+    async fn with(batches: u64, refuses: Option<(i64, Refusal)>, keeper: Keeper) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let home = Utf8PathBuf::from_path_buf(folder.path().to_owned()).unwrap();
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
@@ -185,26 +201,28 @@ impl Rig {
         })));
         let (control, controlled) = watch::channel(Control { paused: false, pokes: 0 });
         let stop = Shutdown::default();
+        let board = Arc::new(Board::new(
+            "memory",
+            String::new(),
+            Guarantee::ExactlyOnce,
+            Positions::new(),
+            clock.clone(),
+        ));
         let runner = Runner {
             name: "s".to_owned(),
             uid: UID.to_owned(),
             sink: Box::new(server.clone()),
+            secrets: (vec!["vault:kv/a#b".parse().unwrap()], Arc::new(keeper)),
             groups: Arc::new(groups),
             store: store.clone(),
-            clock: clock.clone(),
-            board: Arc::new(Board::new(
-                "memory",
-                String::new(),
-                Guarantee::ExactlyOnce,
-                Positions::new(),
-                clock,
-            )),
+            clock,
+            board: board.clone(),
             control: controlled,
             stop: stop.clone(),
         };
         #[expect(clippy::disallowed_methods, reason = "the rig stops it")]
         tokio::spawn(runner.run());
-        Self { _folder: folder, buffer, store, server, control, stop }
+        Self { _folder: folder, buffer, store, server, board, control, stop }
     }
 
     /// Waits until the server's ledger stands at `through`.
@@ -267,6 +285,26 @@ async fn land_from(buffer: &Buffer, after: u64, batches: u64) {
         let digest = Digest::of(&id, &[], &batch.payload);
         let entry = Entry::Landed { id, digest, positions: bytes::Bytes::new(), sealed_us: 1, batch };
         buffer.append(vec![entry]).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_sink_without_its_secret_says_so_and_delivers_everything_when_it_is_there() {
+    for (exit, state) in [(ExitCode::Unavailable, "retrying"), (ExitCode::Denied, "refused")] {
+        let keeper = Keeper::default();
+        *keeper.0.lock().unwrap() = Some(Problem::new("secret.somehow", exit, "it cannot be had"));
+        let rig = Rig::with(10, None, keeper.clone()).await;
+        let says = || {
+            let status = rig.board.status("s".to_owned(), 1, 0, &[]);
+            status.state == state
+                && rig.board.problem().is_some_and(|problem| problem.contains("it cannot be had"))
+        };
+        rig.until("it says so", says).await;
+        assert!(rig.server.0.lock().unwrap().rows.is_empty(), "nothing was asked of the server");
+        *keeper.0.lock().unwrap() = None;
+        rig.control.send_modify(|control| control.pokes += 1);
+        rig.written(10).await;
+        rig.check(10, &[]);
     }
 }
 

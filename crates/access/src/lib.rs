@@ -22,6 +22,7 @@
 //! | `reach.rs` | [`Reach`]: which objects of a kind somebody may act on |
 //! | `rows.rs` | [`Rows`]: whose rows of a stream somebody may see |
 //! | `issued.rs` | [`IssuedSecret`]: the one format of session tokens, API tokens and enrolment tokens; [`SecretHash`] |
+//! | `kept.rs` | [`KeptSecret`], [`SealingKeys`]: secrets that are kept for sinks and sources, sealed |
 //! | `ticket.rs` | [`EnrolmentTicket`]: everything that a new node needs, as one text |
 //! | `password.rs` | [`Passwords`]: Argon2id, and which passwords are taken |
 //! | `lockout.rs` | [`Lockout`], [`Addresses`]: delays after wrong passwords |
@@ -33,6 +34,7 @@
 mod built_in;
 mod enrolment;
 mod issued;
+mod kept;
 mod lockout;
 mod node;
 mod password;
@@ -56,6 +58,7 @@ pub use enrolment::{
 pub use issued::{
     Fingerprint, HashKey, IssuedId, IssuedKind, IssuedSecret, NotIssued, RandomError, SecretHash,
 };
+pub use kept::{KeptSecret, NotKeys, NotOpened, SECRET_BYTES_MAX, SealingKeys};
 pub use lockout::{Addresses, Lockout};
 pub use node::{Admission, Certificate, NO_KEY, NodeIdentity, NodeState, RECOVERIES_MAX, Renewal};
 pub use password::{PasswordFault, PasswordHash, Passwords, Verified};

@@ -1,5 +1,6 @@
 //! What the crate promises, topic by topic.
 
+mod kept;
 mod lockout;
 mod nodes;
 mod passwords;

@@ -54,6 +54,11 @@ pub struct CassandraTablesSpec {
 }
 
 impl CassandraTablesSpec {
+    /// Every secret that it refers to, to be resolved before it connects.
+    pub fn secrets(&self) -> Vec<SecretRef> {
+        self.password.iter().cloned().collect()
+    }
+
     /// Whether it makes sense, as far as that can be told without the cluster.
     ///
     /// # Errors

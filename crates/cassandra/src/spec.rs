@@ -128,6 +128,11 @@ impl Bucket {
 }
 
 impl CassandraSpec {
+    /// Every secret that it refers to, to be resolved before it connects.
+    pub fn secrets(&self) -> Vec<SecretRef> {
+        self.password.iter().cloned().collect()
+    }
+
     /// How a cluster is reached, with every default.
     pub(crate) fn access(nodes: Vec<String>, keyspace: String, table: Template) -> Self {
         Self {

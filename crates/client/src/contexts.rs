@@ -18,12 +18,14 @@ use std::fmt;
 use std::io;
 use std::str::FromStr;
 
+use aap_services::Locator;
 use aap_types::{ExitCode, Problem, nearest};
 use camino::{Utf8Path, Utf8PathBuf};
 use toml_edit::{DocumentMut, Item, Table, TomlError, Value, value};
 
 use crate::authority::Authority;
 use crate::files;
+use crate::found;
 use crate::protection::Protection;
 
 const FILE: &str = "contexts.toml";
@@ -348,6 +350,9 @@ fn table_of(context: &OperatorContext) -> Table {
 /// # Errors
 /// `context.bad_endpoint` (2).
 pub fn endpoint(text: &str) -> Result<String, Problem> {
+    if Locator::is_meant(text) {
+        return found::locator(text).map(|locator| locator.to_string());
+    }
     let bad = |cause: &str| {
         Problem::new(
             "context.bad_endpoint",

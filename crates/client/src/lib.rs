@@ -7,6 +7,7 @@
 //! | `operations.rs` | [`operations`]: the one registry of what an operator can do; command line, help and completions derive from it |
 //! | `audit.rs` | [`audit`]: the audit log without a coordinator |
 //! | `platform.rs` | [`Platform`]: finds a platform by its home or a context and connects to its daemons when first asked |
+//! | `found.rs` | where coordinators are that are looked for |
 //! | `target.rs` | [`Target`]: which platform is meant |
 //! | `contexts.rs`, `authority.rs` | [`contexts`]: named ways to platforms; [`Authority`]: by which certificates one is known |
 //! | `protection.rs` | [`protection`]: what a context protects its platform from |
@@ -25,6 +26,7 @@ mod credential_store;
 pub mod credentials;
 pub mod environment;
 mod files;
+mod found;
 mod keyutils_store;
 pub mod operations;
 mod platform;
@@ -38,7 +40,7 @@ pub use aap_runtime::{Clock, Home, Secret, SecretRef, SystemClock, documents};
 pub use authority::Authority;
 pub use bearer::Bearer;
 pub use platform::{
-    AccessApi, AuditApi, CoordinatorEndpoints, NodeApi, OperatorApi, Platform, ResourcesApi, call,
+    AccessApi, AuditApi, CoordinatorEndpoints, NodeApi, OperatorApi, Platform, ResourcesApi, SecretsApi, call,
 };
 pub use problems::{not_running, problem_of};
 pub use target::{Named, Target, select};

@@ -14,6 +14,7 @@
 //! | `access.rs` | token; the standing of nodes |
 //! | `auth.rs` | auth, auth session: one's own login |
 //! | `users.rs` | user, role, can-i, who-can |
+//! | `secrets.rs` | secret: what is kept for sinks, sources and catalogs |
 //! | `contexts.rs` | context: ways to platforms |
 //! | `resources.rs` | apply, diff, get, delete: declared objects |
 //! | `sinks.rs` | sink, sink dlq |
@@ -33,6 +34,7 @@ mod globals;
 mod ids;
 mod platform;
 mod resources;
+mod secrets;
 mod sinks;
 mod sources;
 mod users;
@@ -55,6 +57,7 @@ pub const NOUNS: &[Noun] = &[
     },
     Noun { name: "user", summary: "Users: who may log in, and with which roles" },
     Noun { name: "role", summary: "Roles: what their bearers may do" },
+    Noun { name: "secret", summary: "Secrets that the platform keeps for sinks, sources and catalogs" },
     Noun { name: "auth", summary: "Your own login: log in and out, who you are, your password" },
     Noun { name: "auth session", summary: "Sessions: where somebody is logged in" },
     Noun { name: "context", summary: "Contexts: named ways to platforms, and what they are protected from" },
@@ -84,6 +87,7 @@ pub fn all() -> impl Iterator<Item = &'static Operation> {
         access::OPERATIONS,
         audit::OPERATIONS,
         users::OPERATIONS,
+        secrets::OPERATIONS,
         auth::OPERATIONS,
         contexts::OPERATIONS,
         sinks::OPERATIONS,

@@ -19,6 +19,7 @@ use crate::bearer::Bearer;
 use crate::contexts::{self, ContextName};
 use crate::credentials::{Credential, Credentials, context_key};
 use crate::environment::{self, Environment};
+use crate::found;
 use crate::problems::{not_running, problem_of};
 use crate::target::Target;
 use crate::v1::NodeStatusRequest;
@@ -27,6 +28,7 @@ use crate::v1::audit_client::AuditClient;
 use crate::v1::node_client::NodeClient;
 use crate::v1::operator_client::OperatorClient;
 use crate::v1::resources_client::ResourcesClient;
+use crate::v1::secrets_client::SecretsClient;
 
 /// How long a connection to a daemon may take. Loopback answers in well under a millisecond.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -45,6 +47,8 @@ pub type AccessApi = AccessClient<InterceptedService<Channel, Bearer>>;
 pub type AuditApi = AuditClient<InterceptedService<Channel, Bearer>>;
 /// Declared objects and sinks, which only a coordinator has.
 pub type ResourcesApi = ResourcesClient<InterceptedService<Channel, Bearer>>;
+/// Secrets that the platform keeps, which only a coordinator does.
+pub type SecretsApi = SecretsClient<InterceptedService<Channel, Bearer>>;
 /// What an agent answers on its own machine.
 pub type NodeApi = NodeClient<Channel>;
 
@@ -234,6 +238,16 @@ impl Platform {
         Ok(AuditClient::with_interceptor(channel, bearer))
     }
 
+    /// Connects to the coordinator for the secrets that it keeps.
+    ///
+    /// # Errors
+    /// As [`Self::resources`].
+    pub async fn secrets(&self) -> Result<SecretsApi, Problem> {
+        self.needs_coordinator("secrets are kept by the coordinator")?;
+        let (channel, bearer) = self.coordinator().await?;
+        Ok(SecretsClient::with_interceptor(channel, bearer))
+    }
+
     /// The same with another token than the one that was found, or with none, as for a log-in.
     ///
     /// # Errors
@@ -268,13 +282,24 @@ impl Platform {
         Ok((self.coordinator_channel().await?, bearer))
     }
 
+    /// To the first that answers, where there are several.
     async fn coordinator_channel(&self) -> Result<Channel, Problem> {
-        let address = self.operator_endpoint()?;
-        let endpoint = self.endpoint_at(&address)?;
+        let mut failure = None;
+        for address in found::addresses(self.operator_endpoint()?).await? {
+            match self.channel_at(&address).await {
+                Ok(channel) => return Ok(channel),
+                Err(problem) => failure = Some(problem),
+            }
+        }
+        Err(failure.expect("there is one address at least"))
+    }
+
+    async fn channel_at(&self, address: &str) -> Result<Channel, Problem> {
+        let endpoint = self.endpoint_at(address)?;
         let connected = self.patiently(async || tuned(endpoint.clone()).connect().await).await;
         connected.map_err(|error| match (&self.endpoint, &self.context) {
-            (None, _) => nobody_answers("the coordinator", &address, &error),
-            (Some(_), context) => unreachable_at(&address, context.as_ref(), &error),
+            (None, _) => nobody_answers("the coordinator", address, &error),
+            (Some(_), context) => unreachable_at(address, context.as_ref(), &error),
         })
     }
 

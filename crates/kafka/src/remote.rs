@@ -25,6 +25,7 @@ mod rows;
 use std::sync::Arc;
 
 use aap_federation::{Remote, Report, Scan, Spool, problem};
+use aap_runtime::SecretRef;
 use aap_sinks::{Failure, FailureKind, Target};
 use aap_types::{ExitCode, Problem};
 use futures::future::BoxFuture;
@@ -55,6 +56,11 @@ pub struct KafkaTablesSpec {
 }
 
 impl KafkaTablesSpec {
+    /// Every secret that it refers to, to be resolved before it connects.
+    pub fn secrets(&self) -> Vec<SecretRef> {
+        self.sasl.iter().map(|sasl| sasl.password.clone()).collect()
+    }
+
     /// Whether it makes sense, as far as that can be told without the cluster.
     ///
     /// # Errors

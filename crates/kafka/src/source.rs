@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use aap_runtime::documents::nearest_of;
-use aap_runtime::{Clock, SystemClock};
+use aap_runtime::{Clock, SecretRef, SystemClock};
 use aap_sinks::{Failure, Target};
 use aap_types::StreamName;
 use rdkafka::Message;
@@ -90,6 +90,11 @@ fn yes() -> bool {
 }
 
 impl KafkaSourceSpec {
+    /// Every secret that it refers to, to be resolved before it connects.
+    pub fn secrets(&self) -> Vec<SecretRef> {
+        self.sasl.iter().map(|sasl| sasl.password.clone()).collect()
+    }
+
     /// Whether it makes sense, as far as that can be told without the cluster.
     ///
     /// # Errors

@@ -218,6 +218,11 @@ pub enum SpecError {
 }
 
 impl KafkaSpec {
+    /// Every secret that it refers to, to be resolved before it connects.
+    pub fn secrets(&self) -> Vec<SecretRef> {
+        self.sasl.iter().map(|sasl| sasl.password.clone()).collect()
+    }
+
     /// How a cluster is reached, with every default.
     pub(crate) fn access(
         brokers: Vec<String>,

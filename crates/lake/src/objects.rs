@@ -82,6 +82,11 @@ fn cache() -> ByteCount {
 }
 
 impl LakeStoreSpec {
+    /// Every secret that it refers to, to be resolved before it connects.
+    pub fn secrets(&self) -> Vec<SecretRef> {
+        [&self.access_key, &self.secret_key, &self.session_token].into_iter().flatten().cloned().collect()
+    }
+
     /// Where it is, without anything secret.
     pub fn place(&self) -> String {
         self.access().place()

@@ -63,6 +63,11 @@ pub struct Tls {
 }
 
 impl MongoDbSpec {
+    /// Every secret that it refers to, to be resolved before it connects.
+    pub fn secrets(&self) -> Vec<SecretRef> {
+        self.password.iter().cloned().collect()
+    }
+
     /// Where it writes, without anything secret.
     pub fn place(&self) -> String {
         format!("{} {}.{}", self.url, self.database, self.collection)

@@ -53,6 +53,13 @@ pub struct PostgresTables {
     access: Access,
 }
 
+impl PostgresTablesSpec {
+    /// Every secret that it refers to, to be resolved before it connects.
+    pub fn secrets(&self) -> Vec<SecretRef> {
+        self.password.iter().cloned().collect()
+    }
+}
+
 impl PostgresTables {
     /// Connects when it is asked.
     pub fn new(spec: PostgresTablesSpec) -> Self {

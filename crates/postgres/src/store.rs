@@ -60,6 +60,11 @@ fn schema() -> String {
 }
 
 impl PostgresStoreSpec {
+    /// Every secret that it refers to, to be resolved before it connects.
+    pub fn secrets(&self) -> Vec<SecretRef> {
+        self.password.iter().cloned().collect()
+    }
+
     /// Whether it makes sense, as far as that can be told without the server.
     ///
     /// # Errors

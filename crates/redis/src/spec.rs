@@ -106,6 +106,11 @@ fn split(node: &str) -> Option<(String, u16)> {
 }
 
 impl RedisSpec {
+    /// Every secret that it refers to, to be resolved before it connects.
+    pub fn secrets(&self) -> Vec<SecretRef> {
+        self.password.iter().cloned().collect()
+    }
+
     /// Where it writes, without anything secret.
     pub fn place(&self) -> String {
         format!("{} key {}", self.url, self.key)

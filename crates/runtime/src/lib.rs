@@ -13,7 +13,7 @@
 //! | `notify.rs` | sd_notify |
 //! | `memory.rs` | heaps that do not multiply, start-up code let go |
 //! | `owner.rs` | [`become_owner`]: root works in a home as the user whom it belongs to |
-//! | `secret.rs` | [`SecretRef`]: where a secret stands; [`Secret`], which never prints; [`exposed_mode`]: whether others can read it |
+//! | `secret.rs` | [`SecretRef`]: where a secret stands; [`Secret`], which never prints; [`SecretSource`]: who is asked for it; [`exposed_mode`]: whether others can read it |
 //! | `failpoint.rs` | [`failpoint::hit`]: numbered places where tests kill a process |
 
 mod clock;
@@ -37,6 +37,9 @@ pub use limits::raise_open_file_limit;
 pub use logging::{LogFormat, init_logging};
 pub use notify::notify_ready;
 pub use owner::become_owner;
-pub use secret::{Secret, SecretError, SecretRef, exposed_mode};
+pub use secret::{
+    ResolvedSecret, Resolving, Secret, SecretError, SecretPlace, SecretRef, SecretSource, VaultPlace,
+    exposed_mode, resolve_secrets,
+};
 pub use shutdown::Shutdown;
 pub use supervisor::{OnFailure, Supervisor, TaskKind};

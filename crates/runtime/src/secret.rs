@@ -1,4 +1,10 @@
 //! Secrets: referred to in configuration, read when they are needed, never printed.
+//!
+//! | file | owns |
+//! |---|---|
+//! | `secret/place.rs` | [`SecretPlace`], [`SecretSource`]: secrets that somebody has to be asked for |
+
+mod place;
 
 use std::fmt;
 use std::io;
@@ -8,10 +14,12 @@ use camino::{Utf8Path, Utf8PathBuf};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+pub use place::{ResolvedSecret, Resolving, SecretPlace, SecretSource, VaultPlace, resolve_secrets};
+
 /// Longest secret that is read from a file: a key or a token, not a log file somebody named by mistake.
 const SECRET_BYTES_MAX: u64 = 64 << 10;
 
-/// Where a secret stands: `env:NAME` or `file:PATH`. Holds no secret itself, so it may be shown and stored.
+/// Where a secret stands: `env:NAME`, `file:PATH`, `secret:NAME` or `vault:MOUNT/PATH#FIELD`. Prints and is stored as that text.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum SecretRef {
@@ -19,13 +27,17 @@ pub enum SecretRef {
     Env(String),
     /// A file that the daemon can read; one line end at its end is not part of the secret.
     File(Utf8PathBuf),
+    /// Where somebody has to be asked. Read it after [`resolve_secrets`].
+    Elsewhere(ResolvedSecret),
 }
 
 /// Why a secret cannot be had.
 #[derive(Debug, thiserror::Error)]
 pub enum SecretError {
     /// The reference has another form. It is not repeated: it may be the secret itself.
-    #[error("a secret is referred to as `env:NAME` or `file:PATH`, and never written down here")]
+    #[error(
+        "a secret is referred to as `env:NAME`, `file:PATH`, `secret:NAME` or `vault:MOUNT/PATH#FIELD`, and never written down here"
+    )]
     NoReference,
     /// The variable is not there.
     #[error("the environment variable `{0}` is not set")]
@@ -39,13 +51,16 @@ pub enum SecretError {
         #[source]
         source: io::Error,
     },
+    /// Nobody was asked for it yet, or it could not be had.
+    #[error("`{0}` is not here: it was not resolved")]
+    NotResolved(SecretPlace),
 }
 
 impl SecretRef {
     /// Reads it. Blocks, for a small file.
     ///
     /// # Errors
-    /// [`SecretError::NotSet`], [`SecretError::Unreadable`].
+    /// [`SecretError::NotSet`], [`SecretError::Unreadable`], [`SecretError::NotResolved`].
     pub fn read(&self) -> Result<Secret, SecretError> {
         match self {
             Self::Env(name) => {
@@ -54,6 +69,17 @@ impl SecretRef {
             Self::File(path) => read_file(path)
                 .map(Secret::from)
                 .map_err(|source| SecretError::Unreadable { path: path.clone(), source }),
+            Self::Elsewhere(secret) => {
+                secret.found().ok_or_else(|| SecretError::NotResolved(secret.place().clone()))
+            }
+        }
+    }
+
+    /// Where it stands, if somebody has to be asked for it.
+    pub fn place(&self) -> Option<&SecretPlace> {
+        match self {
+            Self::Elsewhere(secret) => Some(secret.place()),
+            Self::Env(_) | Self::File(_) => None,
         }
     }
 }
@@ -90,9 +116,18 @@ fn read_file(path: &Utf8PathBuf) -> io::Result<String> {
 impl FromStr for SecretRef {
     type Err = SecretError;
     fn from_str(text: &str) -> Result<Self, SecretError> {
+        let elsewhere = |place| Self::Elsewhere(ResolvedSecret::new(place));
         match text.split_once(':') {
             Some(("env", name)) if !name.is_empty() => Ok(Self::Env(name.to_owned())),
             Some(("file", path)) if !path.is_empty() => Ok(Self::File(path.into())),
+            Some(("secret", name)) => match name.parse() {
+                Ok(name) => Ok(elsewhere(SecretPlace::Kept(name))),
+                Err(_name) => Err(SecretError::NoReference),
+            },
+            Some(("vault", place)) => match place.parse() {
+                Ok(place) => Ok(elsewhere(SecretPlace::Vault(place))),
+                Err(()) => Err(SecretError::NoReference),
+            },
             _ => Err(SecretError::NoReference),
         }
     }
@@ -116,6 +151,7 @@ impl fmt::Display for SecretRef {
         match self {
             Self::Env(name) => write!(f, "env:{name}"),
             Self::File(path) => write!(f, "file:{path}"),
+            Self::Elsewhere(secret) => write!(f, "{}", secret.place()),
         }
     }
 }
@@ -150,48 +186,4 @@ impl fmt::Display for Secret {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_secret_is_read_where_the_reference_says_and_never_printed() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = Utf8PathBuf::from_path_buf(folder.path().join("password")).unwrap();
-        std::fs::write(&path, "s3cret \n").unwrap();
-        let reference: SecretRef = format!("file:{path}").parse().unwrap();
-        let secret = reference.read().unwrap();
-        assert_eq!(secret.reveal(), "s3cret ");
-        assert_eq!(format!("{secret} {secret:?}"), "*** ***");
-        assert_eq!(reference.to_string(), format!("file:{path}"));
-    }
-
-    #[test]
-    fn what_cannot_be_read_is_named_and_a_literal_is_not_repeated() {
-        let missing: SecretRef = "env:AAP_TEST_THIS_IS_NOT_SET".parse().unwrap();
-        assert_eq!(
-            missing.read().unwrap_err().to_string(),
-            "the environment variable `AAP_TEST_THIS_IS_NOT_SET` is not set"
-        );
-        let literal = "hunter2".parse::<SecretRef>().unwrap_err();
-        assert!(!literal.to_string().contains("hunter2"));
-        assert!(serde_json::from_str::<SecretRef>("\"env:\"").is_err());
-    }
-
-    #[test]
-    fn a_file_that_others_can_read_is_exposed_unless_the_service_manager_handed_it_over() {
-        use std::os::unix::fs::PermissionsExt;
-        let folder = tempfile::tempdir().unwrap();
-        let folder = Utf8Path::from_path(folder.path()).unwrap();
-        let path = folder.join("token");
-        std::fs::write(&path, "t").unwrap();
-        for (mode, exposed) in [(0o600, None), (0o400, None), (0o440, Some(0o440)), (0o604, Some(0o604))] {
-            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
-            assert_eq!(exposed_mode_beside(&path, None).unwrap(), exposed);
-            assert_eq!(
-                exposed_mode_beside(&path, Some(Utf8Path::new("/run/credentials/x"))).unwrap(),
-                exposed
-            );
-            assert_eq!(exposed_mode_beside(&path, Some(folder)).unwrap(), None);
-        }
-    }
-}
+mod tests;

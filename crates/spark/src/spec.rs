@@ -68,6 +68,11 @@ impl Address {
 }
 
 impl SparkSpec {
+    /// Every secret that it refers to, to be resolved before it connects.
+    pub fn secrets(&self) -> Vec<SecretRef> {
+        self.token.iter().cloned().collect()
+    }
+
     /// Where statements go, without anything secret.
     pub fn place(&self) -> &str {
         &self.url

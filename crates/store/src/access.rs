@@ -1,4 +1,4 @@
-//! Users, sessions, tokens, enrolment tokens and node identities: [`AccessStore`] keeps records, [`Record`] says which there are.
+//! Users, sessions, tokens, enrolment tokens, node identities and kept secrets: [`AccessStore`] keeps records, [`Record`] says which there are.
 //!
 //! ```text
 //!  find ──► a record and its text ──► a method of `aap-access` decides what becomes of it ──► swap, if the text still stands there
@@ -12,8 +12,8 @@ use std::fmt::Debug;
 use std::time::Duration;
 
 use aap_access::{
-    ApiToken, EnrolmentToken, EnrolmentUse, IssuedId, Lockout, NodeIdentity, Origin, SecretHash, Session,
-    Taken, User, UserName,
+    ApiToken, EnrolmentToken, EnrolmentUse, IssuedId, KeptSecret, Lockout, NodeIdentity, Origin, SecretHash,
+    Session, Taken, User, UserName,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -39,12 +39,21 @@ pub enum AccessKind {
     Node,
     /// [`LoginFailures`].
     Login,
+    /// A [`KeptSecret`].
+    Secret,
 }
 
 impl AccessKind {
     /// Every kind.
-    pub const ALL: [Self; 6] =
-        [Self::User, Self::ApiToken, Self::Session, Self::EnrolmentToken, Self::Node, Self::Login];
+    pub const ALL: [Self; 7] = [
+        Self::User,
+        Self::ApiToken,
+        Self::Session,
+        Self::EnrolmentToken,
+        Self::Node,
+        Self::Login,
+        Self::Secret,
+    ];
 
     /// As it stands in a table.
     pub const fn as_str(self) -> &'static str {
@@ -55,6 +64,7 @@ impl AccessKind {
             Self::EnrolmentToken => "enrolment-token",
             Self::Node => "node",
             Self::Login => "login",
+            Self::Secret => "secret",
         }
     }
 }
@@ -190,6 +200,13 @@ impl Record for NodeIdentity {
     }
     fn owner(&self) -> String {
         self.site.to_string()
+    }
+}
+
+impl Record for KeptSecret {
+    const KIND: AccessKind = AccessKind::Secret;
+    fn key(&self) -> &str {
+        self.name.as_str()
     }
 }
 

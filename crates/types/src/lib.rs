@@ -4,7 +4,7 @@
 //!
 //! | file | owns |
 //! |---|---|
-//! | `name.rs` | [`NodeId`], [`StreamName`], [`SiteName`]: the one strict alphabet for everything that becomes a path or a label |
+//! | `name.rs` | [`NodeId`], [`StreamName`], [`SiteName`], [`SecretName`]: the one strict alphabet for everything that becomes a path or a label |
 //! | `identity.rs` | [`Epoch`], [`Sequence`], [`StreamKey`], [`BatchId`], [`Digest`] |
 //! | `position.rs` | [`SourcePosition`]: how far a source was read, committed with the rows it covers |
 //! | `size.rs` | [`ByteCount`] and its text form |
@@ -22,7 +22,7 @@ mod size;
 
 pub use column_type::{ColumnType, unite_columns};
 pub use identity::{BatchId, Digest, Epoch, Sequence, StreamKey};
-pub use name::{CoordinatorName, NameError, NodeId, SiteName, StreamName};
+pub use name::{CoordinatorName, NameError, NodeId, SecretName, SiteName, StreamName};
 pub use near::nearest;
 pub use position::{SourceKind, SourcePosition};
 pub use problem::{ExitCode, Hint, Problem};

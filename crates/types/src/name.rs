@@ -99,6 +99,11 @@ name_type!(
     SiteName,
     "site"
 );
+name_type!(
+    /// The name of a secret that the platform keeps: what stands behind `secret:`.
+    SecretName,
+    "secret"
+);
 
 impl NodeId {
     /// The nearest valid name to a host name: lower-cased, foreign characters replaced by `-`.

@@ -8,14 +8,24 @@ use anyhow::{Context, Result};
 use prost_types::FileDescriptorSet;
 
 /// The services of the operators' port. What they offer becomes the type `Call`, so that nobody serves what no rule speaks of.
-const OPERATORS: [&str; 4] = ["Operator", "Resources", "Access", "Audit"];
+const OPERATORS: [&str; 5] = ["Operator", "Resources", "Access", "Audit", "Secrets"];
 
 fn main() -> Result<()> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("find the proto crate")?;
     let include = root.join("proto");
-    let files =
-        ["session", "operator", "node", "resources", "landing", "peer", "enrolment", "access", "audit"]
-            .map(|name| include.join(format!("aap/v1/{name}.proto")));
+    let files = [
+        "session",
+        "operator",
+        "node",
+        "resources",
+        "landing",
+        "peer",
+        "enrolment",
+        "access",
+        "audit",
+        "secrets",
+    ]
+    .map(|name| include.join(format!("aap/v1/{name}.proto")));
     let descriptors = protox::compile(&files, [&include]).context("compile the .proto files")?;
     let out = root.join("src/generated");
     std::fs::write(out.join("calls.rs"), calls(&descriptors)).context("write what can be called")?;

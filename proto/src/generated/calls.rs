@@ -94,11 +94,17 @@ pub enum Call {
     AuditVerify,
     /// `/aap.v1.Audit/Export`.
     AuditExport,
+    /// `/aap.v1.Secrets/Set`.
+    SecretsSet,
+    /// `/aap.v1.Secrets/List`.
+    SecretsList,
+    /// `/aap.v1.Secrets/Remove`.
+    SecretsRemove,
 }
 
 impl Call {
     /// All of them.
-    pub const ALL: [Self; 46] = [
+    pub const ALL: [Self; 49] = [
         Self::AccessCreateEnrolmentToken,
         Self::AccessListEnrolmentTokens,
         Self::AccessRevokeEnrolmentToken,
@@ -145,6 +151,9 @@ impl Call {
         Self::AuditRead,
         Self::AuditVerify,
         Self::AuditExport,
+        Self::SecretsSet,
+        Self::SecretsList,
+        Self::SecretsRemove,
     ];
 
     /// The path of its requests.
@@ -196,6 +205,9 @@ impl Call {
             Self::AuditRead => "/aap.v1.Audit/Read",
             Self::AuditVerify => "/aap.v1.Audit/Verify",
             Self::AuditExport => "/aap.v1.Audit/Export",
+            Self::SecretsSet => "/aap.v1.Secrets/Set",
+            Self::SecretsList => "/aap.v1.Secrets/List",
+            Self::SecretsRemove => "/aap.v1.Secrets/Remove",
         }
     }
 }

@@ -132,12 +132,24 @@ fn an_endpoint_is_a_host_and_a_port() {
         ("https://coord.example:1/", "coord.example:1"),
         ("[::1]:7", "[::1]:7"),
         ("10.0.0.1", "10.0.0.1:7401"),
+        ("srv+_aap._tcp.example", "srv+_aap._tcp.example"),
+        ("consul+http://127.0.0.1:8500/aap?tag=eu", "consul+http://127.0.0.1:8500/aap?tag=eu"),
     ] {
         assert_eq!(endpoint(text).unwrap(), expected, "{text}");
     }
-    for bad in
-        ["", ":7401", "http://coord:1", "a b", "coord:x", "coord:70000", "coord:0", "me@coord:1", "coord:1/x"]
-    {
+    for bad in [
+        "",
+        ":7401",
+        "http://coord:1",
+        "a b",
+        "coord:x",
+        "coord:70000",
+        "coord:0",
+        "me@coord:1",
+        "coord:1/x",
+        "srv+",
+        "consul+http://a",
+    ] {
         assert_eq!(endpoint(bad).unwrap_err().code, "context.bad_endpoint", "{bad}");
     }
 }

@@ -62,6 +62,9 @@ pub enum Id {
     RoleShow,
     RoleCreate,
     RoleDelete,
+    SecretSet,
+    SecretLs,
+    SecretRm,
     CanI,
     WhoCan,
     ContextAdd,
@@ -97,7 +100,7 @@ pub enum Id {
 
 impl Id {
     /// Every id.
-    pub const ALL: [Self; 86] = [
+    pub const ALL: [Self; 89] = [
         Self::Init,
         Self::Up,
         Self::Down,
@@ -153,6 +156,9 @@ impl Id {
         Self::RoleShow,
         Self::RoleCreate,
         Self::RoleDelete,
+        Self::SecretSet,
+        Self::SecretLs,
+        Self::SecretRm,
         Self::CanI,
         Self::WhoCan,
         Self::ContextAdd,

@@ -134,6 +134,11 @@ impl fmt::Display for IndexName {
 }
 
 impl ElasticsearchSpec {
+    /// Every secret that it refers to, to be resolved before it connects.
+    pub fn secrets(&self) -> Vec<SecretRef> {
+        [&self.password, &self.api_key].into_iter().flatten().cloned().collect()
+    }
+
     /// Where it writes, without anything secret.
     pub fn place(&self) -> String {
         format!("{} index {}", self.urls.join(","), self.index)

@@ -122,6 +122,11 @@ impl Format {
 }
 
 impl HttpSpec {
+    /// Every secret that it refers to, to be resolved before it connects.
+    pub fn secrets(&self) -> Vec<SecretRef> {
+        [&self.bearer, &self.password].into_iter().flatten().cloned().collect()
+    }
+
     /// Where it writes, without anything secret.
     pub fn place(&self) -> String {
         self.url.to_string()

@@ -1,5 +1,6 @@
 //! Where the landing topic is, and whether that makes sense.
 
+use aap_runtime::SecretRef;
 use aap_sinks::Failure;
 use serde::{Deserialize, Serialize};
 
@@ -37,6 +38,11 @@ fn topic() -> String {
 }
 
 impl LandingSpec {
+    /// Every secret that it refers to, to be resolved before it connects.
+    pub fn secrets(&self) -> Vec<SecretRef> {
+        self.sasl.iter().map(|sasl| sasl.password.clone()).collect()
+    }
+
     /// Whether it makes sense, as far as that can be told without the cluster.
     ///
     /// # Errors

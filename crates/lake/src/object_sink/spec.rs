@@ -92,6 +92,11 @@ impl From<Every> for String {
 }
 
 impl S3Spec {
+    /// Every secret that it refers to, to be resolved before it connects.
+    pub fn secrets(&self) -> Vec<SecretRef> {
+        [&self.access_key, &self.secret_key, &self.session_token].into_iter().flatten().cloned().collect()
+    }
+
     /// Where it writes, without anything secret.
     pub fn place(&self) -> String {
         self.access().place()

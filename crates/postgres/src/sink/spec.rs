@@ -73,6 +73,11 @@ fn default_ledger() -> String {
 }
 
 impl PostgresSpec {
+    /// Every secret that it refers to, to be resolved before it connects.
+    pub fn secrets(&self) -> Vec<SecretRef> {
+        self.password.iter().cloned().collect()
+    }
+
     /// Whether tables follow their streams.
     pub fn evolves(&self) -> bool {
         self.evolve.unwrap_or(self.create)

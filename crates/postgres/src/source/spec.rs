@@ -105,6 +105,11 @@ pub enum Publish {
 }
 
 impl PostgresSourceSpec {
+    /// Every secret that it refers to, to be resolved before it connects.
+    pub fn secrets(&self) -> Vec<SecretRef> {
+        self.password.iter().cloned().collect()
+    }
+
     /// Checks it, as far as that can be done without the server.
     ///
     /// # Errors
