@@ -5,6 +5,7 @@
 //! | `rules.rs` | what each call needs |
 //! | `guard.rs` | [`Guard`], [`Caller`]: who calls, and whether they may |
 //! | `gate.rs` | [`Gate`]: what calls come through; what is recorded of them |
+//! | `denials.rs` | [`Denials`]: refusals as they are recorded |
 //! | `scope.rs` | [`Scope`]: what a caller sees in a query |
 //! | `people.rs` | [`People`]: users, passwords, sessions, API tokens |
 //! | `credentials.rs`, `asked.rs` | sessions and tokens of callers and others; questions about rights |
@@ -15,6 +16,7 @@
 
 mod asked;
 mod credentials;
+mod denials;
 mod enrolment_tokens;
 mod gate;
 mod guard;
@@ -42,7 +44,8 @@ use tonic::{Request, Response, Status};
 use crate::asking::unknown_node;
 use crate::identities::Identities;
 
-pub(crate) use gate::{Gate, bearer, pass_gate};
+pub(crate) use denials::Denials;
+pub(crate) use gate::{Gate, REQUEST_ID, address_of, bearer, pass_gate, request_id};
 pub(crate) use guard::{Caller, Guard, facts_of};
 pub(crate) use nodes::wire_identity;
 pub(crate) use people::People;
@@ -51,7 +54,7 @@ pub(crate) use scope::{Named, Scope, Scoped};
 /// The kind of documents that declare roles.
 pub(crate) const ROLE: &str = "Role";
 /// Kinds of objects that are declared by documents.
-const DECLARED: [Kind; 4] = [Kind::Sink, Kind::Source, Kind::Catalog, Kind::Role];
+const DECLARED: [Kind; 5] = [Kind::Sink, Kind::Source, Kind::Catalog, Kind::Route, Kind::Role];
 /// Letters of a reason, which people read on one line.
 const REASON_LETTERS_MAX: usize = 200;
 /// Who is meant by everybody.

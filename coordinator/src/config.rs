@@ -10,6 +10,7 @@
 //!   landing:   { budget: 10GiB, retain: 1GiB }
 //!   lake:      { streams: { logs: { hours: 720 } } }
 //!   metadata:  { postgres: { url: 'postgres://aap@db/aap', password: env:PGPASSWORD } }   # default: a file
+//!   gateway:   { limits: { per_principal: 50/s burst 100 } }
 //!   spark:     { url: 'sc://spark:15002' }                                                 # default: none
 //!   vault:     { address: 'https://vault:8200', auth: { token: file:/etc/aap/vault-token } } # default: none
 //!   cluster:   { landing: { brokers: ['k:9092'] }, lake: { url: 's3://lake/aap' } }         # default: one machine
@@ -30,6 +31,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cluster::ClusterConfig;
 use crate::daemon::Endpoints;
+use crate::gateway::GatewayConfig;
 use crate::metadata::MetadataConfig;
 use crate::secrets::SecretsConfig;
 
@@ -59,6 +61,8 @@ pub struct Config {
     pub cluster: Option<ClusterConfig>,
     /// Queries.
     pub query: QueryConfig,
+    /// How often somebody may call.
+    pub gateway: GatewayConfig,
     /// The Spark cluster for `aap query --engine spark`. Default: none.
     pub spark: Option<SparkSpec>,
     /// Secrets that the platform keeps.
@@ -294,6 +298,7 @@ impl Config {
             vault.check()?;
         }
         self.check_secrets()?;
+        self.gateway.check()?;
         if let Some(spark) = &self.spark {
             spark.check().map_err(|why| format!("spark: {why}"))?;
         }
@@ -414,6 +419,13 @@ mod tests {
             ),
             ("{spark: {url: 'sc://spark', token: env:T}}", "spark: `token` needs TLS"),
             ("{agents: {bind: nowhere}}", "bind"),
+            ("{gateway: {limits: {log_in: fast}}}", "`fast` is no rate"),
+            ("{gateway: {limits: {per_user: 1/s}}}", "per_user"),
+            ("{gateway: {redis: {url: 'http://r'}}}", "gateway.redis"),
+            ("{gateway: {listen: '0.0.0.0:80'}}", "needs `gateway.tls"),
+            ("{gateway: {trusted_hops: ['10.0.0.1/8']}}", "10.0.0.1/8"),
+            ("{gateway: {proxy_protocol: true}}", "gateway.trusted_hops"),
+            ("{gateway: {redis: {url: 'redis://r', password: hunter2}}}", "never written down here"),
             ("{agents: {names: ['a b']}}", "`a b`"),
             ("{agents: {names: ['0.0.0.0']}}", "`0.0.0.0`"),
         ] {

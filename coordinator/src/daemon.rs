@@ -20,13 +20,14 @@ use tokio::net::TcpListener;
 use tokio::task::spawn_blocking;
 use tracing::info;
 
-use crate::access::{AccessService, Gate, Guard, People};
+use crate::access::{AccessService, Denials, Gate, Guard, People};
 use crate::audit::AuditService;
 use crate::catalog::LakeAndLanding;
 use crate::catalogs::Catalogs;
 use crate::cluster::{self, Answering, ClusterConfig, Joined, Peers};
 use crate::config::{AGENTS_PORT, Config, OPERATORS_PORT};
 use crate::enrolment::EnrolmentService;
+use crate::gateway::{Front, Hops, Limits, Routes, serve_routes};
 use crate::http::{self, Services};
 use crate::identities::Identities;
 use crate::init::{self, installation_key, operator_token, prepare_home};
@@ -116,14 +117,23 @@ async fn serve(
     let before = read_endpoints(home);
     let Own { authority, server, caller, token, key, vault } = own;
     let security = operators_security(home, config, &server)?;
-    let mut agents = bind_agents(config, before.as_ref(), server).await?;
+    let mut agents = bind_agents(config, before.as_ref(), server.clone()).await?;
     let operators = bind_operators(config, before.as_ref()).await?;
     let endpoints = Endpoints {
         operator: dialable(operators.local_addr()?),
         operator_ca: Some(init::AUTHORITY.into()),
         agents: dialable(agents.address()),
     };
-    let operators = HttpListener::new(operators, security);
+    let hops = Hops::new(&config.gateway.trusted_hops);
+    let behind = |listener: HttpListener| match config.gateway.proxy_protocol {
+        true => {
+            let hops = hops.clone();
+            listener.behind_proxies(move |address| hops.trusts(address))
+        }
+        false => listener,
+    };
+    let operators = behind(HttpListener::new(operators, security));
+    let routed = bind_gateway(home, config, &server).await?.map(behind);
 
     // Agents stop first; queries and the lake go on until the sessions have landed what they had.
     let late = Shutdown::default();
@@ -170,8 +180,10 @@ async fn serve(
     let catalogs = Catalogs::new(secret_source.clone());
     let declared = parts.resources.clone();
     let declared = spawn_blocking(move || declared.resources()).await??;
+    let routes = Routes::new(clock.clone(), tasks.clone());
     if joined.is_none() {
         catalogs.start_all(&declared);
+        routes.start_all(&declared);
     }
     let reach = match (&joined, caller) {
         (Some(joined), Some(caller)) => {
@@ -214,9 +226,10 @@ async fn serve(
         sources.clone(),
         clock.clone(),
     );
-    let lead = joined
-        .as_ref()
-        .map(|joined| joined.lead(sinks.clone(), sources.clone(), catalogs.clone(), clock.clone()));
+    let lead = joined.as_ref().map(|joined| {
+        let routes = routes.clone();
+        joined.lead(sinks.clone(), sources.clone(), catalogs.clone(), routes, clock.clone())
+    });
     let life = Duration::from_secs(config.agents.certificate_seconds);
     let identities =
         Identities::new(parts.access.clone(), (authority, key), life, nodes.clone(), clock.clone());
@@ -229,7 +242,9 @@ async fn serve(
     let guard = Guard::new(token, identities.clone(), parts.resources.clone());
     let people = People::new(identities.clone(), guard.clone()).context("get random numbers")?;
     tasks.spawn(TaskKind::optional("records of access"), people.clone().tidy(late.clone()));
-    let gate = Gate::new(guard.clone(), parts.audit.clone(), clock.clone());
+    let limits = Limits::new(&config.gateway, clock.clone());
+    let denials = Denials::new(parts.audit.clone(), clock.clone());
+    let gate = Gate::new(guard.clone(), parts.audit.clone(), limits.clone(), denials.clone());
     let access = AccessService::new(identities.clone(), people.clone(), vec![operators_at]);
     let enrolment = EnrolmentService::new(identities.clone(), advertised.agents, joined.clone());
     let service = OperatorService {
@@ -259,6 +274,7 @@ async fn serve(
         sinks,
         sources,
         catalogs,
+        routes: routes.clone(),
         clock: clock.clone(),
         guard: guard.clone(),
         people,
@@ -284,7 +300,14 @@ async fn serve(
     tasks.spawn(TaskKind::optional("rates"), board.sample(late.clone()));
     let audit = AuditService::new(parts.audit.clone(), late.clone());
     let services = Services { operator: service, resources, access, audit, enrolment, secrets };
-    tasks.spawn(TaskKind::vital("operators"), http::serve(operators, services, gate, late.clone()));
+    let operators_served =
+        http::serve(operators, services, (gate, routes.clone(), hops.clone()), late.clone());
+    tasks.spawn(TaskKind::vital("operators"), operators_served);
+    if let Some(listener) = routed {
+        info!(address = %listener.address()?, "routes are served");
+        let front = Front { routes, guard, limits, denials };
+        tasks.spawn(TaskKind::vital("routes"), serve_routes(listener, front, hops, late.clone()));
+    }
 
     write_endpoints(home, &endpoints)?;
     notify_ready().context("tell the service manager")?;
@@ -340,6 +363,24 @@ fn operators_security(home: &Home, config: &Config, tls: &TlsFiles) -> Result<Se
     let server = tls.operators(own, &http::PROTOCOLS).context("open the certificate for operators")?;
     let is_remote = config.operators.bind.is_some_and(|bind| !bind.ip().is_loopback());
     Ok(if is_remote { Security::Tls(server) } else { Security::Offered(server) })
+}
+
+/// Where routes are served, if they are.
+async fn bind_gateway(home: &Home, config: &Config, tls: &TlsFiles) -> Result<Option<HttpListener>> {
+    let Some(listen) = config.gateway.listen else { return Ok(None) };
+    let own = config.gateway.tls.as_ref();
+    let own = own.map(|own| (home.root().join(&own.certificate), home.root().join(&own.key)));
+    let security = match &own {
+        None => Security::Plain,
+        Some((certificate, key)) => {
+            let own = Some((certificate.as_path(), key.as_path()));
+            let server = tls.operators(own, &http::PROTOCOLS[..2]);
+            Security::Tls(server.context("open the certificate of the gateway")?)
+        }
+    };
+    let listener =
+        TcpListener::bind(listen).await.with_context(|| format!("listen for routes on {listen}"))?;
+    Ok(Some(HttpListener::new(listener, security)))
 }
 
 async fn bind_operators(config: &Config, before: Option<&Endpoints>) -> Result<TcpListener> {

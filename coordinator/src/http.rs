@@ -17,15 +17,16 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
-use axum::middleware::from_fn_with_state;
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tonic::service::Routes;
 use tower::ServiceExt;
 
-use crate::access::{AccessService, Gate, Guard, bearer, pass_gate};
+use crate::access::{AccessService, Gate, Guard, address_of, bearer, pass_gate};
 use crate::audit::AuditService;
 use crate::enrolment::{EnrolmentService, REQUEST_BYTES_MAX};
+use crate::gateway::{self, Hops, Limits, Quota, name_client};
 use crate::metrics;
 use crate::operator::OperatorService;
 use crate::resources::ResourceService;
@@ -52,7 +53,7 @@ pub(crate) struct Services {
 pub(crate) async fn serve(
     listener: HttpListener,
     services: Services,
-    gate: Gate,
+    (gate, routes, hops): (Gate, gateway::Routes, Hops),
     shutdown: Shutdown,
 ) -> std::io::Result<()> {
     let Services { operator: service, resources, access, audit, enrolment, secrets } = services;
@@ -70,12 +71,13 @@ pub(crate) async fn serve(
         .route("/metrics", get(show_metrics))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(show_readiness))
-        .with_state(Monitored { service, guard: gate.guard().clone() });
+        .with_state(Monitored { service, guard: gate.guard().clone(), limits: gate.limits().clone(), routes })
+        .layer(from_fn_with_state(gate.limits().clone(), limit_address));
     let operators = Routes::new(operator).add_service(resources).add_service(access);
     let operators = operators.add_service(audit).add_service(secrets);
     let operators = operators.into_axum_router().layer(from_fn_with_state(gate, pass_gate));
     let enrolment = Routes::new(enrolment).into_axum_router();
-    let router = dispatch(operators, enrolment, monitoring);
+    let router = dispatch(operators, enrolment, monitoring).layer(from_fn_with_state(hops, name_client));
     let router = router.into_make_service_with_connect_info::<Client>();
     axum::serve(listener, router).with_graceful_shutdown(async move { shutdown.requested().await }).await
 }
@@ -144,6 +146,18 @@ async fn wrong_method(method: Method, uri: Uri) -> Response {
     typed(StatusCode::METHOD_NOT_ALLOWED, &problem)
 }
 
+/// Lets on whoever does not ask too often; what is asked in plain HTTP is asked by address.
+async fn limit_address(State(limits): State<Limits>, request: Request, next: Next) -> Response {
+    let mut quota = Quota::default();
+    let admitted = limits.admit_address(address_of(&request), &mut quota).await;
+    let mut response = match admitted {
+        Ok(()) => next.run(request).await,
+        Err(problem) => typed(StatusCode::TOO_MANY_REQUESTS, &problem),
+    };
+    quota.write(response.headers_mut());
+    response
+}
+
 fn typed(status: StatusCode, problem: &Problem) -> Response {
     let body = format!("{}\n", problem.to_json());
     (status, [(header::CONTENT_TYPE, "application/json")], body).into_response()
@@ -154,6 +168,8 @@ fn typed(status: StatusCode, problem: &Problem) -> Response {
 struct Monitored {
     service: OperatorService,
     guard: Guard,
+    limits: Limits,
+    routes: gateway::Routes,
 }
 
 async fn show_metrics(
@@ -167,8 +183,10 @@ async fn show_metrics(
             if problem.exit == ExitCode::Denied { StatusCode::FORBIDDEN } else { StatusCode::UNAUTHORIZED };
         return typed(status, &problem);
     }
-    let service = monitored.service;
-    let text = tokio::task::spawn_blocking(move || metrics::render(&service)).await.unwrap_or_default();
+    let Monitored { service, limits, routes, .. } = monitored;
+    let render = move || metrics::render(&service) + &limits.figures() + &routes.figures();
+    let text = tokio::task::spawn_blocking(render);
+    let text = text.await.unwrap_or_default();
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
 }
 

@@ -36,6 +36,7 @@
 //! | `identities.rs`, `enrolment.rs`, `access.rs` | which machines are nodes; how they become it; what operators say about it |
 //! | `setup.rs` | `aap init`: a coordinator that others find, and its first administrator |
 //! | `operator.rs`, `http.rs` | the operators' port |
+//! | `gateway.rs`, `gateway/` | the gateway: limits on calls, routes to other servers, proxies that are believed |
 //!
 //! # Crash points
 //! `AAP_FAIL` arms them, as `aap_runtime::failpoint` says. Those of the lake are passed by each load and each compaction.
@@ -65,6 +66,7 @@ pub mod deletions;
 mod enrolment;
 mod federation;
 pub mod freshness;
+mod gateway;
 mod http;
 mod identities;
 pub mod init;

@@ -18,6 +18,7 @@ use tonic::{Request, Response, Status};
 use crate::access::{self, Caller, Guard, People};
 use crate::catalogs::{self, Catalogs};
 use crate::cluster::{Joined, Lead};
+use crate::gateway::{self, Routes};
 use crate::second_copy::SecondCopy;
 use crate::sinks::{self, SinkSpec, Sinks, Start, StoreLedger, blocking, dead_letter_row};
 use crate::sources::{self, Sources};
@@ -35,6 +36,7 @@ pub(crate) struct ResourceService {
     pub(crate) sinks: Sinks,
     pub(crate) sources: Sources,
     pub(crate) catalogs: Catalogs,
+    pub(crate) routes: Routes,
     pub(crate) clock: Arc<dyn Clock>,
     /// Who may do what, which roles decide.
     pub(crate) guard: Guard,
@@ -159,6 +161,7 @@ impl ResourceService {
         }
         match wanted.kind {
             catalogs::KIND => self.catalogs.find(&wanted.name).is_some(),
+            gateway::KIND => self.routes.is_there(&wanted.name),
             sources::KIND => self.sources.is_running(&wanted.name),
             _ => self.sinks.is_running(&wanted.name),
         }
@@ -192,6 +195,7 @@ impl ResourceService {
         }
         match record.kind.as_str() {
             catalogs::KIND => self.catalogs.start(record),
+            gateway::KIND => self.routes.start(record),
             sources::KIND => self.sources.start(record).await,
             _ => self.sinks.start(record).await,
         }
@@ -252,6 +256,7 @@ impl ResourceService {
             access::ROLE => self.people.require_unused(name).await?,
             _ if self.lead.is_some() => {}
             catalogs::KIND => self.catalogs.stop(name),
+            gateway::KIND => self.routes.stop(name),
             sources::KIND => self.sources.stop(name).await,
             _ => drop(self.sinks.stop(name).await),
         }

@@ -8,6 +8,8 @@ use crate::v1;
 
 /// Metadata key of a status that carries the JSON of a [`Problem`].
 pub const PROBLEM_METADATA: &str = "aap-problem-bin";
+/// The code of what was refused because it came too often.
+pub const RATE_LIMITED: &str = "gateway.rate_limited";
 
 /// A message that does not mean anything.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +47,7 @@ pub fn batch_id(
 /// A gRPC status that carries `problem` whole.
 pub fn status_of_problem(problem: &Problem) -> Status {
     let code = match problem.exit {
+        _ if problem.code == RATE_LIMITED => Code::ResourceExhausted,
         ExitCode::NotFound => Code::NotFound,
         ExitCode::Usage => Code::InvalidArgument,
         ExitCode::LoginNeeded => Code::Unauthenticated,
@@ -84,6 +87,14 @@ pub fn problem_of_status(status: &Status) -> Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn whoever_comes_too_often_is_told_so_by_the_status_that_is_meant_for_it() {
+        let problem = Problem::new(RATE_LIMITED, ExitCode::Unavailable, "too many").retry_after_ms(20);
+        let status = status_of_problem(&problem);
+        assert_eq!(status.code(), Code::ResourceExhausted);
+        assert_eq!(problem_of_status(&status), problem);
+    }
 
     #[test]
     fn a_batch_of_an_epoch_that_nobody_mints_is_refused() {

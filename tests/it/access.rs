@@ -38,9 +38,9 @@ const NEEDS: &[(&str, &[&str])] = &[
     ("Operator/RunQuery", &["stream:query", "catalog:query", "query:read", "query:operate"]),
     ("Operator/ListQueries", &["stream:query", "catalog:query", "query:read", "query:operate"]),
     ("Operator/CancelQuery", &["stream:query", "catalog:query", "query:read", "query:operate"]),
-    ("Resources/Apply", &["sink:write", "source:write", "catalog:write", "role:write"]),
-    ("Resources/Get", &["sink:read", "source:read", "catalog:read", "role:read"]),
-    ("Resources/Delete", &["sink:delete", "source:delete", "catalog:delete", "role:delete"]),
+    ("Resources/Apply", &["sink:write", "source:write", "catalog:write", "route:write", "role:write"]),
+    ("Resources/Get", &["sink:read", "source:read", "catalog:read", "route:read", "role:read"]),
+    ("Resources/Delete", &["sink:delete", "source:delete", "catalog:delete", "route:delete", "role:delete"]),
     ("Resources/ListSinks", &["sink:read"]),
     ("Resources/TestSink", &["sink:operate"]),
     ("Resources/PauseSink", &["sink:operate"]),
@@ -139,6 +139,11 @@ impl Desk {
 
     /// The code of the problem with which a call with an empty request ends.
     pub(crate) fn code_of(&self, path: &str) -> String {
+        self.head_of(path).0
+    }
+
+    /// The same, and the head of the answer.
+    pub(crate) fn head_of(&self, path: &str) -> (String, tonic::metadata::MetadataMap) {
         self.runtime.block_on(async {
             let mut grpc = tonic::client::Grpc::new(self.channel().await);
             grpc.ready().await.unwrap();
@@ -149,11 +154,12 @@ impl Desk {
             let token = std::fs::read_to_string(self.place.home().join("run/operator.token")).unwrap();
             request.metadata_mut().insert("authorization", format!("Bearer {token}").trim().parse().unwrap());
             match grpc.server_streaming(request, path, codec).await {
-                Ok(answer) => match answer.into_inner().message().await {
-                    Ok(_) => String::new(),
-                    Err(status) => aap_client::problem_of(&status).code,
-                },
-                Err(status) => aap_client::problem_of(&status).code,
+                Ok(answer) => {
+                    let (head, mut body, _) = answer.into_parts();
+                    let ended = body.message().await.map_err(|status| aap_client::problem_of(&status).code);
+                    (ended.err().unwrap_or_default(), head)
+                }
+                Err(status) => (aap_client::problem_of(&status).code, status.metadata().clone()),
             }
         })
     }

@@ -23,6 +23,7 @@ mod elsewhere;
 mod endurance;
 mod enrolment;
 mod first_load;
+mod gateway;
 mod http;
 mod ingest;
 mod kills;

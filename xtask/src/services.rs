@@ -19,12 +19,13 @@ struct Server {
 }
 
 /// Every server that tests are written for.
-const SERVERS: [Server; 15] = [
+const SERVERS: [Server; 16] = [
     Server { name: "postgres", needs: &["apt-get"], is_slow: false },
     Server { name: "kafka", needs: &["java", "mvn", "openssl"], is_slow: false },
     // Half a gigabyte for what one test looks at: only where it is asked for.
     Server { name: "kafka3", needs: &["java", "mvn", "openssl"], is_slow: true },
     Server { name: "cassandra", needs: &["java", "mvn", "openssl"], is_slow: false },
+    Server { name: "nginx", needs: &["apt-get", "openssl"], is_slow: false },
     Server { name: "redis", needs: &["apt-get", "openssl"], is_slow: false },
     Server { name: "minio", needs: &["go"], is_slow: true },
     Server { name: "mongodb", needs: &["go", "python3", "openssl"], is_slow: true },
@@ -44,9 +45,9 @@ const SERVERS: [Server; 15] = [
 const PORTS_FROM: u16 = 21_000;
 const PORTS_TO: u16 = 31_000;
 /// Offsets from a base that the scripts use, as they are told below.
-const PORT_OFFSETS: [u16; 39] = [
+const PORT_OFFSETS: [u16; 41] = [
     0, 1, 2, 3, 4, 5, 10, 11, 12, 13, 14, 15, 20, 21, 22, 23, 24, 25, 40, 41, 50, 60, 61, 70, 71, 75, 80, 81,
-    85, 86, 90, 91, 30, 31, 32, 33, 34, 35, 36,
+    85, 86, 90, 91, 30, 31, 32, 33, 34, 35, 36, 95, 96,
 ];
 
 /// Running servers. Dropping it stops them and deletes their data.
@@ -87,6 +88,8 @@ impl Servers {
             ("AAP_VAULT_PORT", port(36)),
             ("AAP_MOSQUITTO_PORT", port(90)),
             ("AAP_MOSQUITTO_TLS_PORT", port(91)),
+            ("AAP_NGINX_PORT", port(95)),
+            ("AAP_NGINX_TLS_PORT", port(96)),
         ];
         let mut servers = Self { started: vec![], settings, told: vec![] };
         let mut left_out = vec![];

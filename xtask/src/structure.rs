@@ -22,6 +22,7 @@ const LAYERS: [&[&str]; 7] = [
         "aap-decode",
         "aap-federation",
         "aap-services",
+        "aap-gateway",
         "aap-sinks",
     ],
     &[

@@ -2,18 +2,17 @@
 //! was refused.
 //!
 //! ```text
-//! call ──► request id ──► who calls, and whether they may ──► record `begun` ──► service ──► record `done`, `failed` or `denied`
-//!                                │ no                           │ cannot be written: `audit.unavailable`, nothing is done
-//!                                └──► record `denied`           └ only where something is changed
+//! call ──► request id ──► limit of ──► who calls, and ──► limit of ──► record `begun` ──► service ──► record `done`, `failed`
+//!                         the address  whether they may   the caller    │                             or `denied`
+//!                             │ too often    │ no           │ too often  └ cannot be written: `audit.unavailable`, nothing is done
+//!                             └──────────────┴──────────────┴──► record `denied`
 //! ```
+//! What began is recorded only where something is changed.
 
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use aap_audit::{Actor, Outcome, Record};
 use aap_proto::{Call, problem_of_status, status_of_problem};
-use aap_runtime::Clock;
 use aap_transport::Client;
 use aap_types::{ExitCode, Problem};
 use axum::body::Body;
@@ -23,61 +22,24 @@ use axum::middleware::Next;
 use axum::response::Response;
 use tonic::Status;
 
-use super::guard::{Caller, Guard, Touched};
+use super::denials::Denials;
+use super::guard::{Caller, Guard, Refused, Touched};
 use super::rules::{action, call_of, permission};
 use crate::audit::{AuditTrail, actor};
+use crate::gateway::{Limits, Quota};
 
 /// By which a call is found again in the log, the audit record and at whoever made it.
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Letters of a request id that is taken from whoever calls.
 const REQUEST_ID_LETTERS_MAX: usize = 64;
-/// Whoever is not known could fill the disk with refusals: of theirs so many are recorded in [`WINDOW`], with how many there were beside them.
-const TOKENS_MAX: u32 = 1;
-/// The same of wrong passwords, of which whoever looks for a guesser wants to see more.
-const PASSWORDS_MAX: u32 = 10;
-/// For both.
-const WINDOW: Duration = Duration::from_secs(1);
 
 /// What calls come through. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Gate {
     guard: Guard,
     trail: AuditTrail,
-    clock: Arc<dyn Clock>,
-    strangers: Arc<Mutex<Strangers>>,
-}
-
-/// Refusals of whoever is not known.
-#[derive(Debug, Default)]
-struct Strangers {
-    tokens: Counted,
-    passwords: Counted,
-}
-
-/// Refusals of one kind.
-#[derive(Debug, Default)]
-struct Counted {
-    /// When the window began.
-    since: Option<Duration>,
-    /// How many were recorded in it.
-    recorded: u32,
-    /// How many were not since one was recorded.
-    beside: u64,
-}
-
-impl Counted {
-    /// Whether one more is recorded, and how many were not before it.
-    fn turn(&mut self, now: Duration, most: u32) -> Option<u64> {
-        if self.since.is_none_or(|since| now.saturating_sub(since) >= WINDOW) {
-            (self.since, self.recorded) = (Some(now), 0);
-        }
-        if self.recorded >= most {
-            self.beside += 1;
-            return None;
-        }
-        self.recorded += 1;
-        Some(std::mem::take(&mut self.beside))
-    }
+    limits: Limits,
+    denials: Denials,
 }
 
 /// One call on its way.
@@ -89,8 +51,8 @@ struct Passing {
 }
 
 impl Gate {
-    pub(crate) fn new(guard: Guard, trail: AuditTrail, clock: Arc<dyn Clock>) -> Self {
-        Self { guard, trail, clock, strangers: Arc::default() }
+    pub(crate) fn new(guard: Guard, trail: AuditTrail, limits: Limits, denials: Denials) -> Self {
+        Self { guard, trail, limits, denials }
     }
 
     /// For whoever asks for figures.
@@ -98,10 +60,44 @@ impl Gate {
         &self.guard
     }
 
-    async fn pass(&self, passing: &Passing, mut request: Request, next: Next) -> Result<Response, Problem> {
+    /// For whoever asks for figures.
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// Who makes a call, if it may be made now.
+    async fn admit(
+        &self,
+        passing: &Passing,
+        quota: &mut Quota,
+        shown: Option<&str>,
+    ) -> Result<Option<Caller>, Refused> {
+        self.limits.admit_address(passing.from, quota).await?;
+        if passing.call == Call::AccessLogIn {
+            self.limits.admit_log_in(passing.from, quota).await?;
+        }
+        let admitted = self.guard.admit(passing.call, shown, passing.from, &passing.touched).await;
+        // Also of what they may not do: a denial is work, too.
+        let caller = match &admitted {
+            Ok(caller) => caller.clone(),
+            Err(refused) => refused.caller.clone(),
+        };
+        if let Some(caller) = caller {
+            let limited = self.limits.admit_principal(&caller.principal, quota).await;
+            limited.map_err(|problem| Refused { problem, caller: Some(caller) })?;
+        }
+        admitted
+    }
+
+    async fn pass(
+        &self,
+        passing: &Passing,
+        quota: &mut Quota,
+        mut request: Request,
+        next: Next,
+    ) -> Result<Response, Problem> {
         let shown = bearer(request.headers()).map(str::to_owned);
-        let admitted = self.guard.admit(passing.call, shown.as_deref(), passing.from, &passing.touched).await;
-        let caller = match admitted {
+        let caller = match self.admit(passing, quota, shown.as_deref()).await {
             Ok(caller) => caller,
             Err(refused) => {
                 self.record_denial(passing, refused.caller.as_ref(), &refused.problem).await;
@@ -126,9 +122,11 @@ impl Gate {
             }
             _ if !is_recorded => {}
             None if caller.is_none() => self.trail.record(passing.record(None, Outcome::Done, None)).await?,
-            None => self.record_end(passing.record(caller.as_ref(), Outcome::Done, None)).await,
+            None => self.denials.record_end(passing.record(caller.as_ref(), Outcome::Done, None)).await,
             failed => {
-                self.record_end(passing.record(caller.as_ref(), Outcome::Failed, failed.as_ref())).await;
+                self.denials
+                    .record_end(passing.record(caller.as_ref(), Outcome::Failed, failed.as_ref()))
+                    .await;
             }
         }
         Ok(response)
@@ -136,32 +134,7 @@ impl Gate {
 
     async fn record_denial(&self, passing: &Passing, caller: Option<&Caller>, problem: &Problem) {
         let record = passing.record(caller, Outcome::Denied, Some(problem));
-        let turn = match caller {
-            Some(_) => Some(0),
-            None => self.strangers_turn(problem),
-        };
-        match turn {
-            None => {}
-            Some(0) => self.record_end(record).await,
-            Some(beside) => self.record_end(record.with("refused beside it", beside.to_string())).await,
-        }
-    }
-
-    fn strangers_turn(&self, problem: &Problem) -> Option<u64> {
-        let now = self.clock.monotonic();
-        let mut strangers = self.strangers.lock().unwrap_or_else(PoisonError::into_inner);
-        match problem.code.as_str() {
-            "auth.login_refused" => strangers.passwords.turn(now, PASSWORDS_MAX),
-            _ => strangers.tokens.turn(now, TOKENS_MAX),
-        }
-    }
-
-    /// Records what has come to its end. That it began is recorded, and it cannot be undone: where this cannot be written, the log says so.
-    async fn record_end(&self, record: Record) {
-        let (action, outcome) = (record.action.clone(), record.outcome);
-        if let Err(problem) = self.trail.record(record).await {
-            tracing::error!(%problem, action, %outcome, "the end of an action could not be recorded");
-        }
+        self.denials.record(record, problem, caller.is_some()).await;
     }
 }
 
@@ -200,10 +173,12 @@ pub(crate) async fn pass_gate(State(gate): State<Gate>, request: Request, next: 
     };
     let (from, touched) = (address_of(&request), Touched::default());
     let passing = Passing { call, request: id, from, touched };
-    let mut response = match gate.pass(&passing, request, next).await {
+    let mut quota = Quota::default();
+    let mut response = match gate.pass(&passing, &mut quota, request, next).await {
         Ok(response) => response,
         Err(problem) => status_of_problem(&problem).into_http::<Body>(),
     };
+    quota.write(response.headers_mut());
     if let Ok(value) = HeaderValue::from_str(&passing.request) {
         response.headers_mut().insert(REQUEST_ID, value);
     }
@@ -221,7 +196,7 @@ fn is_login_refused(problem: &Problem) -> bool {
 }
 
 /// What whoever calls has named it, or a new one.
-fn request_id(headers: &HeaderMap) -> Result<String, Problem> {
+pub(crate) fn request_id(headers: &HeaderMap) -> Result<String, Problem> {
     let given = headers.get(REQUEST_ID).and_then(|value| value.to_str().ok());
     let is_plain = |id: &&str| {
         (1..=REQUEST_ID_LETTERS_MAX).contains(&id.len())
@@ -243,19 +218,4 @@ pub(crate) fn bearer(headers: &HeaderMap) -> Option<&str> {
 pub(crate) fn address_of(request: &Request) -> IpAddr {
     let client = request.extensions().get::<ConnectInfo<Client>>();
     client.map_or(IpAddr::from([0, 0, 0, 0]), |ConnectInfo(client)| client.address.ip())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn of_many_refusals_some_are_recorded_and_all_are_counted() {
-        let mut counted = Counted::default();
-        let at = Duration::from_millis;
-        let turns: Vec<_> = (0..5).map(|ms| counted.turn(at(ms), 2)).collect();
-        assert_eq!(turns, [Some(0), Some(0), None, None, None]);
-        assert_eq!(counted.turn(at(999), 2), None);
-        assert_eq!((counted.turn(at(1_000), 2), counted.turn(at(1_001), 2)), (Some(4), Some(0)));
-    }
 }

@@ -17,6 +17,7 @@ use super::{
     prepare, stay,
 };
 use crate::catalogs::Catalogs;
+use crate::gateway::Routes;
 use crate::landing::Landed;
 use crate::resources::mint_uid;
 use crate::sinks::{Sinks, blocking};
@@ -84,6 +85,7 @@ impl Joined {
         sinks: Sinks,
         sources: Sources,
         catalogs: Catalogs,
+        routes: Routes,
         clock: Arc<dyn Clock>,
     ) -> Lead {
         Lead::new(LeadDependencies {
@@ -97,6 +99,7 @@ impl Joined {
             sinks,
             sources,
             catalogs,
+            routes,
         })
     }
 

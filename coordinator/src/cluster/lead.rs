@@ -1,5 +1,5 @@
 //! What one coordinator does for all: the lake, the sinks and the sources. And what each does for itself: knowing the systems
-//! whose tables can be named.
+//! whose tables can be named, and the routes of its gateway.
 //!
 //! Objects are declared at any coordinator and stand in the metadata store. Each looks there for what changed, at once where it was
 //! declared here, and every [`LOOK`] otherwise.
@@ -18,6 +18,7 @@ use tracing::{info, warn};
 use super::leases::{Hold, Leases, Taken};
 use super::{Detail, LEADER, LEADERS_SHARD, Place, Shards};
 use crate::catalogs::{self, Catalogs};
+use crate::gateway::{self, Routes};
 use crate::sinks::{self, Sinks, blocking};
 use crate::sources::{self, Sources};
 
@@ -43,6 +44,7 @@ pub(crate) struct LeadDependencies {
     pub(crate) sinks: Sinks,
     pub(crate) sources: Sources,
     pub(crate) catalogs: Catalogs,
+    pub(crate) routes: Routes,
     pub(crate) clock: Arc<dyn Clock>,
 }
 
@@ -61,6 +63,11 @@ struct Inner {
 
 /// What was started, by kind and name: uid and revision.
 type Started = BTreeMap<(String, String), (String, u64)>;
+
+/// What each coordinator does for itself.
+fn is_everywhere(kind: &str) -> bool {
+    [catalogs::KIND, gateway::KIND].contains(&kind)
+}
 
 impl Lead {
     /// Not leading yet.
@@ -179,7 +186,7 @@ impl Lead {
         lead.send_replace(false);
         store.set_fence(None);
         let led: Vec<(String, String)> =
-            started.keys().filter(|(kind, _)| kind != catalogs::KIND).cloned().collect();
+            started.keys().filter(|(kind, _)| !is_everywhere(kind)).cloned().collect();
         for object in led {
             self.stop(&object).await;
             started.remove(&object);
@@ -194,7 +201,7 @@ impl Lead {
         let resources = self.inner.with.resources.clone();
         let declared = blocking(move || resources.resources()).await?;
         let can_lead = leads && self.owns_its_shard().await;
-        let ours = |kind: &str| kind == catalogs::KIND || can_lead;
+        let ours = |kind: &str| is_everywhere(kind) || can_lead;
         let known = |record: &ResourceRecord| (record.kind.clone(), record.name.clone());
         let gone: Vec<(String, String)> = started
             .iter()
@@ -252,9 +259,10 @@ impl Lead {
     }
 
     async fn start(&self, record: &ResourceRecord) -> Result<(), Problem> {
-        let LeadDependencies { sinks, sources, catalogs, .. } = &self.inner.with;
+        let LeadDependencies { sinks, sources, catalogs, routes, .. } = &self.inner.with;
         match record.kind.as_str() {
             catalogs::KIND => catalogs.start(record),
+            gateway::KIND => routes.start(record),
             sources::KIND => sources.start(record).await,
             sinks::KIND => sinks.start_or_show(record).await,
             // Of a later version.
@@ -263,9 +271,10 @@ impl Lead {
     }
 
     async fn stop(&self, (kind, name): &(String, String)) {
-        let LeadDependencies { sinks, sources, catalogs, .. } = &self.inner.with;
+        let LeadDependencies { sinks, sources, catalogs, routes, .. } = &self.inner.with;
         match kind.as_str() {
             catalogs::KIND => catalogs.stop(name),
+            gateway::KIND => routes.stop(name),
             sources::KIND => sources.stop(name).await,
             _ => drop(sinks.stop(name).await),
         }

@@ -9,11 +9,12 @@ use aap_types::{ExitCode, Problem, StreamName, nearest};
 
 use crate::access::{self, Caller};
 use crate::catalogs::{self, CatalogSpec};
+use crate::gateway;
 use crate::sinks::{self, SinkSpec, Start};
 use crate::sources::{self, SourceSpec};
 
 /// Every kind that can be applied.
-const KINDS: [&str; 4] = [sinks::KIND, sources::KIND, catalogs::KIND, access::ROLE];
+const KINDS: [&str; 5] = [sinks::KIND, sources::KIND, catalogs::KIND, gateway::KIND, access::ROLE];
 
 /// A document that was checked.
 pub(super) struct Wanted {
@@ -82,6 +83,7 @@ pub(crate) fn object<'a>(kind: &str, name: &'a str) -> Object<'a> {
         sinks::KIND => Kind::Sink,
         sources::KIND => Kind::Source,
         catalogs::KIND => Kind::Catalog,
+        gateway::KIND => Kind::Route,
         _ => Kind::Role,
     };
     Object::named(kind, name)
@@ -111,6 +113,11 @@ pub(super) fn check(document: &Document) -> Result<Wanted, Problem> {
             let spec = CatalogSpec::read(document, &name).map_err(|error| error.problem())?;
             let (text, secrets) = (document.text().trim().to_owned() + "\n", spec.secrets());
             Ok(Wanted { kind: catalogs::KIND, name, text, start: None, streams: vec![], secrets })
+        }
+        gateway::KIND => {
+            gateway::Routes::read(document).map_err(|error| error.problem())?;
+            let text = document.text().trim().to_owned() + "\n";
+            Ok(Wanted { kind: gateway::KIND, name, text, start: None, streams: vec![] })
         }
         sources::KIND if SourceSpec::is_ours(document) => {
             let spec = SourceSpec::read(document).map_err(|error| error.problem())?;

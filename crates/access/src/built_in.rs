@@ -18,6 +18,7 @@ const PLATFORM: &[Kind] = &[
     Kind::Pipeline,
     Kind::Platform,
     Kind::Query,
+    Kind::Route,
     Kind::Sink,
     Kind::Site,
     Kind::Source,

@@ -77,6 +77,8 @@ words! {
     Query = "query",
     /// A role.
     Role = "role",
+    /// A way through the gateway to other servers.
+    Route = "route",
     /// A secret that is kept for sinks, sources and catalogs.
     Secret = "secret",
     /// A sink with its dead letters.

@@ -16,7 +16,7 @@ use crate::v1::AccessRule;
 /// Kinds of objects, as permissions name them (tested against `aap-access`).
 pub const KINDS: &[&str] = &[
     "alert", "audit", "catalog", "cluster", "model", "node", "pipeline", "platform", "query", "role",
-    "secret", "sink", "site", "source", "stream", "token", "user",
+    "route", "secret", "sink", "site", "source", "stream", "token", "user",
 ];
 /// What is done to them (tested against `aap-access`).
 pub const VERBS: &[&str] = &["approve", "delete", "deploy", "ingest", "operate", "query", "read", "write"];

@@ -1,4 +1,4 @@
-//! Redis: the sink that appends rows to streams.
+//! Redis: the sink that appends rows to streams, and limits that coordinators share.
 //!
 //! Nothing else in the workspace names `redis`.
 //!
@@ -17,6 +17,7 @@
 //!  aap:events                        stream   the rows: a name of the operator's
 //!  aap:ledger:UID:{aap:events}       hash     "owner", and "node/epoch/stream" → the last batch that was written
 //!  aap:sink:UID                      hash     "owner", and "key:aap:events" for each stream that has a ledger
+//!  aap:limit:KEY                     string   until when a key of `aap-gateway` is paid for; goes when it is
 //! ```
 //! The braces make a cluster keep the ledger where its stream is: only so can one script have both. The entries' ids are the server's
 //! own, because ids must grow and rows of several nodes meet in one stream; the row's id is in the entry (`_node`, `_epoch`,
@@ -32,6 +33,7 @@
 //! | `spec.rs` | [`RedisSpec`]: what an operator says about a sink |
 //! | `sink.rs` | [`RedisSink`]: the steps above |
 //! | `ledger.rs` | keys and scripts |
+//! | `limiter.rs` | [`RedisLimiter`]: limits that coordinators share |
 //! | `link.rs` | connections, their deadlines, TLS, the nodes of a cluster |
 //! | `entries.rs` | rows as entries |
 //! | `fail.rs` | what the runner is told of trouble |
@@ -39,9 +41,11 @@
 mod entries;
 mod fail;
 mod ledger;
+mod limiter;
 mod link;
 mod sink;
 mod spec;
 
+pub use limiter::RedisLimiter;
 pub use sink::RedisSink;
-pub use spec::{Format, RedisSpec};
+pub use spec::{Format, RedisServer, RedisSpec};

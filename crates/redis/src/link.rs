@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
 
 use crate::fail::LinkError;
-use crate::spec::{Address, RedisSpec};
+use crate::spec::{Address, RedisServer};
 
 /// Longest time to a connection, with DNS, TCP, TLS and login.
 const CONNECT_MAX: Duration = Duration::from_secs(10);
@@ -53,9 +53,9 @@ impl Drop for Session {
 
 impl Link {
     /// Reads what lies in files, anew each time, and connects.
-    pub(crate) async fn to(spec: &RedisSpec) -> Result<Self, LinkError> {
-        let home = Address::of(&spec.url).map_err(LinkError::Answer)?;
-        let (is_tls, ca, password) = (home.is_tls, spec.ca.clone(), spec.password.clone());
+    pub(crate) async fn to(server: &RedisServer) -> Result<Self, LinkError> {
+        let home = Address::of(&server.url).map_err(LinkError::Answer)?;
+        let (is_tls, ca, password) = (home.is_tls, server.ca.clone(), server.password.clone());
         let read = tokio::task::spawn_blocking(move || {
             let password = password.map(|password| password.read()).transpose().map_err(LinkError::Secret)?;
             let tls =
@@ -64,7 +64,7 @@ impl Link {
         });
         let (password, tls) = read.await.map_err(|panic| LinkError::Answer(panic.to_string()))??;
         let mut user = RedisConnectionInfo::default().set_db(home.database).set_skip_set_lib_name();
-        if let Some(name) = &spec.username {
+        if let Some(name) = &server.username {
             user = user.set_username(name);
         }
         if let Some(password) = &password {

@@ -42,7 +42,7 @@ impl RedisSink {
         self.spec.check().map_err(fail::setting)?;
         match self.link.take() {
             Some(link) => Ok(link),
-            None => Link::to(&self.spec).await.map_err(|error| self.failed(&error)),
+            None => Link::to(&self.spec.server()).await.map_err(|error| self.failed(&error)),
         }
     }
 

@@ -37,6 +37,40 @@ pub struct RedisSpec {
     pub ca: Option<Utf8PathBuf>,
 }
 
+/// A server, and who we are there: for whoever wants no more of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RedisServer {
+    /// `redis://host:port/database`, or `rediss://` for TLS. Of a cluster: one of its nodes.
+    pub url: String,
+    /// Who we are. Default: the server's `default` user.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub username: Option<String>,
+    /// Where the password stands.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password: Option<SecretRef>,
+    /// A PEM file with the authorities to believe. Default: those of the machine. Only with `rediss://`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca: Option<Utf8PathBuf>,
+}
+
+impl RedisServer {
+    /// Looks at what no single field can know.
+    ///
+    /// # Errors
+    /// What is wrong, and what to write instead.
+    pub fn check(&self) -> Result<(), String> {
+        let address = Address::of(&self.url)?;
+        if self.ca.is_some() && !address.is_tls {
+            return Err("`ca` needs TLS: write `rediss://` in `url`".to_owned());
+        }
+        if self.username.is_some() && self.password.is_none() {
+            return Err("`username` needs a `password`, as in `password: env:NAME`".to_owned());
+        }
+        Ok(())
+    }
+}
+
 /// What an entry holds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -116,18 +150,18 @@ impl RedisSpec {
         format!("{} key {}", self.url, self.key)
     }
 
+    /// The server alone.
+    pub(crate) fn server(&self) -> RedisServer {
+        let Self { url, username, password, ca, .. } = self.clone();
+        RedisServer { url, username, password, ca }
+    }
+
     /// Looks at what no single field can know.
     ///
     /// # Errors
     /// What is wrong, and what to write instead.
     pub fn check(&self) -> Result<(), String> {
-        let address = Address::of(&self.url)?;
-        if self.ca.is_some() && !address.is_tls {
-            return Err("`ca` needs TLS: write `rediss://` in `url`".to_owned());
-        }
-        if self.username.is_some() && self.password.is_none() {
-            return Err("`username` needs a `password`, as in `password: env:NAME`".to_owned());
-        }
+        self.server().check()?;
         let key = self.key.to_string();
         if key.replace("{stream}", "").contains(['{', '}']) {
             return Err("`key` cannot have braces: they tell a cluster where keys belong".to_owned());

@@ -35,6 +35,7 @@
 //! | `quic.rs` | the QUIC carrier |
 //! | `inbox.rs` | what a receiver receives from |
 //! | `testing.rs` | a session in memory and a faulty one (feature `testing`) |
+//! | `proxy_protocol.rs` | what a proxy says of a connection before anything else |
 //! | `listener.rs` | [`HttpListener`]: connections of HTTP clients, of operators and of sources |
 //! | `limits.rs` | every number, with its reason |
 
@@ -48,6 +49,7 @@ mod identity;
 mod inbox;
 mod limits;
 mod listener;
+mod proxy_protocol;
 mod quic;
 mod request;
 mod server;

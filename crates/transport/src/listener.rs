@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -20,6 +20,7 @@ use tokio_rustls::TlsAcceptor;
 use tracing::debug;
 
 use crate::limits::{ACCEPT_PAUSE, HTTP_CONNECTIONS_MAX, HTTP_HANDSHAKE_DEADLINE, HTTP_HANDSHAKES_MAX};
+use crate::proxy_protocol;
 
 /// First byte of a TLS connection: the type of a handshake's records (RFC 8446, section 5.1).
 const HANDSHAKE: u8 = 22;
@@ -61,10 +62,15 @@ impl Connected<IncomingStream<'_, HttpListener>> for Client {
 
 type Handshake = BoxFuture<'static, Option<(Connection, Client)>>;
 
+/// Whether an address is that of a proxy that is believed.
+type IsTrusted = Arc<dyn Fn(IpAddr) -> bool + Send + Sync>;
+
 /// Where clients connect. Given to `axum::serve`.
 pub struct HttpListener {
     tcp: TcpListener,
     security: Security,
+    /// Whose connections begin with the PROXY protocol.
+    proxies: Option<IsTrusted>,
     connections: Arc<Semaphore>,
     shaking: FuturesUnordered<Handshake>,
 }
@@ -79,7 +85,15 @@ impl HttpListener {
     /// Takes connections of `tcp`.
     pub fn new(tcp: TcpListener, security: Security) -> Self {
         let connections = Arc::new(Semaphore::new(HTTP_CONNECTIONS_MAX));
-        Self { tcp, security, connections, shaking: FuturesUnordered::new() }
+        Self { tcp, security, proxies: None, connections, shaking: FuturesUnordered::new() }
+    }
+
+    /// Takes connections from trusted addresses with the PROXY protocol before anything else, and none of theirs without it: a proxy that sends it
+    /// sometimes would pass on what its clients write. From others it is not taken.
+    #[must_use]
+    pub fn behind_proxies(mut self, is_trusted: impl Fn(IpAddr) -> bool + Send + Sync + 'static) -> Self {
+        self.proxies = Some(Arc::new(is_trusted));
+        self
     }
 
     /// Where it listens.
@@ -120,9 +134,10 @@ impl axum::serve::Listener for HttpListener {
             };
             // Answers are small and wait for nothing more.
             stream.set_nodelay(true).ok();
+            let is_proxy = self.proxies.as_ref().is_some_and(|is_trusted| is_trusted(address.ip()));
             match self.security.clone() {
-                Security::Plain => return plain(stream, address, permit),
-                security => self.shaking.push(Box::pin(shake(security, stream, address, permit))),
+                Security::Plain if !is_proxy => return plain(stream, address, permit),
+                security => self.shaking.push(Box::pin(shake(security, stream, (address, is_proxy), permit))),
             }
         }
     }
@@ -143,11 +158,13 @@ fn plain(
 
 async fn shake(
     security: Security,
-    stream: TcpStream,
-    address: SocketAddr,
+    mut stream: TcpStream,
+    (peer, is_proxy): (SocketAddr, bool),
     permit: Option<OwnedSemaphorePermit>,
 ) -> Option<(Connection, Client)> {
     let handshake = async {
+        let named = if is_proxy { proxy_protocol::read(&mut stream).await? } else { None };
+        let address = named.unwrap_or(peer);
         let config = match security {
             Security::Plain => return Ok(plain(stream, address, permit)),
             Security::Offered(config) if !begins_with_tls(&stream).await? => {
@@ -164,7 +181,7 @@ async fn shake(
     match tokio::time::timeout(HTTP_HANDSHAKE_DEADLINE, handshake).await {
         Ok(Ok(connection)) => Some(connection),
         Ok(Err(error)) => {
-            debug!(%address, %error, "a client did not shake hands");
+            debug!(%peer, %error, "a client did not shake hands");
             None
         }
         Err(_) => None,
@@ -228,5 +245,45 @@ impl AsyncWrite for Connection {
 
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::serve::Listener;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_trusted_proxy_says_who_its_client_is_and_is_not_taken_without() {
+        let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = tcp.local_addr().unwrap();
+        let mut listener = HttpListener::new(tcp, Security::Plain).behind_proxies(|ip| ip.is_loopback());
+        let mut silent = TcpStream::connect(address).await.unwrap();
+        silent.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+        let mut proxied = TcpStream::connect(address).await.unwrap();
+        proxied.write_all(b"PROXY TCP4 10.1.2.3 10.0.0.1 4711 80\r\nGET").await.unwrap();
+        let (mut connection, client) = listener.accept().await;
+        assert_eq!(client.address, ([10, 1, 2, 3], 4711).into(), "the first was closed");
+        let mut begun = [0; 3];
+        connection.read_exact(&mut begun).await.unwrap();
+        assert_eq!(&begun, b"GET");
+        drop(listener);
+        assert!(!matches!(silent.read(&mut begun).await, Ok(1..)), "closed without an answer");
+    }
+
+    #[tokio::test]
+    async fn whoever_is_no_trusted_proxy_says_nothing() {
+        let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = tcp.local_addr().unwrap();
+        let mut listener = HttpListener::new(tcp, Security::Plain).behind_proxies(|_| false);
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(b"PROXY TCP4 10.1.2.3 10.0.0.1 4711 80\r\n").await.unwrap();
+        let (mut connection, client) = listener.accept().await;
+        assert_eq!(client.address, stream.local_addr().unwrap());
+        let mut begun = [0; 5];
+        connection.read_exact(&mut begun).await.unwrap();
+        assert_eq!(&begun, b"PROXY", "it is what it sent, and no request");
     }
 }

@@ -12,7 +12,7 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::process::Command;
 
-use aap_redis::{RedisSink, RedisSpec};
+use aap_redis::{RedisServer, RedisSink, RedisSpec};
 use aap_sinks::Target;
 use serde_json::{Value, json};
 
@@ -81,6 +81,13 @@ impl Place {
         members.extend(more.as_object().unwrap().clone());
         members.retain(|_, value| !value.is_null());
         serde_json::from_value(spec).unwrap()
+    }
+
+    /// The server alone.
+    pub(crate) fn server(&self) -> RedisServer {
+        let password = format!("file:{}", self.password.path().display());
+        serde_json::from_value(json!({"url": format!("redis://{}", self.node), "password": password}))
+            .unwrap()
     }
 
     pub(crate) fn sink(&self, more: Value) -> RedisSink {
