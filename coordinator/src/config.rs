@@ -11,6 +11,7 @@
 //!   lake:      { streams: { logs: { hours: 720 } } }
 //!   metadata:  { postgres: { url: 'postgres://aap@db/aap', password: env:PGPASSWORD } }   # default: a file
 //!   spark:     { url: 'sc://spark:15002' }                                                 # default: none
+//!   oidc:      { issuer: 'https://id.example/realms/aap', client_id: aap, roles: { admins: [admin] } }  # default: none
 //!   cluster:   { landing: { brokers: ['k:9092'] }, lake: { url: 's3://lake/aap' } }         # default: one machine
 //! ```
 
@@ -28,6 +29,7 @@ use serde::{Deserialize, Serialize};
 use crate::cluster::ClusterConfig;
 use crate::daemon::Endpoints;
 use crate::metadata::MetadataConfig;
+use crate::oidc::OidcConfig;
 
 /// Default of `agents.bind`.
 pub const AGENTS_PORT: u16 = 7400;
@@ -57,6 +59,8 @@ pub struct Config {
     pub query: QueryConfig,
     /// The Spark cluster for `aap query --engine spark`. Default: none.
     pub spark: Option<SparkSpec>,
+    /// Where people log in who are not users of the platform itself. Default: nowhere.
+    pub oidc: Option<OidcConfig>,
 }
 
 /// The listener for agents: client certificates only.
@@ -276,6 +280,9 @@ impl Config {
         if let Some(spark) = &self.spark {
             spark.check().map_err(|why| format!("spark: {why}"))?;
         }
+        if let Some(oidc) = &self.oidc {
+            oidc.check().map_err(|why| format!("oidc.{why}"))?;
+        }
         for (field, endpoint) in
             [("agents.endpoint", &self.agents.endpoint), ("operators.endpoint", &self.operators.endpoint)]
         {
@@ -368,6 +375,13 @@ mod tests {
                 "advertise",
             ),
             ("{spark: {url: 'sc://spark', token: env:T}}", "spark: `token` needs TLS"),
+            ("{oidc: {issuer: 'https://i', client_id: a, roles: {g: [admin]}, scope: [openid]}}", "scope"),
+            ("{oidc: {issuer: 'https://i', client_id: a}}", "roles"),
+            ("{oidc: {issuer: 'https://i', client_id: a, roles: {}}}", "oidc.roles"),
+            ("{oidc: {issuer: 'https://i', client_id: a, roles: {g: []}}}", "`g`"),
+            ("{oidc: {issuer: 'http://i', client_id: a, roles: {g: [admin]}}}", "oidc.issuer"),
+            ("{oidc: {issuer: 'https://i', client_id: '', roles: {g: [admin]}}}", "oidc.client_id"),
+            ("{oidc: {issuer: 'https://i', client_id: a, scopes: [email], roles: {g: [admin]}}}", "openid"),
             ("{agents: {bind: nowhere}}", "bind"),
             ("{agents: {names: ['a b']}}", "`a b`"),
             ("{agents: {names: ['0.0.0.0']}}", "`0.0.0.0`"),

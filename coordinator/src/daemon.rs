@@ -29,6 +29,7 @@ use crate::identities::Identities;
 use crate::init::{self, installation_key, operator_token, prepare_home};
 use crate::landing::{Landed, Landing};
 use crate::nodes::Nodes;
+use crate::oidc::ExternalLogins;
 use crate::operator::OperatorService;
 use crate::parts::Parts;
 use crate::queries::{self, Queries};
@@ -208,7 +209,9 @@ async fn serve(
     let people = People::new(identities.clone(), guard.clone()).context("get random numbers")?;
     tasks.spawn(TaskKind::optional("records of access"), people.clone().tidy(late.clone()));
     let gate = Gate::new(guard.clone(), parts.audit.clone(), clock.clone());
-    let access = AccessService::new(identities.clone(), people.clone(), vec![operators_at]);
+    let logins = config.oidc.as_ref().map(|oidc| ExternalLogins::new(oidc, home.root(), clock.clone()));
+    let logins = logins.transpose().context("open the authority of the provider of identities")?;
+    let access = AccessService::new(identities.clone(), people.clone(), logins, vec![operators_at]);
     let enrolment = EnrolmentService::new(identities.clone(), advertised.agents, joined.clone());
     let service = OperatorService {
         board: board.clone(),

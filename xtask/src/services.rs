@@ -19,7 +19,7 @@ struct Server {
 }
 
 /// Every server that tests are written for.
-const SERVERS: [Server; 13] = [
+const SERVERS: [Server; 14] = [
     Server { name: "postgres", needs: &["apt-get"], is_slow: false },
     Server { name: "kafka", needs: &["java", "mvn", "openssl"], is_slow: false },
     // Half a gigabyte for what one test looks at: only where it is asked for.
@@ -29,6 +29,7 @@ const SERVERS: [Server; 13] = [
     Server { name: "minio", needs: &["go"], is_slow: true },
     Server { name: "mongodb", needs: &["go", "python3", "openssl"], is_slow: true },
     Server { name: "opensearch", needs: &["java", "mvn", "unzip"], is_slow: true },
+    Server { name: "keycloak", needs: &["java", "mvn", "openssl", "curl"], is_slow: true },
     Server { name: "spark", needs: &["java", "mvn"], is_slow: true },
     Server { name: "mosquitto", needs: &["apt-get"], is_slow: false },
     // These are programs that tests run themselves: a start installs them and says where they are.
@@ -41,9 +42,9 @@ const SERVERS: [Server; 13] = [
 const PORTS_FROM: u16 = 21_000;
 const PORTS_TO: u16 = 31_000;
 /// Offsets from a base that the scripts use, as they are told below.
-const PORT_OFFSETS: [u16; 32] = [
-    0, 1, 2, 3, 4, 5, 10, 11, 12, 13, 14, 15, 20, 21, 22, 23, 24, 25, 40, 41, 50, 60, 61, 70, 71, 75, 80, 81,
-    85, 86, 90, 91,
+const PORT_OFFSETS: [u16; 34] = [
+    0, 1, 2, 3, 4, 5, 10, 11, 12, 13, 14, 15, 20, 21, 22, 23, 24, 25, 40, 41, 50, 60, 61, 65, 66, 70, 71, 75,
+    80, 81, 85, 86, 90, 91,
 ];
 
 /// Running servers. Dropping it stops them and deletes their data.
@@ -73,6 +74,8 @@ impl Servers {
             ("AAP_CASSANDRA_STORAGE_PORT", port(41)),
             ("AAP_POSTGRES_PORT", port(50)),
             ("AAP_MINIO_PORT", port(60)),
+            ("AAP_KEYCLOAK_PORT", port(65)),
+            ("AAP_KEYCLOAK_MANAGEMENT_PORT", port(66)),
             ("AAP_OPENSEARCH_PORT", port(70)),
             ("AAP_OPENSEARCH_TRANSPORT_PORT", port(71)),
             ("AAP_SPARK_PORT", port(75)),

@@ -22,6 +22,7 @@ const LAYERS: [&[&str]; 7] = [
         "aap-columns",
         "aap-decode",
         "aap-federation",
+        "aap-oidc",
         "aap-sinks",
     ],
     &[

@@ -33,7 +33,7 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const REQUEST_ID_LETTERS_MAX: usize = 64;
 /// Whoever is not known could fill the disk with refusals: of theirs so many are recorded in [`WINDOW`], with how many there were beside them.
 const TOKENS_MAX: u32 = 1;
-/// The same of wrong passwords, of which whoever looks for a guesser wants to see more.
+/// The same of wrong passwords and of people without a role, of whom whoever looks for a guesser wants to see more.
 const PASSWORDS_MAX: u32 = 10;
 /// For both.
 const WINDOW: Duration = Duration::from_secs(1);
@@ -104,7 +104,8 @@ impl Gate {
         let caller = match admitted {
             Ok(caller) => caller,
             Err(refused) => {
-                self.record_denial(passing, refused.caller.as_ref(), &refused.problem).await;
+                self.record_refusal(passing, refused.caller.as_ref(), Outcome::Denied, &refused.problem)
+                    .await;
                 return Err(refused.problem);
             }
         };
@@ -122,20 +123,25 @@ impl Gate {
         let is_denied = |problem: &Problem| problem.exit == ExitCode::Denied || is_login_refused(problem);
         match &problem {
             Some(problem) if is_denied(problem) || passing.touched.was_denied() => {
-                self.record_denial(passing, caller.as_ref(), problem).await;
+                self.record_refusal(passing, caller.as_ref(), Outcome::Denied, problem).await;
             }
             _ if !is_recorded => {}
             None if caller.is_none() => self.trail.record(passing.record(None, Outcome::Done, None)).await?,
             None => self.record_end(passing.record(caller.as_ref(), Outcome::Done, None)).await,
-            failed => {
-                self.record_end(passing.record(caller.as_ref(), Outcome::Failed, failed.as_ref())).await;
-            }
+            Some(failed) => self.record_refusal(passing, caller.as_ref(), Outcome::Failed, failed).await,
         }
         Ok(response)
     }
 
-    async fn record_denial(&self, passing: &Passing, caller: Option<&Caller>, problem: &Problem) {
-        let record = passing.record(caller, Outcome::Denied, Some(problem));
+    /// Records that a call came to nothing: always of whoever is known, and of strangers as often as there is room for.
+    async fn record_refusal(
+        &self,
+        passing: &Passing,
+        caller: Option<&Caller>,
+        outcome: Outcome,
+        problem: &Problem,
+    ) {
+        let record = passing.record(caller, outcome, Some(problem));
         let turn = match caller {
             Some(_) => Some(0),
             None => self.strangers_turn(problem),
@@ -151,7 +157,7 @@ impl Gate {
         let now = self.clock.monotonic();
         let mut strangers = self.strangers.lock().unwrap_or_else(PoisonError::into_inner);
         match problem.code.as_str() {
-            "auth.login_refused" => strangers.passwords.turn(now, PASSWORDS_MAX),
+            "auth.login_refused" | "auth.no_role" => strangers.passwords.turn(now, PASSWORDS_MAX),
             _ => strangers.tokens.turn(now, TOKENS_MAX),
         }
     }
@@ -185,7 +191,8 @@ impl Passing {
         };
         let others: Vec<String> =
             objects.iter().skip(1).map(|(kind, name)| format!("{kind}/{name}")).collect();
-        if others.is_empty() { record } else { record.with("also", others.join(", ")) }
+        let record = if others.is_empty() { record } else { record.with("also", others.join(", ")) };
+        self.touched.told().into_iter().fold(record, |record, (what, text)| record.with(what, text))
     }
 }
 
@@ -217,7 +224,7 @@ fn problem_in(response: &Response) -> Option<Problem> {
 }
 
 fn is_login_refused(problem: &Problem) -> bool {
-    ["auth.login_refused", "auth.locked_out"].contains(&problem.code.as_str())
+    ["auth.login_refused", "auth.locked_out", "auth.login_over"].contains(&problem.code.as_str())
 }
 
 /// What whoever calls has named it, or a new one.

@@ -16,6 +16,10 @@ pub enum Call {
     AccessLabelNode,
     /// `/aap.v1.Access/LogIn`.
     AccessLogIn,
+    /// `/aap.v1.Access/StartLogin`.
+    AccessStartLogin,
+    /// `/aap.v1.Access/FinishLogin`.
+    AccessFinishLogin,
     /// `/aap.v1.Access/LogOut`.
     AccessLogOut,
     /// `/aap.v1.Access/WhoAmI`.
@@ -98,7 +102,7 @@ pub enum Call {
 
 impl Call {
     /// All of them.
-    pub const ALL: [Self; 46] = [
+    pub const ALL: [Self; 48] = [
         Self::AccessCreateEnrolmentToken,
         Self::AccessListEnrolmentTokens,
         Self::AccessRevokeEnrolmentToken,
@@ -106,6 +110,8 @@ impl Call {
         Self::AccessSetNodeState,
         Self::AccessLabelNode,
         Self::AccessLogIn,
+        Self::AccessStartLogin,
+        Self::AccessFinishLogin,
         Self::AccessLogOut,
         Self::AccessWhoAmI,
         Self::AccessChangePassword,
@@ -157,6 +163,8 @@ impl Call {
             Self::AccessSetNodeState => "/aap.v1.Access/SetNodeState",
             Self::AccessLabelNode => "/aap.v1.Access/LabelNode",
             Self::AccessLogIn => "/aap.v1.Access/LogIn",
+            Self::AccessStartLogin => "/aap.v1.Access/StartLogin",
+            Self::AccessFinishLogin => "/aap.v1.Access/FinishLogin",
             Self::AccessLogOut => "/aap.v1.Access/LogOut",
             Self::AccessWhoAmI => "/aap.v1.Access/WhoAmI",
             Self::AccessChangePassword => "/aap.v1.Access/ChangePassword",
