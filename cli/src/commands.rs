@@ -9,6 +9,7 @@ mod cluster;
 mod contexts;
 mod dead_letters;
 mod decisions;
+mod external;
 mod help;
 mod init;
 pub(crate) mod logs;

@@ -7,7 +7,8 @@
 //! | `gate.rs` | [`Gate`]: what calls come through; what is recorded of them |
 //! | `denials.rs` | [`Denials`]: refusals as they are recorded |
 //! | `scope.rs` | [`Scope`]: what a caller sees in a query |
-//! | `people.rs` | [`People`]: users, passwords, sessions, API tokens |
+//! | `people.rs` | [`People`]: users, passwords, sessions, API tokens; who comes from a provider of identities |
+//! | `logins.rs` | logging in, in each way that there is |
 //! | `credentials.rs`, `asked.rs` | sessions and tokens of callers and others; questions about rights |
 //! | `enrolment_tokens.rs`, `nodes.rs` | machines that become nodes, and their standing |
 //! | `wire.rs` | records on the wire |
@@ -20,6 +21,7 @@ mod denials;
 mod enrolment_tokens;
 mod gate;
 mod guard;
+mod logins;
 mod nodes;
 mod people;
 mod rules;
@@ -33,22 +35,21 @@ use aap_proto::status_of_problem;
 use aap_proto::v1::{self, access_server::Access};
 use aap_runtime::Secret;
 use aap_store::{PAGE_ROWS_MAX, RowsAfter};
-use aap_transport::Client;
 use aap_types::{ExitCode, NodeId, Problem, SiteName};
 use asked::words;
-use axum::extract::ConnectInfo;
 use enrolment_tokens::nodes_of;
 use tokio::task::spawn_blocking;
 use tonic::{Request, Response, Status};
 
 use crate::asking::unknown_node;
 use crate::identities::Identities;
+use crate::oidc::ExternalLogins;
 
 pub(crate) use denials::Denials;
 pub(crate) use gate::{Gate, REQUEST_ID, address_of, bearer, pass_gate, request_id};
 pub(crate) use guard::{Caller, Guard, facts_of};
 pub(crate) use nodes::wire_identity;
-pub(crate) use people::People;
+pub(crate) use people::{External, People};
 pub(crate) use scope::{Named, Scope, Scoped};
 
 /// The kind of documents that declare roles.
@@ -65,6 +66,8 @@ const EVERYBODY: &str = "*";
 pub(crate) struct AccessService {
     identities: Identities,
     people: People,
+    /// At the provider of identities, where there is one.
+    logins: Option<ExternalLogins>,
     /// Where machines that enrol dial coordinators.
     addresses: Vec<Address>,
 }
@@ -85,8 +88,13 @@ pub(crate) fn store_failed(error: &(dyn std::error::Error + 'static)) -> Problem
 }
 
 impl AccessService {
-    pub(crate) fn new(identities: Identities, people: People, addresses: Vec<Address>) -> Self {
-        Self { identities, people, addresses }
+    pub(crate) fn new(
+        identities: Identities,
+        people: People,
+        logins: Option<ExternalLogins>,
+        addresses: Vec<Address>,
+    ) -> Self {
+        Self { identities, people, logins, addresses }
     }
 
     /// Blocking work of the store.
@@ -283,20 +291,21 @@ impl Access for AccessService {
     }
 
     async fn log_in(&self, request: Request<v1::LogInRequest>) -> Result<Response<v1::LogInReply>, Status> {
-        let client = request.extensions().get::<ConnectInfo<Client>>();
-        let from = client.map(|ConnectInfo(client)| client.address.ip());
-        let from = from.unwrap_or_else(|| std::net::Ipv4Addr::UNSPECIFIED.into());
-        let touched = request.extensions().get::<guard::Touched>().cloned().unwrap_or_default();
-        let v1::LogInRequest { user, password } = request.into_inner();
-        touched.note(Kind::User, &user);
-        let begun = self.people.log_in(&user, Secret::from(password), from).await.map_err(refuse)?;
-        Ok(Response::new(v1::LogInReply {
-            token: begun.secret.reveal().to_owned(),
-            user: begun.session.user.to_string(),
-            expires_us: begun.session.expires_us,
-            idle_us: begun.session.idle_us,
-            must_change_password: begun.must_change_password,
-        }))
+        reply(self.log_in_by_password(request).await)
+    }
+
+    async fn start_login(
+        &self,
+        request: Request<v1::StartLoginRequest>,
+    ) -> Result<Response<v1::StartLoginReply>, Status> {
+        reply(self.start_login_of(request).await)
+    }
+
+    async fn finish_login(
+        &self,
+        request: Request<v1::FinishLoginRequest>,
+    ) -> Result<Response<v1::LogInReply>, Status> {
+        reply(self.finish_login_of(request).await)
     }
 
     async fn log_out(

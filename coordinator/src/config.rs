@@ -13,6 +13,7 @@
 //!   gateway:   { limits: { per_principal: 50/s burst 100 } }
 //!   spark:     { url: 'sc://spark:15002' }                                                 # default: none
 //!   vault:     { address: 'https://vault:8200', auth: { token: file:/etc/aap/vault-token } } # default: none
+//!   oidc:      { issuer: 'https://id.example/realms/aap', client_id: aap, roles: { admins: [admin] } }  # default: none
 //!   cluster:   { landing: { brokers: ['k:9092'] }, lake: { url: 's3://lake/aap' } }         # default: one machine
 //! ```
 
@@ -34,6 +35,7 @@ use crate::daemon::Endpoints;
 use crate::gateway::GatewayConfig;
 use crate::metadata::MetadataConfig;
 use crate::secrets::SecretsConfig;
+use crate::oidc::OidcConfig;
 
 /// Default of `agents.bind`.
 pub const AGENTS_PORT: u16 = 7400;
@@ -69,6 +71,8 @@ pub struct Config {
     pub secrets: SecretsConfig,
     /// Vault, which is asked for `vault:…`. Default: none.
     pub vault: Option<VaultSpec>,
+    /// Where people log in who are not users of the platform itself. Default: nowhere.
+    pub oidc: Option<OidcConfig>,
 }
 
 /// The listener for agents: client certificates only.
@@ -302,6 +306,9 @@ impl Config {
         if let Some(spark) = &self.spark {
             spark.check().map_err(|why| format!("spark: {why}"))?;
         }
+        if let Some(oidc) = &self.oidc {
+            oidc.check().map_err(|why| format!("oidc.{why}"))?;
+        }
         for (field, endpoint) in
             [("agents.endpoint", &self.agents.endpoint), ("operators.endpoint", &self.operators.endpoint)]
         {
@@ -418,6 +425,13 @@ mod tests {
                 "advertise",
             ),
             ("{spark: {url: 'sc://spark', token: env:T}}", "spark: `token` needs TLS"),
+            ("{oidc: {issuer: 'https://i', client_id: a, roles: {g: [admin]}, scope: [openid]}}", "scope"),
+            ("{oidc: {issuer: 'https://i', client_id: a}}", "roles"),
+            ("{oidc: {issuer: 'https://i', client_id: a, roles: {}}}", "oidc.roles"),
+            ("{oidc: {issuer: 'https://i', client_id: a, roles: {g: []}}}", "`g`"),
+            ("{oidc: {issuer: 'http://i', client_id: a, roles: {g: [admin]}}}", "oidc.issuer"),
+            ("{oidc: {issuer: 'https://i', client_id: '', roles: {g: [admin]}}}", "oidc.client_id"),
+            ("{oidc: {issuer: 'https://i', client_id: a, scopes: [email], roles: {g: [admin]}}}", "openid"),
             ("{agents: {bind: nowhere}}", "bind"),
             ("{gateway: {limits: {log_in: fast}}}", "`fast` is no rate"),
             ("{gateway: {limits: {per_user: 1/s}}}", "per_user"),

@@ -33,6 +33,7 @@ use crate::identities::Identities;
 use crate::init::{self, installation_key, operator_token, prepare_home};
 use crate::landing::{Landed, Landing};
 use crate::nodes::Nodes;
+use crate::oidc::ExternalLogins;
 use crate::operator::OperatorService;
 use crate::parts::Parts;
 use crate::queries::{self, Queries};
@@ -245,7 +246,9 @@ async fn serve(
     let limits = Limits::new(&config.gateway, clock.clone());
     let denials = Denials::new(parts.audit.clone(), clock.clone());
     let gate = Gate::new(guard.clone(), parts.audit.clone(), limits.clone(), denials.clone());
-    let access = AccessService::new(identities.clone(), people.clone(), vec![operators_at]);
+    let logins = config.oidc.as_ref().map(|oidc| ExternalLogins::new(oidc, home.root(), clock.clone()));
+    let logins = logins.transpose().context("open the authority of the provider of identities")?;
+    let access = AccessService::new(identities.clone(), people.clone(), logins, vec![operators_at]);
     let enrolment = EnrolmentService::new(identities.clone(), advertised.agents, joined.clone());
     let service = OperatorService {
         board: board.clone(),

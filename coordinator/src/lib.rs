@@ -34,6 +34,7 @@
 //! | `status.rs`, `metrics.rs` | the books |
 //! | `audit.rs` | the audit log, and what operators ask of it |
 //! | `identities.rs`, `enrolment.rs`, `access.rs` | which machines are nodes; how they become it; what operators say about it |
+//! | `oidc.rs` | log-ins at a provider of identities |
 //! | `setup.rs` | `aap init`: a coordinator that others find, and its first administrator |
 //! | `operator.rs`, `http.rs` | the operators' port |
 //! | `gateway.rs`, `gateway/` | the gateway: limits on calls, routes to other servers, proxies that are believed |
@@ -77,6 +78,7 @@ mod metrics;
 mod node_query;
 mod node_tables;
 pub mod nodes;
+pub mod oidc;
 pub mod operator;
 mod parts;
 pub mod queries;

@@ -65,6 +65,8 @@ const OWN: [&str; 9] = [
     "Access/RevokeApiTokens",
     "Access/CanI",
 ];
+/// Calls of whoever is not known yet.
+const OPEN: [&str; 3] = ["Access/LogIn", "Access/StartLogin", "Access/FinishLogin"];
 /// A change of rights counts within this.
 const COUNTS_WITHIN: Duration = Duration::from_secs(5);
 /// Good enough for the platform.
@@ -248,7 +250,7 @@ fn every_role_may_make_the_calls_that_its_rules_speak_of_and_no_other() {
     let served: Vec<String> = aap_client::Call::ALL
         .iter()
         .map(|call| call.path().trim_start_matches("/aap.v1.").to_owned())
-        .filter(|path| path != "Access/LogIn")
+        .filter(|path| !OPEN.contains(&path.as_str()))
         .collect();
     assert_eq!(
         {

@@ -32,6 +32,7 @@ mod mutants;
 mod network;
 mod node_store;
 mod node_tables;
+mod oidc;
 mod orderly_stop;
 mod people;
 mod permissions;

@@ -19,7 +19,7 @@ struct Server {
 }
 
 /// Every server that tests are written for.
-const SERVERS: [Server; 16] = [
+const SERVERS: [Server; 17] = [
     Server { name: "postgres", needs: &["apt-get"], is_slow: false },
     Server { name: "kafka", needs: &["java", "mvn", "openssl"], is_slow: false },
     // Half a gigabyte for what one test looks at: only where it is asked for.
@@ -30,6 +30,7 @@ const SERVERS: [Server; 16] = [
     Server { name: "minio", needs: &["go"], is_slow: true },
     Server { name: "mongodb", needs: &["go", "python3", "openssl"], is_slow: true },
     Server { name: "opensearch", needs: &["java", "mvn", "unzip"], is_slow: true },
+    Server { name: "keycloak", needs: &["java", "mvn", "openssl", "curl"], is_slow: true },
     Server { name: "spark", needs: &["java", "mvn"], is_slow: true },
     // Minutes of a Go compiler each.
     Server { name: "vault", needs: &["go", "curl"], is_slow: true },
@@ -45,9 +46,9 @@ const SERVERS: [Server; 16] = [
 const PORTS_FROM: u16 = 21_000;
 const PORTS_TO: u16 = 31_000;
 /// Offsets from a base that the scripts use, as they are told below.
-const PORT_OFFSETS: [u16; 41] = [
-    0, 1, 2, 3, 4, 5, 10, 11, 12, 13, 14, 15, 20, 21, 22, 23, 24, 25, 40, 41, 50, 60, 61, 70, 71, 75, 80, 81,
-    85, 86, 90, 91, 30, 31, 32, 33, 34, 35, 36, 95, 96,
+const PORT_OFFSETS: [u16; 43] = [
+    0, 1, 2, 3, 4, 5, 10, 11, 12, 13, 14, 15, 20, 21, 22, 23, 24, 25, 40, 41, 50, 60, 61, 65, 66, 70, 71, 75,
+    80, 81, 85, 86, 90, 91, 30, 31, 32, 33, 34, 35, 36, 95, 96,
 ];
 
 /// Running servers. Dropping it stops them and deletes their data.
@@ -77,6 +78,8 @@ impl Servers {
             ("AAP_CASSANDRA_STORAGE_PORT", port(41)),
             ("AAP_POSTGRES_PORT", port(50)),
             ("AAP_MINIO_PORT", port(60)),
+            ("AAP_KEYCLOAK_PORT", port(65)),
+            ("AAP_KEYCLOAK_MANAGEMENT_PORT", port(66)),
             ("AAP_OPENSEARCH_PORT", port(70)),
             ("AAP_OPENSEARCH_TRANSPORT_PORT", port(71)),
             ("AAP_SPARK_PORT", port(75)),

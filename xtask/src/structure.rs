@@ -23,6 +23,7 @@ const LAYERS: [&[&str]; 7] = [
         "aap-federation",
         "aap-services",
         "aap-gateway",
+        "aap-oidc",
         "aap-sinks",
     ],
     &[

@@ -2,13 +2,15 @@
 
 use aap_client::credentials::{Login, LoginFacts, Source};
 use aap_client::operations::Id;
-use aap_client::v1::{ChangePasswordRequest, LogInRequest, LogOutRequest, WhoAmIReply, WhoAmIRequest};
+use aap_client::v1::{
+    ChangePasswordRequest, LogInReply, LogInRequest, LogOutRequest, WhoAmIReply, WhoAmIRequest,
+};
 use aap_client::{Bearer, Secret, call};
 use aap_types::{ExitCode, Problem};
 use clap::ArgMatches;
 use serde_json::json;
 
-use super::{access_views, text, views};
+use super::{access_views, external, text, views};
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::listing::{Object, object, print_item};
@@ -21,10 +23,20 @@ pub(super) async fn login(context: &mut Context<'_>, arguments: &ArgMatches) -> 
     let (password_file, token_file) = (text(arguments, "password-file"), text(arguments, "with-token"));
     let user = user(context, text(arguments, "user"));
     context.platform.credentials().probe()?;
-    let (login, must_change_password) = match (password_file, token_file) {
-        (file, "") => by_password(context, user, file).await?,
-        ("", file) => (by_token(context, file).await?, false),
-        _ => return Err(both_given().into()),
+    let (device, no_browser) = (arguments.get_flag("device"), arguments.get_flag("no-browser"));
+    let (login, must_change_password) = match (password_file, token_file, device, no_browser) {
+        ("", "", false, false) if user.is_empty() || external::is_external(&user) => {
+            if !external::is_attended() {
+                return Err(nobody_named().into());
+            }
+            context.printer.note("users of the platform itself log in by name: aap auth login NAME");
+            logged_in(external::by_browser(context, true).await?)
+        }
+        ("", "", false, true) => logged_in(external::by_browser(context, false).await?),
+        ("", "", true, false) => logged_in(external::by_device(context).await?),
+        (file, "", false, false) => logged_in(by_password(context, user, file).await?),
+        ("", file, false, false) => (by_token(context, file).await?, false),
+        _ => return Err(several_ways().into()),
     };
     context.platform.credentials().keep(login.clone())?;
     let item = login_item(context, &login.facts, must_change_password);
@@ -46,16 +58,18 @@ fn user(context: &Context<'_>, typed: &str) -> String {
     if typed.is_empty() { of_context().unwrap_or_default() } else { typed.to_owned() }
 }
 
-async fn by_password(context: &Context<'_>, user: String, file: &str) -> Result<(Login, bool), Failure> {
+async fn by_password(context: &Context<'_>, user: String, file: &str) -> Result<LogInReply, Failure> {
     if user.is_empty() {
-        return Err(Problem::new("cli.usage", ExitCode::Usage, "it is not said who logs in")
-            .hint_command("name the user", "aap auth login USER")
-            .into());
+        return Err(nobody_named().into());
     }
     let password = secret(file, &format!("Password of {user}"), "--password-file")?;
     let mut api = context.platform.access_as(None).await?;
     let request = LogInRequest { user, password: password.reveal().to_owned() };
-    let reply = call(context.call_timeout(), api.log_in(request)).await?;
+    Ok(call(context.call_timeout(), api.log_in(request)).await?)
+}
+
+/// What is kept of a session that has begun, and whether its user must change their password first.
+fn logged_in(reply: LogInReply) -> (Login, bool) {
     let facts = LoginFacts {
         user: reply.user,
         is_session: true,
@@ -63,7 +77,7 @@ async fn by_password(context: &Context<'_>, user: String, file: &str) -> Result<
         idle_us: reply.idle_us,
         authority: None,
     };
-    Ok((Login { facts, token: Secret::from(reply.token) }, reply.must_change_password))
+    (Login { facts, token: Secret::from(reply.token) }, reply.must_change_password)
 }
 
 /// The token is kept only if the platform knows it.
@@ -241,7 +255,18 @@ fn secret(file: &str, prompt: &str, option: &str) -> Result<Secret, Failure> {
     if file.is_empty() { password::ask(prompt, option) } else { Ok(password::from_file(file)?) }
 }
 
-fn both_given() -> Problem {
-    Problem::new("cli.usage", ExitCode::Usage, "a login is by password or by token, not both")
-        .hint("leave out --password-file or --with-token")
+fn nobody_named() -> Problem {
+    Problem::new("cli.usage", ExitCode::Usage, "it is not said who logs in")
+        .hint_command("name the user", "aap auth login USER")
+        .hint_command("or log in at the provider of identities by a browser", "aap auth login --no-browser")
+        .hint_command("or by a code that is typed elsewhere", "aap auth login --device")
+}
+
+fn several_ways() -> Problem {
+    Problem::new(
+        "cli.usage",
+        ExitCode::Usage,
+        "a login is by password, by token, by browser or by device: one of them",
+    )
+    .hint("give only one of --password-file, --with-token, --no-browser and --device")
 }

@@ -12,7 +12,7 @@ use crate::gateway::is_limited;
 
 /// Whoever is not known could fill the disk with refusals: of theirs so many are recorded in [`WINDOW`], with how many there were beside them.
 const TOKENS_MAX: u32 = 1;
-/// The same of wrong passwords, of which whoever looks for a guesser wants to see more.
+/// The same of wrong passwords and of people without a role, of whom whoever looks for a guesser wants to see more.
 const PASSWORDS_MAX: u32 = 10;
 /// The same of calls that came too often, whoever made them.
 const LIMITED_MAX: u32 = 1;
@@ -84,7 +84,7 @@ impl Denials {
         let mut bounded = self.bounded.lock().unwrap_or_else(PoisonError::into_inner);
         match problem.code.as_str() {
             _ if is_limited(problem) => bounded.limited.turn(now, LIMITED_MAX),
-            "auth.login_refused" => bounded.passwords.turn(now, PASSWORDS_MAX),
+            "auth.login_refused" | "auth.no_role" => bounded.passwords.turn(now, PASSWORDS_MAX),
             _ => bounded.tokens.turn(now, TOKENS_MAX),
         }
     }

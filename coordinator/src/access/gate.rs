@@ -73,7 +73,7 @@ impl Gate {
         shown: Option<&str>,
     ) -> Result<Option<Caller>, Refused> {
         self.limits.admit_address(passing.from, quota).await?;
-        if passing.call == Call::AccessLogIn {
+        if matches!(passing.call, Call::AccessLogIn | Call::AccessFinishLogin) {
             self.limits.admit_log_in(passing.from, quota).await?;
         }
         let admitted = self.guard.admit(passing.call, shown, passing.from, &passing.touched).await;
@@ -100,7 +100,8 @@ impl Gate {
         let caller = match self.admit(passing, quota, shown.as_deref()).await {
             Ok(caller) => caller,
             Err(refused) => {
-                self.record_denial(passing, refused.caller.as_ref(), &refused.problem).await;
+                self.record_refusal(passing, refused.caller.as_ref(), Outcome::Denied, &refused.problem)
+                    .await;
                 return Err(refused.problem);
             }
         };
@@ -118,22 +119,25 @@ impl Gate {
         let is_denied = |problem: &Problem| problem.exit == ExitCode::Denied || is_login_refused(problem);
         match &problem {
             Some(problem) if is_denied(problem) || passing.touched.was_denied() => {
-                self.record_denial(passing, caller.as_ref(), problem).await;
+                self.record_refusal(passing, caller.as_ref(), Outcome::Denied, problem).await;
             }
             _ if !is_recorded => {}
             None if caller.is_none() => self.trail.record(passing.record(None, Outcome::Done, None)).await?,
             None => self.denials.record_end(passing.record(caller.as_ref(), Outcome::Done, None)).await,
-            failed => {
-                self.denials
-                    .record_end(passing.record(caller.as_ref(), Outcome::Failed, failed.as_ref()))
-                    .await;
-            }
+            Some(failed) => self.record_refusal(passing, caller.as_ref(), Outcome::Failed, failed).await,
         }
         Ok(response)
     }
 
-    async fn record_denial(&self, passing: &Passing, caller: Option<&Caller>, problem: &Problem) {
-        let record = passing.record(caller, Outcome::Denied, Some(problem));
+    /// Records that a call came to nothing: always of whoever is known, and of strangers as often as there is room for.
+    async fn record_refusal(
+        &self,
+        passing: &Passing,
+        caller: Option<&Caller>,
+        outcome: Outcome,
+        problem: &Problem,
+    ) {
+        let record = passing.record(caller, outcome, Some(problem));
         self.denials.record(record, problem, caller.is_some()).await;
     }
 }
@@ -158,7 +162,8 @@ impl Passing {
         };
         let others: Vec<String> =
             objects.iter().skip(1).map(|(kind, name)| format!("{kind}/{name}")).collect();
-        if others.is_empty() { record } else { record.with("also", others.join(", ")) }
+        let record = if others.is_empty() { record } else { record.with("also", others.join(", ")) };
+        self.touched.told().into_iter().fold(record, |record, (what, text)| record.with(what, text))
     }
 }
 
@@ -192,7 +197,7 @@ fn problem_in(response: &Response) -> Option<Problem> {
 }
 
 fn is_login_refused(problem: &Problem) -> bool {
-    ["auth.login_refused", "auth.locked_out"].contains(&problem.code.as_str())
+    ["auth.login_refused", "auth.locked_out", "auth.login_over"].contains(&problem.code.as_str())
 }
 
 /// What whoever calls has named it, or a new one.

@@ -72,6 +72,8 @@ pub(crate) struct Touched(Arc<Mutex<Objects>>);
 #[derive(Debug, Default)]
 struct Objects {
     named: Vec<(Kind, String)>,
+    /// What else is worth knowing later.
+    told: Vec<(&'static str, String)>,
     denied: bool,
 }
 
@@ -86,6 +88,16 @@ impl Touched {
         if !is_known && objects.named.len() < Self::MAX {
             objects.named.push((kind, name.to_owned()));
         }
+    }
+
+    /// Notes something that is no object, and no secret.
+    pub(crate) fn tell(&self, what: &'static str, text: &str) {
+        self.objects_mut().told.push((what, text.to_owned()));
+    }
+
+    /// What was noted so.
+    pub(crate) fn told(&self) -> Vec<(&'static str, String)> {
+        self.objects_mut().told.clone()
     }
 
     /// Notes that it may not be done, whatever the caller is told: of what they may not see, that it is not there.

@@ -4,6 +4,7 @@
 //! at once are not free; whether there is such a user shows neither in the answer nor in the time that it takes.
 
 mod credentials;
+mod external;
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,6 +23,9 @@ use tokio::task::spawn_blocking;
 use super::guard::Guard;
 use super::store_failed;
 use crate::identities::Identities;
+
+pub(crate) use external::External;
+use external::require_local;
 
 /// Passwords that are checked at once, each in [`Passwords::MEMORY_BYTES`]: 38 MiB, and as many as small machines have cores.
 const CHECKS_MAX: usize = 2;
@@ -140,6 +144,12 @@ impl People {
         let user = self.with_store(move |store| store.find::<User>(&wanted)).await?;
         let user = self.checked(user, password, now_us).await?.ok_or_else(login_refused)?;
         self.addresses().forgive(from);
+        self.begin(&user, from).await
+    }
+
+    /// Begins a session of a user who may have one.
+    async fn begin(&self, user: &User, from: IpAddr) -> Result<LoggedIn, Problem> {
+        let now_us = self.now_us();
         let secret = IssuedSecret::mint(IssuedKind::Session).map_err(|error| no_random(&error))?;
         let session = Session {
             id: secret.id().clone(),
@@ -230,6 +240,10 @@ impl People {
         let name: UserName = name
             .parse()
             .map_err(|error: aap_access::UserNameError| usage("user.bad_name", error.to_string()))?;
+        if name.is_external() {
+            let message = format!("`{name}` is a name of somebody whom a provider of identities knows");
+            return Err(usage("user.bad_name", message).hint("they are there from their first log-in on"));
+        }
         self.require_roles(&roles).await?;
         let (hash, made_up) = self.hashed(&name, password).await?;
         let now_us = self.now_us();
@@ -263,6 +277,12 @@ impl People {
     pub(crate) async fn change(&self, name: &str, change: Change) -> Result<(User, Option<Secret>), Problem> {
         let Change { display, add_roles, remove_roles, disabled, password } = change;
         let mut user = self.user(name).await?;
+        if password.is_some() {
+            require_local(&user, "their password")?;
+        }
+        if !add_roles.is_empty() || !remove_roles.is_empty() {
+            require_local(&user, "their roles")?;
+        }
         self.require_roles(&add_roles).await?;
         let ends_sessions = password.is_some() || disabled == Some(true);
         let mut made_up = None;
@@ -299,6 +319,7 @@ impl People {
         (before, after): (Secret, Secret),
     ) -> Result<u64, Problem> {
         let user = self.user(name).await?;
+        require_local(&user, "their password")?;
         let is_same = before.reveal() == after.reveal();
         let checked = self.checked(Some(user), before, self.now_us()).await?;
         let mut user = checked.ok_or_else(|| {
@@ -395,24 +416,6 @@ impl People {
         let message = format!("the role `{role}` is that of {} users: {}", having.len(), having.join(", "));
         Err(Problem::new("role.in_use", ExitCode::Conflict, message)
             .hint_command("take it from them first", format!("aap user set {first} --remove-role {role}")))
-    }
-
-    /// Takes away, until `shutdown`, what is over: sessions, tokens, counted failures.
-    pub(crate) async fn tidy(self, shutdown: aap_runtime::Shutdown) -> Result<(), std::convert::Infallible> {
-        /// What is over is refused anyway: this only keeps the store small.
-        const EVERY: Duration = Duration::from_secs(10 * 60);
-        loop {
-            let now_us = self.now_us();
-            match self.with_store(move |store| store.forget_access_rows(now_us)).await {
-                Ok(rows) if rows > 0 => tracing::debug!(rows, "records of access that are over were removed"),
-                Ok(_) => {}
-                Err(problem) => tracing::warn!(%problem, "records of access that are over cannot be removed"),
-            }
-            tokio::select! {
-                () = tokio::time::sleep(EVERY) => {}
-                () = shutdown.requested() => return Ok(()),
-            }
-        }
     }
 }
 

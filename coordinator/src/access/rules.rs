@@ -35,7 +35,7 @@ const fn needs_resource(verb: Verb) -> Rule {
 /// The rule of a call.
 pub(crate) const fn rule(call: Call) -> Rule {
     match call {
-        Call::AccessLogIn => Rule::Open,
+        Call::AccessLogIn | Call::AccessStartLogin | Call::AccessFinishLogin => Rule::Open,
         // One's own sessions, tokens and rights; those of others are looked at by the service.
         Call::AccessLogOut
         | Call::AccessWhoAmI
@@ -101,7 +101,7 @@ pub(crate) const fn permission(call: Call) -> Option<Permission> {
 /// What a call that changes something is recorded as, in the words of the command line; `None` where it only looks.
 pub(crate) const fn action(call: Call) -> Option<&'static str> {
     match call {
-        Call::AccessLogIn => Some("auth login"),
+        Call::AccessLogIn | Call::AccessFinishLogin => Some("auth login"),
         Call::AccessLogOut => Some("auth logout"),
         Call::AccessChangePassword => Some("auth password"),
         Call::AccessEndSessions => Some("auth session end"),
@@ -125,7 +125,9 @@ pub(crate) const fn action(call: Call) -> Option<&'static str> {
         Call::ResourcesPurgeDeadLetters => Some("sink dlq purge"),
         Call::SecretsSet => Some("secret set"),
         Call::SecretsRemove => Some("secret rm"),
-        Call::SecretsList
+        // Nobody has logged in by that yet.
+        Call::AccessStartLogin
+        | Call::SecretsList
         | Call::AccessListEnrolmentTokens
         | Call::AccessListNodeIdentities
         | Call::AccessWhoAmI
@@ -165,7 +167,8 @@ mod tests {
     #[test]
     fn only_logging_in_needs_nothing_and_only_what_is_ones_own_needs_no_role() {
         let of = |wanted: Rule| Call::ALL.into_iter().filter(move |call| rule(*call) == wanted);
-        assert_eq!(of(Rule::Open).collect::<Vec<_>>(), [Call::AccessLogIn]);
+        let open = [Call::AccessLogIn, Call::AccessStartLogin, Call::AccessFinishLogin];
+        assert_eq!(of(Rule::Open).collect::<Vec<_>>(), open);
         assert_eq!(of(Rule::Known).count(), 9);
         for call in Call::ALL {
             assert_eq!(call_of(call.path()), Some(call));

@@ -18,8 +18,10 @@ pub const API_TOKEN_LIFETIME_MAX: Duration = Duration::from_secs(90 * 24 * 60 * 
 const USE_NOTED_EVERY: Duration = Duration::from_secs(60);
 /// Longest name: an e-mail address of some length.
 const USER_NAME_BYTES_MAX: usize = 128;
+/// What the names of those begin with whom a provider of identities knows, so that none is that of a user made here.
+const EXTERNAL_PREFIX: &str = "oidc:";
 
-/// The name of a user: also an e-mail address, in lower case.
+/// The name of a user: also an e-mail address, in lower case; behind `oidc:` where a provider of identities gave it.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct UserName(String);
@@ -36,15 +38,29 @@ impl UserName {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// The name of somebody whom a provider of identities calls `name`, in lower case.
+    ///
+    /// # Errors
+    /// [`UserNameError`].
+    pub fn external(name: &str) -> Result<Self, UserNameError> {
+        format!("{EXTERNAL_PREFIX}{}", name.to_lowercase()).parse()
+    }
+
+    /// Whether a provider of identities gave it.
+    pub fn is_external(&self) -> bool {
+        self.0.starts_with(EXTERNAL_PREFIX)
+    }
 }
 
 impl FromStr for UserName {
     type Err = UserNameError;
     fn from_str(text: &str) -> Result<Self, UserNameError> {
         let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-        let begins = text.bytes().next().is_some_and(is_plain);
+        let given = text.strip_prefix(EXTERNAL_PREFIX).unwrap_or(text);
+        let begins = given.bytes().next().is_some_and(is_plain);
         let may = |byte: u8| is_plain(byte) || matches!(byte, b'_' | b'-' | b'.' | b'+' | b'@');
-        if begins && text.len() <= USER_NAME_BYTES_MAX && text.bytes().all(may) {
+        if begins && text.len() <= USER_NAME_BYTES_MAX && given.bytes().all(may) {
             return Ok(Self(text.to_owned()));
         }
         Err(UserNameError(

@@ -14,6 +14,7 @@
 //! | `credentials.rs` | [`credentials`]: with what whoever types is known |
 //! | `credential_store.rs`, `keyutils_store.rs` | where logins are kept: files, or the kernel's keyring |
 //! | `bearer.rs` | [`Bearer`]: the token that goes with every call |
+//! | `loopback.rs` | [`Loopback`]: a log-in by a browser that comes back to this machine |
 //! | `environment.rs` | [`environment`]: variables and folders |
 //! | `rules.rs` | [`rules`]: a rule of a role as it is typed |
 //! | `problems.rs` | [`problem_of`]: any failed call as an [`aap_types::Problem`] |
@@ -28,6 +29,7 @@ pub mod environment;
 mod files;
 mod found;
 mod keyutils_store;
+mod loopback;
 pub mod operations;
 mod platform;
 mod problems;
@@ -39,6 +41,7 @@ pub use aap_proto::{Call, MESSAGE_BYTES_MAX, status_of_problem, v1};
 pub use aap_runtime::{Clock, Home, Secret, SecretRef, SystemClock, documents};
 pub use authority::Authority;
 pub use bearer::Bearer;
+pub use loopback::Loopback;
 pub use platform::{
     AccessApi, AuditApi, CoordinatorEndpoints, NodeApi, OperatorApi, Platform, ResourcesApi, SecretsApi, call,
 };

@@ -813,6 +813,57 @@ pub struct LogInReply {
     #[prost(bool, tag = "5")]
     pub must_change_password: bool,
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StartLoginRequest {
+    /// without it: the device flow (RFC 8628), if this platform allows it
+    #[prost(message, optional, tag = "1")]
+    pub browser: ::core::option::Option<start_login_request::Browser>,
+}
+/// Nested message and enum types in `StartLoginRequest`.
+pub mod start_login_request {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct Browser {
+        /// where the browser comes back to: <http://127.0.0.1:PORT/…>
+        #[prost(string, tag = "1")]
+        pub redirect: ::prost::alloc::string::String,
+        /// S256 of the verifier (RFC 7636)
+        #[prost(string, tag = "2")]
+        pub challenge: ::prost::alloc::string::String,
+        #[prost(string, tag = "3")]
+        pub state: ::prost::alloc::string::String,
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StartLoginReply {
+    /// for FinishLogin, once
+    #[prost(string, tag = "1")]
+    pub handle: ::prost::alloc::string::String,
+    /// where the person logs in
+    #[prost(string, tag = "2")]
+    pub url: ::prost::alloc::string::String,
+    /// of a device flow: what they compare with what they see there
+    #[prost(string, tag = "3")]
+    pub code: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub issuer: ::prost::alloc::string::String,
+    #[prost(string, tag = "5")]
+    pub client_id: ::prost::alloc::string::String,
+    #[prost(string, repeated, tag = "6")]
+    pub scopes: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(int64, tag = "7")]
+    pub expires_us: i64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FinishLoginRequest {
+    #[prost(string, tag = "1")]
+    pub handle: ::prost::alloc::string::String,
+    /// that the browser came back with; empty in a device flow
+    #[prost(string, tag = "2")]
+    pub code: ::prost::alloc::string::String,
+    /// of the challenge
+    #[prost(string, tag = "3")]
+    pub verifier: ::prost::alloc::string::String,
+}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct LogOutRequest {}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1369,7 +1420,7 @@ pub mod access_client {
             req.extensions_mut().insert(GrpcMethod::new("aap.v1.Access", "LabelNode"));
             self.inner.unary(req, path, codec).await
         }
-        /// A session for the name and password of a user. The only call that needs no bearer token.
+        /// A session for the name and password of a user. Logging in, in this and the next two ways, needs no bearer token.
         pub async fn log_in(
             &mut self,
             request: impl tonic::IntoRequest<super::LogInRequest>,
@@ -1386,6 +1437,49 @@ pub mod access_client {
             let path = http::uri::PathAndQuery::from_static("/aap.v1.Access/LogIn");
             let mut req = request.into_request();
             req.extensions_mut().insert(GrpcMethod::new("aap.v1.Access", "LogIn"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Begins a log-in at the provider of identities: where a person goes for it.
+        pub async fn start_login(
+            &mut self,
+            request: impl tonic::IntoRequest<super::StartLoginRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::StartLoginReply>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/aap.v1.Access/StartLogin");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("aap.v1.Access", "StartLogin"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// A session for whoever the provider says it is. Of a device flow it answers when the person has decided.
+        pub async fn finish_login(
+            &mut self,
+            request: impl tonic::IntoRequest<super::FinishLoginRequest>,
+        ) -> std::result::Result<tonic::Response<super::LogInReply>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/aap.v1.Access/FinishLogin",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("aap.v1.Access", "FinishLogin"));
             self.inner.unary(req, path, codec).await
         }
         /// Ends the session whose token is shown.
@@ -1762,10 +1856,20 @@ pub mod access_server {
             tonic::Response<super::NodeIdentityReply>,
             tonic::Status,
         >;
-        /// A session for the name and password of a user. The only call that needs no bearer token.
+        /// A session for the name and password of a user. Logging in, in this and the next two ways, needs no bearer token.
         async fn log_in(
             &self,
             request: tonic::Request<super::LogInRequest>,
+        ) -> std::result::Result<tonic::Response<super::LogInReply>, tonic::Status>;
+        /// Begins a log-in at the provider of identities: where a person goes for it.
+        async fn start_login(
+            &self,
+            request: tonic::Request<super::StartLoginRequest>,
+        ) -> std::result::Result<tonic::Response<super::StartLoginReply>, tonic::Status>;
+        /// A session for whoever the provider says it is. Of a device flow it answers when the person has decided.
+        async fn finish_login(
+            &self,
+            request: tonic::Request<super::FinishLoginRequest>,
         ) -> std::result::Result<tonic::Response<super::LogInReply>, tonic::Status>;
         /// Ends the session whose token is shown.
         async fn log_out(
@@ -2224,6 +2328,94 @@ pub mod access_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = LogInSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/aap.v1.Access/StartLogin" => {
+                    #[allow(non_camel_case_types)]
+                    struct StartLoginSvc<T: Access>(pub Arc<T>);
+                    impl<T: Access> tonic::server::UnaryService<super::StartLoginRequest>
+                    for StartLoginSvc<T> {
+                        type Response = super::StartLoginReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::StartLoginRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Access>::start_login(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = StartLoginSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/aap.v1.Access/FinishLogin" => {
+                    #[allow(non_camel_case_types)]
+                    struct FinishLoginSvc<T: Access>(pub Arc<T>);
+                    impl<
+                        T: Access,
+                    > tonic::server::UnaryService<super::FinishLoginRequest>
+                    for FinishLoginSvc<T> {
+                        type Response = super::LogInReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::FinishLoginRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Access>::finish_login(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = FinishLoginSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

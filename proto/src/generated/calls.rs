@@ -16,6 +16,10 @@ pub enum Call {
     AccessLabelNode,
     /// `/aap.v1.Access/LogIn`.
     AccessLogIn,
+    /// `/aap.v1.Access/StartLogin`.
+    AccessStartLogin,
+    /// `/aap.v1.Access/FinishLogin`.
+    AccessFinishLogin,
     /// `/aap.v1.Access/LogOut`.
     AccessLogOut,
     /// `/aap.v1.Access/WhoAmI`.
@@ -104,7 +108,7 @@ pub enum Call {
 
 impl Call {
     /// All of them.
-    pub const ALL: [Self; 49] = [
+    pub const ALL: [Self; 51] = [
         Self::AccessCreateEnrolmentToken,
         Self::AccessListEnrolmentTokens,
         Self::AccessRevokeEnrolmentToken,
@@ -112,6 +116,8 @@ impl Call {
         Self::AccessSetNodeState,
         Self::AccessLabelNode,
         Self::AccessLogIn,
+        Self::AccessStartLogin,
+        Self::AccessFinishLogin,
         Self::AccessLogOut,
         Self::AccessWhoAmI,
         Self::AccessChangePassword,
@@ -166,6 +172,8 @@ impl Call {
             Self::AccessSetNodeState => "/aap.v1.Access/SetNodeState",
             Self::AccessLabelNode => "/aap.v1.Access/LabelNode",
             Self::AccessLogIn => "/aap.v1.Access/LogIn",
+            Self::AccessStartLogin => "/aap.v1.Access/StartLogin",
+            Self::AccessFinishLogin => "/aap.v1.Access/FinishLogin",
             Self::AccessLogOut => "/aap.v1.Access/LogOut",
             Self::AccessWhoAmI => "/aap.v1.Access/WhoAmI",
             Self::AccessChangePassword => "/aap.v1.Access/ChangePassword",

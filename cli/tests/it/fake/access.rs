@@ -179,6 +179,14 @@ impl Access for Fake {
         Ok(Response::new(LogInReply { token, user, expires_us, idle_us, must_change_password: true }))
     }
 
+    async fn start_login(&self, _: Request<StartLoginRequest>) -> Answer<StartLoginReply> {
+        Err(refused("auth.oidc_off", ExitCode::Usage, "this platform knows no provider of identities"))
+    }
+
+    async fn finish_login(&self, _: Request<FinishLoginRequest>) -> Answer<LogInReply> {
+        Err(refused("auth.login_over", ExitCode::LoginNeeded, "the log-in is over"))
+    }
+
     async fn log_out(&self, request: Request<LogOutRequest>) -> Answer<LogOutReply> {
         let (who, _) = self.asks(request)?;
         self.called(format!("log-out {who}"));

@@ -91,4 +91,22 @@ impl People {
         self.inner.guard.forget();
         Ok(revoked)
     }
+
+    /// Takes away, until `shutdown`, what is over: sessions, tokens, counted failures.
+    pub(crate) async fn tidy(self, shutdown: aap_runtime::Shutdown) -> Result<(), std::convert::Infallible> {
+        /// What is over is refused anyway: this only keeps the store small.
+        const EVERY: Duration = Duration::from_secs(10 * 60);
+        loop {
+            let now_us = self.now_us();
+            match self.with_store(move |store| store.forget_access_rows(now_us)).await {
+                Ok(rows) if rows > 0 => tracing::debug!(rows, "records of access that are over were removed"),
+                Ok(_) => {}
+                Err(problem) => tracing::warn!(%problem, "records of access that are over cannot be removed"),
+            }
+            tokio::select! {
+                () = tokio::time::sleep(EVERY) => {}
+                () = shutdown.requested() => return Ok(()),
+            }
+        }
+    }
 }

@@ -28,13 +28,17 @@ pub(super) const OPERATIONS: &[Operation] = &[
         verb: "login",
         is_default: false,
         summary: "Log in, and keep the login for the commands that follow",
-        details: "Asks for the password on a terminal, and never shows it. Elsewhere it comes from a file, or from stdin with `-`; it is no \
-argument, because others can see those. With --with-token an API token is kept instead, after the platform was asked whether it is good. The \
+        details: "Of a user of the platform it asks for the password on a terminal, and never shows it. Elsewhere it comes from a file, or \
+from stdin with `-`; it is no argument, because others can see those. Without a name a person logs in at the provider of identities that the \
+coordinator knows: by a browser, which comes back to a port of this machine, or with --device by a code that is compared at another. Either \
+waits five minutes at most. With --with-token an API token is kept instead, after the platform was asked whether it is good. The \
 login is kept for this context or home alone, in a file that only you can read; `aap auth status` says where.",
         arguments: &[
             Argument::optional("user", Value::Text, "Who; by default whom the context names"),
             Argument::option("password-file", Value::File, "Read the password from this file, `-`: stdin"),
             Argument::option("with-token", Value::File, "Keep the API token in this file, `-`: stdin"),
+            Argument::flag("no-browser", "At the provider of identities; print the URL, and open no browser"),
+            Argument::flag("device", "At the provider of identities, by a code that is compared at another machine"),
         ],
         effect: Effect::Mutate,
         permission: "",
@@ -55,9 +59,13 @@ login is kept for this context or home alone, in a file that only you can read; 
             ExitCode::Failed,
             ExitCode::Usage,
             ExitCode::LoginNeeded,
+            ExitCode::Denied,
+            ExitCode::Conflict,
             ExitCode::Unavailable,
         ],
         examples: &[
+            Example { command: "aap auth login", purpose: "by a browser, at the provider of identities" },
+            Example { command: "aap auth login --device", purpose: "from a machine without a browser" },
             Example { command: "aap auth login ana", purpose: "asks for the password" },
             Example {
                 command: "aap auth login ana --password-file /run/secrets/ana",

@@ -1,0 +1,262 @@
+//! What is asked of a provider: where it is asked, with which keys it signs, and who somebody is.
+//!
+//! What a provider says of itself is kept for an hour, and longer while it does not answer. A token with a key that is not known is a
+//! reason to look at the keys again, but not more often than every half a minute: anybody can name a key that is not there.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use aap_runtime::Clock;
+use hyper::Uri;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::Mutex;
+
+use crate::claims::Claims;
+use crate::error::Error;
+use crate::keys::KeySet;
+use crate::token::{Expected, Fault, verify};
+use crate::wire::{Answer, Wire, check_url, form};
+
+/// How long is kept what a provider says of itself. Keys that it withdrew count no longer than that.
+const KEPT: Duration = Duration::from_secs(60 * 60);
+/// How often keys are asked for at most.
+const KEYS_ASKED_EVERY: Duration = Duration::from_secs(30);
+
+/// Which provider, and as whom we are known to it.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The provider's own name, a URL.
+    pub issuer: String,
+    /// As whom we are known.
+    pub client_id: String,
+    /// Whom tokens may be meant for; one of these.
+    pub audiences: Vec<String>,
+    /// What is asked for; `openid` among it.
+    pub scopes: Vec<String>,
+}
+
+/// How a browser comes back from the provider.
+#[derive(Debug, Clone, Copy)]
+pub struct CodeRequest<'a> {
+    /// Where to.
+    pub redirect: &'a str,
+    /// S256 of a secret of whoever waits there (RFC 7636).
+    pub challenge: &'a str,
+    /// By which whoever waits there knows that it is the answer.
+    pub state: &'a str,
+    /// By which the token is known as that of this log-in.
+    pub nonce: &'a str,
+}
+
+/// A provider of identities.
+#[derive(Debug)]
+pub struct Provider {
+    settings: Settings,
+    wire: Wire,
+    clock: Arc<dyn Clock>,
+    metadata: Mutex<Option<Kept<Metadata>>>,
+    keys: Mutex<Option<Kept<KeySet>>>,
+}
+
+/// An answer, and when it was asked for.
+#[derive(Debug)]
+struct Kept<T> {
+    asked: Duration,
+    value: Arc<T>,
+}
+
+/// Where a provider is asked.
+#[derive(Debug)]
+pub(crate) struct Metadata {
+    authorization_endpoint: Uri,
+    token_endpoint: Uri,
+    pub(crate) device_endpoint: Option<Uri>,
+    jwks: Uri,
+}
+
+impl Provider {
+    /// Nothing is asked yet.
+    pub fn new(settings: Settings, tls: Arc<rustls::ClientConfig>, clock: Arc<dyn Clock>) -> Self {
+        Self { settings, wire: Wire::new(tls), clock, metadata: Mutex::default(), keys: Mutex::default() }
+    }
+
+    /// Which provider it is.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    pub(crate) fn wire(&self) -> &Wire {
+        &self.wire
+    }
+
+    /// Where a person goes who has a browser.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn code_url(&self, request: &CodeRequest<'_>) -> Result<String, Error> {
+        let endpoint = self.metadata().await?.authorization_endpoint.to_string();
+        let fields = form(&[
+            ("response_type", "code"),
+            ("client_id", &self.settings.client_id),
+            ("redirect_uri", request.redirect),
+            ("scope", &self.settings.scopes.join(" ")),
+            ("state", request.state),
+            ("nonce", request.nonce),
+            ("code_challenge", request.challenge),
+            ("code_challenge_method", "S256"),
+        ]);
+        let behind = if endpoint.contains('?') { '&' } else { '?' };
+        Ok(format!("{endpoint}{behind}{fields}"))
+    }
+
+    /// Who it is, for the code that their browser came back with.
+    ///
+    /// # Errors
+    /// [`Error`]; [`Error::Refused`] where the code is not good, or the verifier is another's.
+    pub async fn redeem(
+        &self,
+        (code, verifier): (&str, &str),
+        redirect: &str,
+        nonce: &str,
+    ) -> Result<Claims, Error> {
+        let fields = [
+            ("grant_type", "authorization_code"),
+            ("code", code),
+            ("redirect_uri", redirect),
+            ("client_id", &self.settings.client_id),
+            ("code_verifier", verifier),
+        ];
+        let token = self.ask_for_token(&fields).await?;
+        self.claims(&token, nonce).await
+    }
+
+    /// The ID token that the provider gives for something.
+    pub(crate) async fn ask_for_token(&self, fields: &[(&str, &str)]) -> Result<String, Error> {
+        #[derive(Deserialize)]
+        struct Reply {
+            // What else is in it gives access to others, and is thrown away.
+            id_token: Option<String>,
+        }
+        let metadata = self.metadata().await?;
+        let endpoint = &metadata.token_endpoint;
+        let reply: Reply = answered(endpoint, &self.wire.post(endpoint, fields).await?)?;
+        reply.id_token.ok_or_else(|| Error::unusable(endpoint, "there is no ID token in it"))
+    }
+
+    /// What a token says, if it is good.
+    pub(crate) async fn claims(&self, token: &str, nonce: &str) -> Result<Claims, Error> {
+        let expected = Expected {
+            issuer: &self.settings.issuer,
+            client_id: &self.settings.client_id,
+            audiences: &self.settings.audiences,
+            nonce,
+            now_s: self.clock.unix_us() / 1_000_000,
+        };
+        match verify(token, self.keys(KEPT).await?.as_ref(), &expected) {
+            Err(Fault::UnknownKey) => {
+                Ok(verify(token, self.keys(KEYS_ASKED_EVERY).await?.as_ref(), &expected)?)
+            }
+            other => Ok(other?),
+        }
+    }
+
+    pub(crate) async fn metadata(&self) -> Result<Arc<Metadata>, Error> {
+        self.kept(&self.metadata, KEPT, async {
+            let url =
+                format!("{}/.well-known/openid-configuration", self.settings.issuer.trim_end_matches('/'));
+            let url = check_url(&url)?;
+            Metadata::of(&self.settings.issuer, &url, &self.wire.get(&url).await?)
+        })
+        .await
+    }
+
+    async fn keys(&self, not_older: Duration) -> Result<Arc<KeySet>, Error> {
+        let metadata = self.metadata().await?;
+        self.kept(&self.keys, not_older, async {
+            let answer = self.wire.get(&metadata.jwks).await?;
+            if !answer.is_success {
+                return Err(Error::unusable(&metadata.jwks, format!("its status is {}", answer.status)));
+            }
+            KeySet::parse(&answer.body).map_err(|reason| Error::unusable(&metadata.jwks, reason))
+        })
+        .await
+    }
+
+    /// What is kept, or asks for it anew; while that fails, what was kept still counts. One asks at a time, and the others get its answer.
+    async fn kept<T>(
+        &self,
+        place: &Mutex<Option<Kept<T>>>,
+        not_older: Duration,
+        ask: impl Future<Output = Result<T, Error>>,
+    ) -> Result<Arc<T>, Error> {
+        let mut place = place.lock().await;
+        let now = self.clock.monotonic();
+        if let Some(kept) = place.as_ref().filter(|kept| now.saturating_sub(kept.asked) < not_older) {
+            return Ok(kept.value.clone());
+        }
+        match ask.await {
+            Ok(value) => {
+                let value = Arc::new(value);
+                *place = Some(Kept { asked: now, value: value.clone() });
+                Ok(value)
+            }
+            Err(error) => {
+                let Some(kept) = place.as_mut() else { return Err(error) };
+                tracing::warn!(%error, "the provider of identities does not answer; what it said before counts");
+                // Not asked again at once for that.
+                kept.asked = now;
+                Ok(kept.value.clone())
+            }
+        }
+    }
+}
+
+impl Metadata {
+    /// What discovery says.
+    fn of(issuer: &str, url: &Uri, answer: &Answer) -> Result<Self, Error> {
+        #[derive(Deserialize)]
+        struct Document {
+            issuer: String,
+            authorization_endpoint: String,
+            token_endpoint: String,
+            device_authorization_endpoint: Option<String>,
+            jwks_uri: String,
+        }
+        let document: Document = answered(url, answer)?;
+        if document.issuer != issuer {
+            return Err(Error::unusable(
+                url,
+                format!("it is of the issuer `{}`, not `{issuer}`", document.issuer),
+            ));
+        }
+        Ok(Self {
+            authorization_endpoint: check_url(&document.authorization_endpoint)?,
+            token_endpoint: check_url(&document.token_endpoint)?,
+            device_endpoint: document.device_authorization_endpoint.as_deref().map(check_url).transpose()?,
+            jwks: check_url(&document.jwks_uri)?,
+        })
+    }
+}
+
+/// What an answer says, or how the provider refuses.
+pub(crate) fn answered<T: DeserializeOwned>(url: &Uri, answer: &Answer) -> Result<T, Error> {
+    #[derive(Deserialize)]
+    struct Refusal {
+        error: String,
+        #[serde(default)]
+        error_description: String,
+    }
+    if answer.is_success {
+        return serde_json::from_slice(&answer.body).map_err(|error| Error::unusable(url, error));
+    }
+    let status = format!("its status is {}", answer.status);
+    if answer.status >= 500 {
+        // Its own trouble, which it may be over in a moment.
+        return Err(Error::Unreachable { url: url.to_string(), reason: status });
+    }
+    match serde_json::from_slice::<Refusal>(&answer.body) {
+        Ok(refusal) => Err(Error::refused(&refusal.error, &refusal.error_description)),
+        Err(_) => Err(Error::unusable(url, status)),
+    }
+}
