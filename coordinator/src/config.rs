@@ -22,6 +22,7 @@ use std::time::Duration;
 
 use aap_buffer::Durability;
 use aap_lake::LakeConfig;
+use aap_redis::RedisServer;
 use aap_runtime::{SecretPlace, SecretRef};
 use aap_spark::SparkSpec;
 use aap_sql::ServingLimits;
@@ -34,8 +35,8 @@ use crate::cluster::ClusterConfig;
 use crate::daemon::Endpoints;
 use crate::gateway::GatewayConfig;
 use crate::metadata::MetadataConfig;
-use crate::secrets::SecretsConfig;
 use crate::oidc::OidcConfig;
+use crate::secrets::SecretsConfig;
 
 /// Default of `agents.bind`.
 pub const AGENTS_PORT: u16 = 7400;
@@ -264,7 +265,8 @@ impl Config {
         let spark = self.spark.iter().flat_map(SparkSpec::secrets);
         let cluster =
             self.cluster.iter().flat_map(|cluster| [cluster.landing.secrets(), cluster.lake.secrets()]);
-        metadata.chain(spark).chain(cluster.flatten()).collect()
+        let limits = self.gateway.redis.iter().flat_map(RedisServer::secrets);
+        metadata.chain(spark).chain(limits).chain(cluster.flatten()).collect()
     }
 
     /// Where others find this coordinator, which listens as `bound` says.

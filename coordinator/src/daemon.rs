@@ -181,7 +181,7 @@ async fn serve(
     let catalogs = Catalogs::new(secret_source.clone());
     let declared = parts.resources.clone();
     let declared = spawn_blocking(move || declared.resources()).await??;
-    let routes = Routes::new(clock.clone(), tasks.clone());
+    let routes = Routes::new(clock.clone(), tasks.clone(), secret_source.clone());
     if joined.is_none() {
         catalogs.start_all(&declared);
         routes.start_all(&declared);

@@ -6,7 +6,9 @@ mod audit;
 mod convert;
 
 pub use audit::{audit_record, audit_verification};
-pub use convert::{ConvertError, PROBLEM_METADATA, RATE_LIMITED, batch_id, problem_of_status, status_of_problem};
+pub use convert::{
+    ConvertError, PROBLEM_METADATA, RATE_LIMITED, batch_id, problem_of_status, status_of_problem,
+};
 
 /// Messages and services of package `aap.v1`.
 #[expect(clippy::allow_attributes_without_reason, reason = "generated code")]

@@ -14,11 +14,12 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::fmt::Write;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use aap_access::{Kind, Verb};
 use aap_gateway::route::{Refusal, RouteProxy, RouteSpec, RouteTable};
 use aap_runtime::documents::{Document, DocumentError};
-use aap_runtime::{Clock, Shutdown, Supervisor, TaskKind};
+use aap_runtime::{Clock, SecretRef, SecretSource, Shutdown, Supervisor, TaskKind, resolve_secrets};
 use aap_sinks::tls;
 use aap_store::ResourceRecord;
 use aap_types::{ExitCode, Problem};
@@ -27,6 +28,11 @@ use tracing::warn;
 
 /// The kind of the documents that are routes.
 pub(crate) const KIND: &str = "Route";
+
+/// How old a secret may be that is kept elsewhere: whoever changes one there knows when the former one may go.
+const SECRETS_EVERY: Duration = Duration::from_secs(60);
+/// After a failure: its keeper may be back.
+const SECRETS_AGAIN: Duration = Duration::from_secs(5);
 
 /// What a caller of a route needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,6 +57,7 @@ pub(crate) struct Route {
 pub(crate) struct Routes {
     clock: Arc<dyn Clock>,
     tasks: Supervisor,
+    secrets: Arc<dyn SecretSource>,
     known: Arc<RwLock<Known>>,
 }
 
@@ -62,8 +69,8 @@ struct Known {
 
 impl Routes {
     /// None yet. What they do beside requests runs in `tasks`.
-    pub(crate) fn new(clock: Arc<dyn Clock>, tasks: Supervisor) -> Self {
-        Self { clock, tasks, known: Arc::default() }
+    pub(crate) fn new(clock: Arc<dyn Clock>, tasks: Supervisor, secrets: Arc<dyn SecretSource>) -> Self {
+        Self { clock, tasks, secrets, known: Arc::default() }
     }
 
     /// Reads and checks a document.
@@ -99,7 +106,7 @@ impl Routes {
             let message = format!("the route `{}` cannot speak TLS", record.name);
             Problem::new("gateway.tls", ExitCode::Usage, message).caused_by(&error)
         })?;
-        let (clock, tasks) = (self.clock.clone(), self.tasks.clone());
+        let (clock, tasks, references) = (self.clock.clone(), self.tasks.clone(), spec.secrets());
         let proxy = Arc::new(RouteProxy::new(&record.name, spec, tls.map(Arc::new), clock, tasks));
         let shutdown = self.tasks.shutdown().child();
         let (probing, until) = (proxy.clone(), shutdown.clone());
@@ -107,8 +114,32 @@ impl Routes {
             probing.probe(until).await;
             Ok::<_, Infallible>(())
         });
+        self.keep_secrets(&record.name, references, shutdown.clone());
         self.change(|routes| routes.insert(record.name.clone(), Arc::new(Route { proxy, needs, shutdown })));
         Ok(())
+    }
+
+    /// Asks for secrets of a route that somebody has to be asked for, again and again until `shutdown`: a request waits for nobody.
+    fn keep_secrets(&self, name: &str, mut references: Vec<SecretRef>, shutdown: Shutdown) {
+        references.retain(|reference| reference.place().is_some());
+        if references.is_empty() {
+            return;
+        }
+        let (name, source) = (name.to_owned(), self.secrets.clone());
+        self.tasks.spawn(TaskKind::optional("secrets of a route"), async move {
+            while !shutdown.is_requested() {
+                let resolved = resolve_secrets(&references, source.as_ref()).await;
+                let pause = if resolved.is_ok() { SECRETS_EVERY } else { SECRETS_AGAIN };
+                if let Err(problem) = resolved {
+                    warn!(route = name, %problem, causes = ?problem.causes, "a secret of a route cannot be had");
+                }
+                tokio::select! {
+                    () = tokio::time::sleep(pause) => {}
+                    () = shutdown.requested() => {}
+                }
+            }
+            Ok::<_, Infallible>(())
+        });
     }
 
     /// Forgets one. What is under way ends as it would.

@@ -72,6 +72,7 @@ pub(crate) fn secrets_of(record: &ResourceRecord) -> Vec<SecretRef> {
         sinks::KIND => SinkSpec::read(&document).map(|spec| spec.secrets()),
         sources::KIND => SourceSpec::read(&document).map(|spec| spec.secrets()),
         catalogs::KIND => CatalogSpec::read(&document, &record.name).map(|spec| spec.secrets()),
+        gateway::KIND => gateway::Routes::read(&document).map(|(spec, _)| spec.secrets()),
         _ => return vec![],
     };
     secrets.unwrap_or_default()
@@ -115,9 +116,9 @@ pub(super) fn check(document: &Document) -> Result<Wanted, Problem> {
             Ok(Wanted { kind: catalogs::KIND, name, text, start: None, streams: vec![], secrets })
         }
         gateway::KIND => {
-            gateway::Routes::read(document).map_err(|error| error.problem())?;
-            let text = document.text().trim().to_owned() + "\n";
-            Ok(Wanted { kind: gateway::KIND, name, text, start: None, streams: vec![] })
+            let (spec, _) = gateway::Routes::read(document).map_err(|error| error.problem())?;
+            let (text, secrets) = (document.text().trim().to_owned() + "\n", spec.secrets());
+            Ok(Wanted { kind: gateway::KIND, name, text, start: None, streams: vec![], secrets })
         }
         sources::KIND if SourceSpec::is_ours(document) => {
             let spec = SourceSpec::read(document).map_err(|error| error.problem())?;

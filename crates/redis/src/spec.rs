@@ -55,6 +55,11 @@ pub struct RedisServer {
 }
 
 impl RedisServer {
+    /// Every secret that it refers to.
+    pub fn secrets(&self) -> Vec<SecretRef> {
+        self.password.iter().cloned().collect()
+    }
+
     /// Looks at what no single field can know.
     ///
     /// # Errors

@@ -239,6 +239,11 @@ impl RouteSpec {
         Duration::from_secs(self.idle_seconds.get().into())
     }
 
+    /// Every secret that it refers to.
+    pub fn secrets(&self) -> Vec<SecretRef> {
+        self.request.secrets.values().cloned().collect()
+    }
+
     /// Whether an upstream is spoken to by TLS.
     pub fn needs_tls(&self) -> bool {
         self.upstreams.urls.iter().any(|url| url.starts_with("https:"))
