@@ -9,6 +9,7 @@ mod cluster;
 mod contexts;
 mod dead_letters;
 mod decisions;
+mod doctor;
 mod help;
 mod init;
 pub(crate) mod logs;
@@ -54,6 +55,7 @@ pub(crate) async fn dispatch(
         Id::Restore => backup::restore(context, arguments).await,
         Id::Logs => logs::show(context, arguments).await,
         Id::Status => status::show(context, arguments).await,
+        Id::Doctor => Box::pin(doctor::examine(context, arguments)).await,
         Id::Version => help::version(context),
         Id::Completion => help::completion(context, arguments),
         Id::Help => help::show(context, arguments),

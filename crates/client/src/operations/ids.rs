@@ -14,6 +14,7 @@ pub enum Id {
     Restore,
     Logs,
     Status,
+    Doctor,
     Version,
     Completion,
     Help,
@@ -97,7 +98,7 @@ pub enum Id {
 
 impl Id {
     /// Every id.
-    pub const ALL: [Self; 86] = [
+    pub const ALL: [Self; 87] = [
         Self::Init,
         Self::Up,
         Self::Down,
@@ -105,6 +106,7 @@ impl Id {
         Self::Restore,
         Self::Logs,
         Self::Status,
+        Self::Doctor,
         Self::Version,
         Self::Completion,
         Self::Help,
