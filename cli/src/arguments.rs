@@ -12,6 +12,8 @@ use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command, ValueHint};
 
+use crate::completion;
+
 /// Most rows or items that are printed unless told otherwise.
 const LIMIT_DEFAULT: u64 = 500;
 
@@ -55,6 +57,8 @@ pub(crate) struct Parsed {
 pub(crate) struct End {
     error: clap::Error,
     for_programs: bool,
+    /// What was typed has line breaks or other control characters in it, which clap repeats as they are.
+    is_odd: bool,
 }
 
 impl End {
@@ -65,6 +69,11 @@ impl End {
             let problem = usage_problem(&self.error);
             let mut printer = crate::printer::Printer::new(&Settings::plain());
             printer.error_line(&problem.to_json().to_string());
+            return ExitCode::Usage;
+        }
+        if !wanted && self.is_odd {
+            let mut printer = crate::printer::Printer::new(&Settings::plain());
+            crate::failure::print_problem(&usage_problem(&self.error), &mut printer);
             return ExitCode::Usage;
         }
         // Printing fails only when nobody reads.
@@ -87,7 +96,8 @@ fn usage_problem(error: &clap::Error) -> Problem {
 pub(crate) fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Parsed, Box<End>> {
     let arguments: Vec<OsString> = arguments.collect();
     let for_programs = asks_for_json(&arguments);
-    let end = |error| Box::new(End { error, for_programs });
+    let is_odd = arguments.iter().any(|word| word.to_string_lossy().chars().any(char::is_control));
+    let end = |error| Box::new(End { error, for_programs, is_odd });
     let matches = command().try_get_matches_from(arguments).map_err(end)?;
     let settings = Settings::from(&matches);
     let (operation, arguments) = selected(matches).ok_or_else(|| {
@@ -211,6 +221,9 @@ fn clap_argument(argument: &'static Argument) -> Arg {
     if argument.value != Value::Nothing {
         arg = arg.value_parser(parser(argument.value)).value_hint(hint(argument.value));
     }
+    if let Some(completer) = completion::completer(argument.value) {
+        arg = arg.add(completer);
+    }
     if let Some(default) = argument.default {
         arg = arg.default_value(default);
     }
@@ -234,7 +247,11 @@ fn value_name(value: Value) -> &'static str {
         Value::Sql => "SQL",
         Value::Stream => "STREAM",
         Value::Node => "NODE",
-        Value::Context => "NAME",
+        Value::Context | Value::DeclaredName => "NAME",
+        Value::Sink => "SINK",
+        Value::User => "USER",
+        Value::Role => "ROLE",
+        Value::Declared => "KIND",
         Value::Choice(_) => "WHICH",
     }
 }

@@ -9,6 +9,7 @@ mod cluster;
 mod contexts;
 mod dead_letters;
 mod decisions;
+mod doctor;
 mod external;
 mod help;
 mod init;
@@ -56,6 +57,7 @@ pub(crate) async fn dispatch(
         Id::Restore => backup::restore(context, arguments).await,
         Id::Logs => logs::show(context, arguments).await,
         Id::Status => status::show(context, arguments).await,
+        Id::Doctor => Box::pin(doctor::examine(context, arguments)).await,
         Id::Version => help::version(context),
         Id::Completion => help::completion(context, arguments),
         Id::Help => help::show(context, arguments),

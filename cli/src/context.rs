@@ -43,7 +43,7 @@ impl<'a> Context<'a> {
         let (named, platform) = match found {
             Ok(found) => found,
             // Whatever is wrong with the way to a platform, this is how it is set right, or explained.
-            Err(_) if !is_for_a_platform(operation) => {
+            Err(_) if !is_for_a_platform(operation) || operation.id == Id::Doctor => {
                 (None, Platform::find(Target::Home(None), &Environment::default())?)
             }
             Err(problem) => return Err(problem),

@@ -5,6 +5,7 @@ use std::io;
 use aap_types::{ExitCode, Problem};
 
 use crate::printer::{Printer, Style};
+use crate::text::clean_lines;
 
 /// Why a command ended early.
 #[derive(Debug)]
@@ -66,7 +67,8 @@ pub(crate) fn print_problem(problem: &Problem, printer: &mut Printer) {
 
 /// The problem as people read it.
 pub(crate) fn text_of(problem: &Problem, style: Style) -> String {
-    let clean = crate::text::clean_lines;
+    // No line of it begins with what a stranger wrote: it could look like a hint of ours.
+    let clean = |text: &str| clean_lines(text).replace('\n', "\n    ");
     let head = style.red(&format!("error[{}]", problem.code));
     let mut text = format!("{head}: {}", clean(&problem.message));
     for cause in &problem.causes {

@@ -1,7 +1,7 @@
 //! What stands before a change through a protected context: the one place that asks or refuses, for every command.
 
 use aap_client::operations::{Effect, Operation};
-use aap_client::protection::{self, Guard, Unlocks};
+use aap_client::protection::{self, Guard, Protection, Unlocks};
 use aap_types::{ExitCode, Problem};
 use clap::ArgMatches;
 
@@ -26,7 +26,12 @@ pub(crate) fn pass(
     };
     let unlocked = Unlocks::within(&context.environment.state_folder()).get(&name);
     match protection::guard(&name, facts.protection, unlocked.as_ref(), context.now_us()) {
-        Guard::Pass => Ok(()),
+        Guard::Pass => {
+            let reason =
+                unlocked.filter(|_| facts.protection == Protection::Unlock).map(|unlocked| unlocked.reason);
+            reason.into_iter().for_each(|reason| context.platform.give_reason(&reason));
+            Ok(())
+        }
         Guard::Refuse(problem) => Err(problem),
         Guard::Ask => confirm(context, operation, name.as_str()),
     }

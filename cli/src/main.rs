@@ -3,11 +3,13 @@
 //! | file | owns |
 //! |---|---|
 //! | `arguments.rs` | the clap tree, made from the registry of operations, and [`arguments::Settings`] |
+//! | `completion.rs` | what the shell offers at a press of the key |
 //! | `confirm.rs` | the question before something is removed for good |
 //! | `guard.rs` | what stands before a change through a protected context |
 //! | `password.rs` | secrets from a terminal without echo, a file or stdin |
 //! | `context.rs` | what every command gets: platform, settings, printer |
 //! | `declared.rs` | the files of `-f`: their texts, and the objects they name |
+//! | `doctor.rs`, `doctor/` | what `aap doctor` looks at |
 //! | `error_pages.rs` | the pages of `docs/errors/`, which `build.rs` puts into the program |
 //! | `failure.rs` | how a command ends, and how a problem looks |
 //! | `printer.rs` | stdout and stderr; the only place that prints |
@@ -21,9 +23,11 @@
 
 mod arguments;
 mod commands;
+mod completion;
 mod confirm;
 mod context;
 mod declared;
+mod doctor;
 mod error_pages;
 mod failure;
 mod guard;
@@ -47,6 +51,9 @@ use crate::failure::Failure;
 use crate::printer::Printer;
 
 fn main() -> ProcessExit {
+    if completion::answered() {
+        return ProcessExit::SUCCESS;
+    }
     let code = match std::panic::catch_unwind(run) {
         Ok(code) => code,
         Err(_) => ExitCode::Bug,

@@ -43,10 +43,10 @@ fn is_unsafe(c: char) -> bool {
     c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200e}' | '\u{200f}')
 }
 
-/// A cell of tab-separated text: backslash, tab, line breaks and control characters as escapes, so that no cell
-/// breaks its line and the text can be had back.
+/// A cell of tab-separated text: backslash, tab, line breaks, control and direction characters as escapes, so that no
+/// cell breaks its line and the text can be had back.
 pub(crate) fn escape_plain(text: &str) -> String {
-    if !text.chars().any(|c| c == '\\' || c.is_control()) {
+    if !text.chars().any(|c| c == '\\' || is_unsafe(c)) {
         return text.to_owned();
     }
     let mut out = String::with_capacity(text.len() + 8);
@@ -57,6 +57,7 @@ pub(crate) fn escape_plain(text: &str) -> String {
             '\n' => out.push_str("\\n"),
             '\r' => out.push_str("\\r"),
             c if c.is_control() => out.push_str(&format!("\\x{:02x}", c as u32)),
+            c if is_unsafe(c) => out.push_str(&format!("\\u{:04x}", c as u32)),
             c => out.push(c),
         }
     }
@@ -154,7 +155,7 @@ mod tests {
 
     #[test]
     fn a_plain_cell_never_breaks_its_line() {
-        assert_eq!(escape_plain("a\tb\\n\nc\x1b"), "a\\tb\\\\n\\nc\\x1b");
+        assert_eq!(escape_plain("a\tb\\n\nc\x1b\u{202e}"), "a\\tb\\\\n\\nc\\x1b\\u202e");
         assert_eq!(escape_csv("say \"x\", y"), "\"say \"\"x\"\", y\"");
     }
 

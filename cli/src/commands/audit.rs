@@ -19,7 +19,7 @@ use crate::arguments::format_for;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::interrupt::Interrupts;
-use crate::listing::{Object, object, print_item, print_list, print_table, shown};
+use crate::listing::{Object, object, print_item, print_list_of, print_table, shown};
 
 /// Verification reads every byte: a minute for some ten million records.
 const VERIFY_TIMEOUT: Duration = Duration::from_secs(300);
@@ -62,8 +62,7 @@ pub(super) async fn search(context: &mut Context<'_>, arguments: &ArgMatches) ->
     let request = ReadAuditRequest {
         since_us: ago("since"),
         until_us: ago("until"),
-        // One more, so that it is seen whether there are more.
-        limit: context.settings.limit.checked_add(1).filter(|limit| *limit > 1).unwrap_or_default(),
+        // All of them, so that it can be said how many there are; those beyond the limit are only counted.
         ..conditions(arguments)
     };
     let records = open(context, request).await?;
@@ -96,13 +95,17 @@ async fn print_all(
     id: Id,
     mut records: Streaming<AuditRecord>,
 ) -> Result<ExitCode, Failure> {
-    let mut items = Vec::new();
+    let most = usize::try_from(context.settings.limit).ok().filter(|limit| *limit != 0).unwrap_or(usize::MAX);
+    let (mut items, mut total) = (Vec::new(), 0);
     while let Some(record) = records.message().await.map_err(|status| problem_of(&status))? {
-        items.push(views::audit_record(&record));
+        total += 1;
+        if items.len() < most {
+            items.push(views::audit_record(&record));
+        }
     }
-    let (as_of_us, is_empty) = (context.now_us(), items.is_empty());
-    print_list(context, id, items, as_of_us)?;
-    if is_empty {
+    let as_of_us = context.now_us();
+    print_list_of(context, id, items, total, as_of_us)?;
+    if total == 0 {
         context.printer.note("no such record");
     }
     Ok(ExitCode::Ok)

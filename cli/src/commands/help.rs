@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::text;
 use crate::arguments::command;
+use crate::completion;
 use crate::context::Context;
 use crate::error_pages;
 use crate::failure::Failure;
@@ -155,12 +156,7 @@ pub(super) fn version(context: &mut Context<'_>) -> Result<ExitCode, Failure> {
 }
 
 pub(super) fn completion(context: &mut Context<'_>, arguments: &ArgMatches) -> Result<ExitCode, Failure> {
-    let shell: clap_complete::Shell = text(arguments, "shell").parse().map_err(|reason: String| {
-        Problem::new("cli.usage", ExitCode::Usage, "this shell is not known").cause(reason)
-    })?;
-    let mut script = Vec::new();
-    clap_complete::generate(shell, &mut command(), "aap", &mut script);
-    context.printer.write(&script)?;
+    context.printer.write(&completion::script(text(arguments, "shell"))?)?;
     Ok(ExitCode::Ok)
 }
 

@@ -269,7 +269,7 @@ fn version_and_completions_need_no_platform() {
     assert!(home.aap(&["--version"]).out.starts_with("aap 0."));
     assert_eq!(home.aap(&["version", "-o", "json"]).json()["item"]["version"], env!("CARGO_PKG_VERSION"));
     for shell in ["bash", "zsh", "fish"] {
-        assert!(home.aap(&["completion", shell]).out.contains("salvage"), "{shell}");
+        assert!(home.aap(&["completion", shell]).out.contains("AAP_COMPLETE"), "{shell}");
     }
     assert_eq!(home.aap(&["logs"]).code, 3);
 }

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex};
 use aap_client::operations;
 use aap_client::status_of_problem;
 use aap_client::v1::access_server::AccessServer;
+use aap_client::v1::audit_server::AuditServer;
 use aap_client::v1::ingest_reply::Kind as IngestAnswer;
 use aap_client::v1::ingest_request::Kind as IngestAsk;
 use aap_client::v1::node_server::{Node, NodeServer};
@@ -26,12 +27,15 @@ use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
 pub(crate) mod access;
+mod audit;
 mod resources;
 mod secrets;
 
 pub(crate) use resources::ORDERS;
 
 pub(crate) const TOKEN: &str = "5e0f";
+/// Of somebody who may do nothing.
+pub(crate) const DENIED: &str = "0d0d";
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// What the fake platform holds.
@@ -207,6 +211,8 @@ async fn serve_operator(fake: Fake) -> std::net::SocketAddr {
         let given = request.metadata().get("authorization").and_then(|value| value.to_str().ok());
         if given == Some(&format!("Bearer {TOKEN}")) {
             Ok(request)
+        } else if given == Some(&format!("Bearer {DENIED}")) {
+            Err(audit::denied())
         } else {
             Err(Status::unauthenticated("wrong token"))
         }
@@ -214,12 +220,14 @@ async fn serve_operator(fake: Fake) -> std::net::SocketAddr {
     let operator = OperatorServer::with_interceptor(fake.clone(), check);
     let resources = ResourcesServer::with_interceptor(fake.clone(), check);
     let secrets = SecretsServer::with_interceptor(fake.clone(), check);
+    let audit = AuditServer::with_interceptor(fake.clone(), check);
     let access = AccessServer::new(fake);
     let server = tonic::transport::Server::builder()
         .add_service(operator)
         .add_service(resources)
         .add_service(secrets)
-        .add_service(access);
+        .add_service(access)
+        .add_service(audit);
     tokio::task::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
     address
 }

@@ -5,9 +5,11 @@
 mod access;
 mod cluster;
 mod commands;
+mod completion;
 mod contexts;
 mod fake;
 mod ingest;
+mod matrix;
 mod queries;
 mod resources;
 mod sinks;

@@ -10,18 +10,21 @@
 //! | `found.rs` | where coordinators are that are looked for |
 //! | `target.rs` | [`Target`]: which platform is meant |
 //! | `contexts.rs`, `authority.rs` | [`contexts`]: named ways to platforms; [`Authority`]: by which certificates one is known |
+//! | `certificate.rs` | [`CertificateFacts`]: by what a coordinator shows who it is |
 //! | `protection.rs` | [`protection`]: what a context protects its platform from |
 //! | `credentials.rs` | [`credentials`]: with what whoever types is known |
 //! | `credential_store.rs`, `keyutils_store.rs` | where logins are kept: files, or the kernel's keyring |
 //! | `bearer.rs` | [`Bearer`]: the token that goes with every call |
 //! | `loopback.rs` | [`Loopback`]: a log-in by a browser that comes back to this machine |
 //! | `environment.rs` | [`environment`]: variables and folders |
+//! | `names.rs` | [`names`]: names of objects, for completion |
 //! | `rules.rs` | [`rules`]: a rule of a role as it is typed |
 //! | `problems.rs` | [`problem_of`]: any failed call as an [`aap_types::Problem`] |
 
 pub mod audit;
 mod authority;
 mod bearer;
+mod certificate;
 pub mod contexts;
 mod credential_store;
 pub mod credentials;
@@ -30,6 +33,7 @@ mod files;
 mod found;
 mod keyutils_store;
 mod loopback;
+pub mod names;
 pub mod operations;
 mod platform;
 mod problems;
@@ -41,6 +45,7 @@ pub use aap_proto::{Call, MESSAGE_BYTES_MAX, status_of_problem, v1};
 pub use aap_runtime::{Clock, Home, Secret, SecretRef, SystemClock, documents};
 pub use authority::Authority;
 pub use bearer::Bearer;
+pub use certificate::CertificateFacts;
 pub use loopback::Loopback;
 pub use platform::{
     AccessApi, AuditApi, CoordinatorEndpoints, NodeApi, OperatorApi, Platform, ResourcesApi, SecretsApi, call,

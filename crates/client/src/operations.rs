@@ -8,7 +8,7 @@
 //! |---|---|
 //! | `ids.rs` | [`Id`]: which there are |
 //! | `vocabulary.rs` | the types: [`Operation`], [`Argument`], [`Output`], [`Field`] |
-//! | `platform.rs` | up, down, backup, restore, logs, status, version, completion, help, man |
+//! | `platform.rs` | up, down, backup, restore, logs, status, doctor, version, completion, help, man |
 //! | `data.rs` | query, ingest, stream, node |
 //! | `audit.rs` | audit: what was done with privilege |
 //! | `access.rs` | token; the standing of nodes |
@@ -42,6 +42,7 @@ mod vocabulary;
 
 pub use globals::{GLOBALS, exit_meaning};
 pub use ids::Id;
+pub use platform::DOCTOR_CHECKS;
 pub use vocabulary::{
     Argument, Effect, Example, Field, FieldType, Format, Kind, Noun, Operation, Output, Value,
 };

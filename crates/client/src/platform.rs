@@ -77,13 +77,15 @@ pub struct Platform {
     /// By which authority the coordinator is known, where it is not that of the home.
     authority: Option<Authority>,
     credentials: Credentials,
+    /// Why something is done there, for its audit log.
+    reason: Option<String>,
 }
 
 impl Platform {
     /// The platform at `home`, for programs that act for it: with its own token, whoever is logged in.
     pub fn at(home: Home) -> Self {
         let credentials = Credentials::of_home(home.operator_token_file());
-        Self { home: Some(home), context: None, endpoint: None, authority: None, credentials }
+        Self { home: Some(home), context: None, endpoint: None, authority: None, credentials, reason: None }
     }
 
     /// The platform that is meant, as whoever types reaches it.
@@ -109,12 +111,25 @@ impl Platform {
             (None, None) => unreachable!("without a context there is a home"),
         };
         let credentials = Credentials::new(environment, key, fingerprint, home_token)?;
-        Ok(Self { home, context, endpoint, authority, credentials })
+        Ok(Self { home, context, endpoint, authority, credentials, reason: None })
+    }
+
+    /// From now on every call says why it is made.
+    pub fn give_reason(&mut self, reason: &str) {
+        self.reason = Some(reason.to_owned());
     }
 
     /// The context by which it was found.
     pub fn context(&self) -> Option<&ContextName> {
         self.context.as_ref()
+    }
+
+    /// A name for files about it: the same for the same way to it.
+    pub fn key(&self) -> String {
+        let context = self.context.as_ref().map_or("", ContextName::as_str);
+        let home = self.home.as_ref().map(home_key).unwrap_or_default();
+        let way = format!("{context}\n{home}\n{}", self.endpoint.as_deref().unwrap_or_default());
+        blake3::hash(way.as_bytes()).to_hex()[..32].to_owned()
     }
 
     /// Where it keeps its files.
@@ -279,7 +294,7 @@ impl Platform {
             self.coordinator_endpoints()?;
         }
         let Credential { bearer, .. } = self.credentials.find()?;
-        Ok((self.coordinator_channel().await?, bearer))
+        Ok((self.coordinator_channel().await?, bearer.because(self.reason.as_deref())))
     }
 
     /// To the first that answers, where there are several.
@@ -467,7 +482,7 @@ fn unreachable_at(
 }
 
 /// Of the layers of a failed connection only the innermost says anything.
-fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
+pub(crate) fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
     let mut innermost = error;
     while let Some(source) = innermost.source() {
         innermost = source;

@@ -6,7 +6,7 @@ use aap_client::v1::*;
 use aap_types::{ExitCode, Problem};
 use tonic::{Request, Response, Status};
 
-use super::{Fake, TOKEN};
+use super::{DENIED, Fake, TOKEN};
 
 /// The token of a session of `ana`, and the password that begins it.
 pub(crate) const SESSION: &str = "aaps_7mKq03TzRw9e_session";
@@ -96,6 +96,7 @@ impl Fake {
             TOKEN => "operator",
             SESSION if !self.people(|people| people.session_is_over) => "ana",
             API_TOKEN => "ana",
+            DENIED => return Err(super::audit::denied()),
             SESSION => {
                 return Err(refused("auth.token_refused", ExitCode::LoginNeeded, "the session is over"));
             }
@@ -164,8 +165,10 @@ impl Access for Fake {
         Ok(Response::new(NodeIdentityReply { node: Some(node) }))
     }
 
-    async fn label_node(&self, _: Request<LabelNodeRequest>) -> Answer<NodeIdentityReply> {
-        Ok(Response::new(NodeIdentityReply::default()))
+    async fn label_node(&self, request: Request<LabelNodeRequest>) -> Answer<NodeIdentityReply> {
+        let node = self.operator(request)?.node;
+        let node = NodeIdentity { node, state: "approved".into(), ..NodeIdentity::default() };
+        Ok(Response::new(NodeIdentityReply { node: Some(node) }))
     }
 
     async fn log_in(&self, request: Request<LogInRequest>) -> Answer<LogInReply> {

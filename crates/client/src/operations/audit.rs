@@ -25,7 +25,7 @@ const RECORD: &[Field] = &[
     Field::json("details", FieldType::Object),
 ];
 
-const ACTOR: Argument = Argument::option("actor", Value::Text, "Only what this user, node or operator did");
+const ACTOR: Argument = Argument::option("actor", Value::User, "Only what this user, node or operator did");
 const ACTION: Argument =
     Argument::option("action", Value::Text, "Only this operation, such as `node ban`, or all of a noun");
 const OUTCOME: Argument = Argument::option(

@@ -200,7 +200,7 @@ login is kept for this context or home alone, in a file that only you can read; 
         summary: "List sessions: your own, somebody's, or everybody's",
         details: "Those of others are seen by whoever may read users.",
         arguments: &[
-            Argument::option("user", Value::Text, "Whose; by default your own"),
+            Argument::option("user", Value::User, "Whose; by default your own"),
             Argument::flag("all", "Everybody's"),
         ],
         effect: Effect::Read,
@@ -224,7 +224,7 @@ login is kept for this context or home alone, in a file that only you can read; 
         arguments: &[
             Argument::optional("session", Value::Text, "Its id, as `aap auth session ls` shows it"),
             Argument::flag("all", "All of them"),
-            Argument::option("user", Value::Text, "Whose"),
+            Argument::option("user", Value::User, "Whose"),
         ],
         effect: Effect::Mutate,
         permission: "",

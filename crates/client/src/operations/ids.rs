@@ -14,6 +14,7 @@ pub enum Id {
     Restore,
     Logs,
     Status,
+    Doctor,
     Version,
     Completion,
     Help,
@@ -100,7 +101,7 @@ pub enum Id {
 
 impl Id {
     /// Every id.
-    pub const ALL: [Self; 89] = [
+    pub const ALL: [Self; 90] = [
         Self::Init,
         Self::Up,
         Self::Down,
@@ -108,6 +109,7 @@ impl Id {
         Self::Restore,
         Self::Logs,
         Self::Status,
+        Self::Doctor,
         Self::Version,
         Self::Completion,
         Self::Help,

@@ -18,6 +18,26 @@ const BACKUP: &[Field] = &[
     Field::shown("bytes", "bytes", FieldType::Bytes),
 ];
 
+/// What `aap doctor` looks at, in this order.
+pub const DOCTOR_CHECKS: &[&str] = &[
+    "contexts",
+    "credentials",
+    "home",
+    "disk",
+    "limits",
+    "programs",
+    "ports",
+    "coordinator",
+    "tls",
+    "clock",
+    "nodes",
+    "approvals",
+    "buffers",
+    "sinks",
+    "audit",
+    "agent",
+];
+
 pub(super) const OPERATIONS: &[Operation] = &[
     Operation {
         id: Id::Init,
@@ -239,6 +259,47 @@ a missing sandbox layer, are shown and do not change the exit code.",
         hints: &["aap logs", "aap stream ls"],
     },
     Operation {
+        id: Id::Doctor,
+        noun: "",
+        verb: "doctor",
+        is_default: false,
+        summary: "Check this machine and the platform, and say what to do about what is not well",
+        details: "Looks at contexts and credentials, the home and its keys, disk, limits, programs and ports, the coordinator, its certificate \
+and clock, nodes, waiting approvals, buffers, sinks, the audit log and the agent here. Each check is `ok`, `warn`, `fail` or `skipped`; one that \
+fails makes the exit code 11. --fix puts right only modes of your own files and missing folders, and says what it did. --bundle writes findings, \
+status, versions, configuration and the ends of the logs into an archive that only you can read, with secrets left out.",
+        arguments: &[
+            Argument::flag("fix", "Put right what can be put right without a doubt"),
+            Argument::option("only", Value::Choice(DOCTOR_CHECKS), "Only this check").many(),
+            Argument::option("bundle", Value::File, "Write an archive (tar) for whoever helps"),
+        ],
+        effect: Effect::Read,
+        permission: "platform:read",
+        output: Output::List {
+            kind: "doctor.findings",
+            fields: &[
+                Field::shown("check", "check", FieldType::Text),
+                Field::shown("result", "result", FieldType::Text),
+                Field::shown("finding", "finding", FieldType::Text),
+                Field::json("cause", FieldType::Text),
+                Field::json("hint", FieldType::Text),
+                Field::json("command", FieldType::Text),
+                Field::json("fixed", FieldType::Text),
+            ],
+        },
+        formats: LISTING,
+        exits: &[ExitCode::Ok, ExitCode::Failed, ExitCode::Conflict, ExitCode::CheckFailed],
+        examples: &[
+            Example { command: "aap doctor", purpose: "everything" },
+            Example {
+                command: "aap doctor --only home --only credentials --fix",
+                purpose: "put modes right",
+            },
+            Example { command: "aap doctor --bundle aap-doctor.tar", purpose: "for whoever helps" },
+        ],
+        hints: &["aap status", "aap logs"],
+    },
+    Operation {
         id: Id::Version,
         noun: "",
         verb: "version",
@@ -263,7 +324,9 @@ a missing sandbox layer, are shown and do not change the exit code.",
         verb: "completion",
         is_default: false,
         summary: "Print a completion script for a shell",
-        details: "",
+        details: "The script asks `aap` at every press of the key. Commands and options come from the program itself; names of nodes, \
+streams, sinks, users, roles and declared objects from the platform, if it answers within 150 ms: it never asks for a password, and says \
+nothing where it fails. Names are kept for ten seconds in the folder for state.",
         arguments: &[Argument::position(
             "shell",
             Value::Choice(&["bash", "zsh", "fish", "elvish", "powershell"]),
@@ -276,7 +339,7 @@ a missing sandbox layer, are shown and do not change the exit code.",
         exits: &[ExitCode::Ok],
         examples: &[Example {
             command: "aap completion bash",
-            purpose: "for ~/.local/share/bash-completion/completions/aap",
+            purpose: "for ~/.local/share/bash-completion/completions/aap; or: source <(aap completion bash)",
         }],
         hints: &[],
     },

@@ -104,8 +104,8 @@ same content stays as it is. What no file names is left alone: `aap delete` remo
         details: "KIND in any case, singular or plural. With NAME, `table` and `plain` print the document as it was \
 applied, comments and all; JSON has document, revision, author and times.",
         arguments: &[
-            Argument::optional("kind", Value::Text, "Which kind, such as sink; by default all"),
-            Argument::optional("name", Value::Text, "Which object"),
+            Argument::optional("kind", Value::Declared, "Which kind, such as sink; by default all"),
+            Argument::optional("name", Value::DeclaredName, "Which object"),
         ],
         effect: Effect::Read,
         permission: "resource:read",
@@ -150,8 +150,8 @@ applied, comments and all; JSON has document, revision, author and times.",
 where it is, and a sink made again under its name begins anew. Of documents only kind and metadata.name are read; those that \
 are not there are named on stderr, and the exit code is 9.",
         arguments: &[
-            Argument::optional("kind", Value::Text, "Which kind, such as sink"),
-            Argument::optional("name", Value::Text, "Which object"),
+            Argument::optional("kind", Value::Declared, "Which kind, such as sink"),
+            Argument::optional("name", Value::DeclaredName, "Which object"),
             FILES,
         ],
         effect: Effect::Destructive,

@@ -11,7 +11,7 @@ const READ: &[ExitCode] = &[ExitCode::Ok, ExitCode::LoginNeeded, ExitCode::Denie
 const ONE: &[ExitCode] =
     &[ExitCode::Ok, ExitCode::NotFound, ExitCode::LoginNeeded, ExitCode::Denied, ExitCode::Unavailable];
 
-const NAME: &[Argument] = &[Argument::position("sink", Value::Text, "Which")];
+const NAME: &[Argument] = &[Argument::position("sink", Value::Sink, "Which")];
 
 /// What became of a sink.
 const STATE: &[Field] =

@@ -21,8 +21,8 @@ const CHANGE: &[ExitCode] = &[
     ExitCode::Unavailable,
 ];
 
-const USER: Argument = Argument::position("user", Value::Text, "Which");
-const ROLE: Argument = Argument::position("role", Value::Text, "Which");
+const USER: Argument = Argument::position("user", Value::User, "Which");
+const ROLE: Argument = Argument::position("role", Value::Role, "Which");
 const VERB: Argument = Argument::position("verb", Value::Choice(VERBS), "What would be done");
 const OBJECT: Argument = Argument::position(
     "object",
@@ -74,7 +74,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         is_default: false,
         summary: "Ask whether you, or somebody, may do something, and by which rule",
         details: "Exit 0: yes, 5: no. About others asks whoever may read users.",
-        arguments: &[VERB, OBJECT, Argument::option("as", Value::Text, "Not you, but this user")],
+        arguments: &[VERB, OBJECT, Argument::option("as", Value::User, "Not you, but this user")],
         effect: Effect::Read,
         permission: "",
         output: Output::Item {
@@ -161,7 +161,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
 before anything else. A user without a role may do nothing.",
         arguments: &[
             Argument::position("user", Value::Text, "The name to log in with"),
-            Argument::option("role", Value::Text, "A role of theirs").many(),
+            Argument::option("role", Value::Role, "A role of theirs").many(),
             Argument::option("display", Value::Text, "The name for people"),
             Argument::option("password-file", Value::File, "The password is in this file, `-`: stdin"),
         ],
@@ -192,8 +192,8 @@ before anything else. A user without a role may do nothing.",
 unless --password-file has one.",
         arguments: &[
             USER,
-            Argument::option("add-role", Value::Text, "Give them this role").many(),
-            Argument::option("remove-role", Value::Text, "Take this role from them").many(),
+            Argument::option("add-role", Value::Role, "Give them this role").many(),
+            Argument::option("remove-role", Value::Role, "Take this role from them").many(),
             Argument::option("display", Value::Text, "The name for people"),
             Argument::flag("disable", "Nobody can log in as them any more"),
             Argument::flag("enable", "They can log in again"),

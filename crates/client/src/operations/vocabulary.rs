@@ -154,6 +154,16 @@ pub enum Value {
     Node,
     /// The name of a context.
     Context,
+    /// The name of a sink.
+    Sink,
+    /// The name of a user.
+    User,
+    /// The name of a role.
+    Role,
+    /// A kind of declared objects.
+    Declared,
+    /// The name of a declared object, of the kind that stands before it.
+    DeclaredName,
     /// One of these.
     Choice(&'static [&'static str]),
 }
