@@ -38,7 +38,10 @@ login is kept for this context or home alone, in a file that only you can read; 
             Argument::option("password-file", Value::File, "Read the password from this file, `-`: stdin"),
             Argument::option("with-token", Value::File, "Keep the API token in this file, `-`: stdin"),
             Argument::flag("no-browser", "At the provider of identities; print the URL, and open no browser"),
-            Argument::flag("device", "At the provider of identities, by a code that is compared at another machine"),
+            Argument::flag(
+                "device",
+                "At the provider of identities, by a code that is compared at another machine",
+            ),
         ],
         effect: Effect::Mutate,
         permission: "",
