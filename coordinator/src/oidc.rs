@@ -17,7 +17,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use aap_access::Origin;
+use aap_access::{Origin, UserName};
 use aap_oidc::{Claims, CodeRequest, Device, Error, Provider};
 use aap_runtime::Clock;
 use aap_transport::OutwardTls;
@@ -166,18 +166,25 @@ impl ExternalLogins {
         told.map_err(|error| problem_of(&error))
     }
 
-    /// What somebody is here.
+    /// What somebody is called here.
     ///
     /// # Errors
-    /// `auth.login_refused` (4) where the provider's name is none here; `auth.no_role` (5).
-    pub(crate) fn external(&self, claims: &Claims) -> Result<External, Problem> {
+    /// `auth.login_refused` (4) where the provider's name is none here.
+    pub(crate) fn name(&self, claims: &Claims) -> Result<UserName, Problem> {
+        self.inner.config.name_of(claims)
+    }
+
+    /// What somebody of that name is here.
+    ///
+    /// # Errors
+    /// `auth.no_role` (5).
+    pub(crate) fn external(&self, name: UserName, claims: &Claims) -> Result<External, Problem> {
         let config = &self.inner.config;
-        let name = config.name_of(claims)?;
         let roles = config.roles_of(claims);
         if roles.is_empty() {
             let message = format!("no group of `{name}` at the provider has a role here");
             return Err(Problem::new("auth.no_role", ExitCode::Denied, message)
-                .cause(format!("it knows them in {}", groups(&claims.texts(&config.groups_claim))))
+                .cause(format!("the provider names {}", groups(&claims.texts(&config.groups_claim))))
                 .hint("ask whoever manages groups there, or the section `oidc.roles` of the coordinator's configuration"));
         }
         let display = claims.text("name").unwrap_or_default();

@@ -188,7 +188,7 @@ fn whoever_comes_from_the_provider_is_shut_out_here_and_changed_there() {
     let alice = hub.person("alice");
     alice.log_in().ok();
     let operator = |arguments: &[&str]| hub.platform.aap(&[arguments, &["-o", "json"]].concat());
-    for change in [&["--role", "viewer"][..], &["--remove-role", "admin"], &["--reset-password"]] {
+    for change in [&["--add-role", "viewer"][..], &["--remove-role", "admin"], &["--reset-password"]] {
         operator(&[&["user", "set", "oidc:alice"], change].concat()).refused(6, "user.external");
     }
     operator(&["user", "create", "oidc:eve"]).refused(2, "user.bad_name");

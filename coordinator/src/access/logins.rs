@@ -61,8 +61,9 @@ impl AccessService {
         touched.tell("issuer", &logins.config().issuer);
         let claims = logins.finish(&handle, &code, &verifier).await?;
         touched.tell("subject", claims.subject());
-        let external = logins.external(&claims)?;
-        touched.note(Kind::User, external.name.as_str());
+        let name = logins.name(&claims)?;
+        touched.note(Kind::User, name.as_str());
+        let external = logins.external(name, &claims)?;
         Ok(begun(self.people.log_in_external(external, from).await?))
     }
 }

@@ -132,6 +132,13 @@ fn names_of_users_hold_no_tricks() {
     for bad in ["", "Ana", "ana b", "ana\n", "-a", "@a", "añ", "a/b", "a\u{202e}", &"a".repeat(129)] {
         assert!(bad.parse::<UserName>().is_err(), "{bad:?}");
     }
+    let external = UserName::external("Ana@Example.org").unwrap();
+    assert_eq!((external.as_str(), external.is_external()), ("oidc:ana@example.org", true));
+    assert_eq!("oidc:ana@example.org".parse(), Ok(external));
+    assert!(!"oidc.ana".parse::<UserName>().unwrap().is_external());
+    for bad in ["", ":a", "oidc:a", "a b", "é", &"a".repeat(128)] {
+        assert!(UserName::external(bad).is_err(), "{bad:?}");
+    }
     let shown = "a\u{1b}[31m".parse::<UserName>().unwrap_err().to_string();
     assert!(!shown.contains('\u{1b}'), "{shown}");
 }

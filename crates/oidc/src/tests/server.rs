@@ -193,9 +193,10 @@ async fn a3_keys_are_looked_for_again_rarely_and_the_old_ones_count_while_the_is
         rig.answers([rig.token(&next, "new", json!({"exp": later}))]);
         rig.redeem().await.unwrap();
         // Another document under the same name has no say before it is fetched; the key that it withdrew has none after.
-        let mut says = rig.says.lock().unwrap();
-        (says.is_away, says.jwks) = (false, json!({"keys": [next.jwk("ec")]}));
-        drop(says);
+        {
+            let mut says = rig.says.lock().unwrap();
+            (says.is_away, says.jwks) = (false, json!({"keys": [next.jwk("ec")]}));
+        }
         rig.answers([rig.token(&next, "ec", json!({"exp": later}))]);
         assert!(matches!(rig.redeem().await, Err(Error::Token(Fault::Signature))));
         rig.clock.advance(Duration::from_secs(60 * 60));
