@@ -6,6 +6,7 @@
 //! | `guard.rs` | [`Guard`], [`Caller`]: who calls, and whether they may |
 //! | `gate.rs` | [`Gate`]: what calls come through; what is recorded of them |
 //! | `scope.rs` | [`Scope`]: what a caller sees in a query |
+//! | `statements.rs` | [`Statement`]: the record of who was answered which rows |
 //! | `people.rs` | [`People`]: users, passwords, sessions, API tokens |
 //! | `credentials.rs`, `asked.rs` | sessions and tokens of callers and others; questions about rights |
 //! | `enrolment_tokens.rs`, `nodes.rs` | machines that become nodes, and their standing |
@@ -22,6 +23,7 @@ mod nodes;
 mod people;
 mod rules;
 mod scope;
+mod statements;
 mod wire;
 
 use aap_access::{
@@ -47,6 +49,7 @@ pub(crate) use guard::{Caller, Guard, facts_of};
 pub(crate) use nodes::wire_identity;
 pub(crate) use people::People;
 pub(crate) use scope::{Named, Scope, Scoped};
+pub(crate) use statements::Statement;
 
 /// The kind of documents that declare roles.
 pub(crate) const ROLE: &str = "Role";

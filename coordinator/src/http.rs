@@ -23,7 +23,7 @@ use tonic::service::Routes;
 use tower::ServiceExt;
 
 use crate::access::{AccessService, Gate, Guard, bearer, pass_gate};
-use crate::audit::AuditService;
+use crate::audit::{AuditService, AuditTrail};
 use crate::enrolment::{EnrolmentService, REQUEST_BYTES_MAX};
 use crate::metrics;
 use crate::operator::OperatorService;
@@ -63,7 +63,7 @@ pub(crate) async fn serve(
         .route("/metrics", get(show_metrics))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(show_readiness))
-        .with_state(Monitored { service, guard: gate.guard().clone() });
+        .with_state(Monitored { service, audit: gate.trail().clone(), guard: gate.guard().clone() });
     let operators = Routes::new(operator).add_service(resources).add_service(access).add_service(audit);
     let operators = operators.into_axum_router().layer(from_fn_with_state(gate, pass_gate));
     let enrolment = Routes::new(enrolment).into_axum_router();
@@ -145,6 +145,7 @@ fn typed(status: StatusCode, problem: &Problem) -> Response {
 #[derive(Debug, Clone)]
 struct Monitored {
     service: OperatorService,
+    audit: AuditTrail,
     guard: Guard,
 }
 
@@ -159,8 +160,9 @@ async fn show_metrics(
             if problem.exit == ExitCode::Denied { StatusCode::FORBIDDEN } else { StatusCode::UNAUTHORIZED };
         return typed(status, &problem);
     }
-    let service = monitored.service;
-    let text = tokio::task::spawn_blocking(move || metrics::render(&service)).await.unwrap_or_default();
+    let (service, audit) = (monitored.service, monitored.audit);
+    let text =
+        tokio::task::spawn_blocking(move || metrics::render(&service, &audit)).await.unwrap_or_default();
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
 }
 
