@@ -29,6 +29,7 @@ mod mutants;
 mod network;
 mod node_store;
 mod node_tables;
+mod operators;
 mod orderly_stop;
 mod people;
 mod permissions;
