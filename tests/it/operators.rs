@@ -126,7 +126,7 @@ fn a8_what_strangers_write_reaches_no_terminal_and_no_log_as_a_command() {
         vec!["user", "create", HOSTILE],
         vec!["token", "revoke", HOSTILE],
         vec!["auth", "session", "end", HOSTILE],
-        vec!["help", HOSTILE],
+        vec!["help", "error", HOSTILE],
         vec![HOSTILE],
     ] {
         let ran = platform.aap(&arguments);
