@@ -193,6 +193,7 @@ fn node_name(config: &Config) -> NodeId {
 
 /// Makes the directories and refuses a layout of a newer version.
 fn prepare_state(home: &Home) -> anyhow::Result<()> {
+    aap_runtime::refuse_exposed(home)?;
     for directory in [home.root().to_owned(), home.run(), home.agent(), home.tmp().join("agent")] {
         make_private(&directory)?;
     }

@@ -1,6 +1,6 @@
 //! What the agent answers on its unix socket: who can open it (mode 0600) may call it.
 
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use aap_proto::v1::{
     SourceStatus,
 };
 use aap_runtime::{Home, Shutdown};
-use aap_types::NodeId;
+use aap_types::{ExitCode, NodeId, Problem};
 use anyhow::Context;
 use camino::Utf8Path;
 use futures::Stream;
@@ -46,6 +46,7 @@ impl NodeService {
 /// Opens the socket, in place of one that nobody answers any more.
 pub async fn bind(home: &Home) -> anyhow::Result<UnixListener> {
     let path = home.agent_socket();
+    refuse_exposed_socket(&path)?;
     if path.exists() {
         if UnixStream::connect(&path).await.is_ok() {
             anyhow::bail!("another agent answers on `{path}`");
@@ -56,6 +57,21 @@ pub async fn bind(home: &Home) -> anyhow::Result<UnixListener> {
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))
         .with_context(|| format!("protect the socket `{path}`"))?;
     Ok(listener)
+}
+
+/// A socket that was left there, and that everybody may call, was not made by an agent: nothing is known of who calls it.
+fn refuse_exposed_socket(path: &Utf8Path) -> Result<(), Problem> {
+    const EVERYBODY_WRITES: u32 = 0o002;
+    let Ok(there) = path.symlink_metadata() else { return Ok(()) };
+    let refused = |what: &str| {
+        let problem = Problem::new("agent.socket_exposed", ExitCode::Usage, format!("`{path}` {what}"));
+        problem.hint_command("remove it, and start the agent again", format!("rm {path}"))
+    };
+    match there.permissions().mode() {
+        _ if !there.file_type().is_socket() => Err(refused("stands where the agent's socket belongs")),
+        mode if mode & EVERYBODY_WRITES != 0 => Err(refused("is a socket that everybody may call")),
+        _ => Ok(()),
+    }
 }
 
 fn bind_failure(path: &Utf8Path) -> String {

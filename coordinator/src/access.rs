@@ -7,6 +7,7 @@
 //! | `gate.rs` | [`Gate`]: what calls come through; what is recorded of them |
 //! | `denials.rs` | [`Denials`]: refusals as they are recorded |
 //! | `scope.rs` | [`Scope`]: what a caller sees in a query |
+//! | `statements.rs` | [`Statement`]: the record of who was answered which rows |
 //! | `people.rs` | [`People`]: users, passwords, sessions, API tokens; who comes from a provider of identities |
 //! | `logins.rs` | logging in, in each way that there is |
 //! | `credentials.rs`, `asked.rs` | sessions and tokens of callers and others; questions about rights |
@@ -26,6 +27,7 @@ mod nodes;
 mod people;
 mod rules;
 mod scope;
+mod statements;
 mod wire;
 
 use aap_access::{
@@ -51,6 +53,7 @@ pub(crate) use guard::{Caller, Guard, facts_of};
 pub(crate) use nodes::wire_identity;
 pub(crate) use people::{External, People};
 pub(crate) use scope::{Named, Scope, Scoped};
+pub(crate) use statements::Statement;
 
 /// The kind of documents that declare roles.
 pub(crate) const ROLE: &str = "Role";

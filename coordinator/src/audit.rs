@@ -1,6 +1,7 @@
 //! The audit log of this coordinator, and what operators ask of it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use aap_access::{Kind, Object, Principal, Verb};
 use aap_audit::{
@@ -35,6 +36,8 @@ const BATCH_RECORDS: usize = 256;
 pub(crate) struct AuditTrail {
     log: AuditLog,
     directory: Arc<Utf8PathBuf>,
+    /// Records that could not be written since the start.
+    unwritten: Arc<AtomicU64>,
 }
 
 impl AuditTrail {
@@ -54,7 +57,7 @@ impl AuditTrail {
         }
         let cut_bytes = opened.recovery.cut_bytes;
         info!(last = opened.log.last(), cut_bytes, "audit log open");
-        Ok(Self { log: opened.log, directory: Arc::new(directory) })
+        Ok(Self { log: opened.log, directory: Arc::new(directory), unwritten: Arc::default() })
     }
 
     /// Records what was done or denied; durable when it returns.
@@ -62,7 +65,28 @@ impl AuditTrail {
     /// # Errors
     /// `audit.unavailable`: it is not recorded, so what it says must not be done.
     pub(crate) async fn record(&self, record: Record) -> Result<(), Problem> {
-        self.log.append(record).await.map(drop).map_err(|error| error.problem())
+        self.log.append(record).await.map(drop).map_err(|error| {
+            self.unwritten.fetch_add(1, Ordering::Relaxed);
+            error.problem()
+        })
+    }
+
+    /// Records what nobody waits for any more.
+    pub(crate) fn note(&self, record: Record) {
+        if let Err(error) = self.log.note(record) {
+            self.unwritten.fetch_add(1, Ordering::Relaxed);
+            tracing::error!(%error, "the end of an answer could not be recorded");
+        }
+    }
+
+    /// How many records could not be written since the start: of actions that were refused for it, or of their ends.
+    pub(crate) fn unwritten(&self) -> u64 {
+        self.unwritten.load(Ordering::Relaxed)
+    }
+
+    /// How many lines there are, with those that retention let go.
+    pub(crate) fn lines(&self) -> u64 {
+        self.log.last()
     }
 
     /// Signs what was recorded, and closes.

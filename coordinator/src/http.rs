@@ -24,7 +24,7 @@ use tonic::service::Routes;
 use tower::ServiceExt;
 
 use crate::access::{AccessService, Gate, Guard, address_of, bearer, pass_gate};
-use crate::audit::AuditService;
+use crate::audit::{AuditService, AuditTrail};
 use crate::enrolment::{EnrolmentService, REQUEST_BYTES_MAX};
 use crate::gateway::{self, Hops, Limits, Quota, name_client};
 use crate::metrics;
@@ -71,7 +71,13 @@ pub(crate) async fn serve(
         .route("/metrics", get(show_metrics))
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(show_readiness))
-        .with_state(Monitored { service, guard: gate.guard().clone(), limits: gate.limits().clone(), routes })
+        .with_state(Monitored {
+            service,
+            audit: gate.trail().clone(),
+            guard: gate.guard().clone(),
+            limits: gate.limits().clone(),
+            routes,
+        })
         .layer(from_fn_with_state(gate.limits().clone(), limit_address));
     let operators = Routes::new(operator).add_service(resources).add_service(access);
     let operators = operators.add_service(audit).add_service(secrets);
@@ -167,6 +173,7 @@ fn typed(status: StatusCode, problem: &Problem) -> Response {
 #[derive(Debug, Clone)]
 struct Monitored {
     service: OperatorService,
+    audit: AuditTrail,
     guard: Guard,
     limits: Limits,
     routes: gateway::Routes,
@@ -183,8 +190,8 @@ async fn show_metrics(
             if problem.exit == ExitCode::Denied { StatusCode::FORBIDDEN } else { StatusCode::UNAUTHORIZED };
         return typed(status, &problem);
     }
-    let Monitored { service, limits, routes, .. } = monitored;
-    let render = move || metrics::render(&service) + &limits.figures() + &routes.figures();
+    let Monitored { service, audit, limits, routes, .. } = monitored;
+    let render = move || metrics::render(&service, &audit) + &limits.figures() + &routes.figures();
     let text = tokio::task::spawn_blocking(render);
     let text = text.await.unwrap_or_default();
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()

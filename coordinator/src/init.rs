@@ -22,6 +22,7 @@ const TOKEN_BYTES: usize = 32;
 
 /// Makes directories, authority and token where they are absent.
 pub fn prepare_home(home: &Home, clock: Arc<dyn Clock>) -> Result<Authority> {
+    aap_runtime::refuse_exposed(home)?;
     let folders =
         [home.config(), home.run(), home.log(), home.tls(), home.coordinator(), home.lake(), home.tmp()];
     for folder in std::iter::once(home.root().to_owned()).chain(folders) {

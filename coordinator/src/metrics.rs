@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 
 use aap_proto::v1;
 
+use crate::audit::AuditTrail;
 use crate::operator::OperatorService;
 
 /// Name, type and meaning of a metric without labels.
@@ -23,9 +24,15 @@ const STORED: Described = ("aap_landing_stored_bytes", "gauge", "Bytes in the la
 const WAITING: Described = ("aap_landing_waiting_bytes", "gauge", "Of these, not in the lake yet");
 const CAPACITY: Described = ("aap_landing_capacity_bytes", "gauge", "The landing buffer's budget");
 const CONNECTED: Described = ("aap_nodes_connected", "gauge", "Nodes with a session here");
+const AUDIT_LINES: Described = ("aap_audit_lines", "gauge", "Lines of the audit log so far");
+const AUDIT_UNWRITTEN: Described = (
+    "aap_audit_unwritten_total",
+    "counter",
+    "Audit records that could not be written since the start; the actions were refused, or had begun before",
+);
 
 /// All metrics. Blocking.
-pub(crate) fn render(service: &OperatorService) -> String {
+pub(crate) fn render(service: &OperatorService, audit: &AuditTrail) -> String {
     let landing = &service.queries.inner.landing;
     let counters = landing.counters();
     let stats = landing.buffer().stats();
@@ -43,6 +50,8 @@ pub(crate) fn render(service: &OperatorService) -> String {
         (WAITING, stats.waiting_bytes),
         (CAPACITY, stats.capacity_bytes),
         (CONNECTED, connected),
+        (AUDIT_LINES, audit.lines()),
+        (AUDIT_UNWRITTEN, audit.unwritten()),
     ] {
         let (name, kind, help) = described;
         // Writing to a string does not fail.

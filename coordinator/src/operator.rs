@@ -17,7 +17,7 @@ use tokio::task::spawn_blocking;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use crate::access::{self, Caller, Scope};
+use crate::access::{self, Caller, Scope, Statement};
 use crate::asking::unknown_node;
 use crate::catalog::{catalogue_problem, cut_of};
 use crate::cluster::Lead;
@@ -48,15 +48,15 @@ pub struct OperatorService {
 
 type EventStream = Pin<Box<dyn Stream<Item = Result<v1::QueryEvent, Status>> + Send>>;
 
-/// An answer on its way to a caller, who may lose the right to it meanwhile.
+/// An answer on its way to a caller, who may lose the right to it meanwhile. Its end is recorded.
 fn events(
     answer: Answer,
-    caller: Caller,
+    (caller, statement): (Caller, Statement),
     may: impl Fn(&Caller) -> bool + Send + 'static,
 ) -> Response<EventStream> {
     let events = ReceiverStream::new(answer).map(|event| event.map_err(refuse));
     let refused = async move { Err(refuse(caller.until_refused(may).await)) };
-    Response::new(until_first_of(events, refused).boxed())
+    Response::new(statement.recorded(until_first_of(events, refused)).boxed())
 }
 
 /// What comes of a stream, until `end` has come, which is then the last of it.
@@ -246,14 +246,16 @@ impl Operator for OperatorService {
         request: Request<v1::TailStreamRequest>,
     ) -> Result<Response<Self::TailStreamStream>, Status> {
         let caller = Caller::of(&request).map_err(refuse)?;
+        let statement = Statement::of(&request).map_err(refuse)?;
         let request = request.into_inner();
         let scope = self.scope(&caller).await?;
         let sees = |name: &str| name.parse().is_ok_and(|stream| scope.sees(&stream));
         require_stream(&self.queries, &request.stream, &sees).await.map_err(refuse)?;
+        caller.touched().note(Kind::Stream, &request.stream);
         let answer = self.queries.tail(&request, caller.name(), scope).map_err(refuse)?;
         let rows = |caller: &Caller, stream: &str| caller.policy.rows(&caller.principal, stream);
         let (stream, seen) = (request.stream.clone(), rows(&caller, &request.stream));
-        Ok(events(answer, caller, move |now| rows(now, &stream) == seen))
+        Ok(events(answer, (caller, statement), move |now| rows(now, &stream) == seen))
     }
 
     type RunQueryStream = EventStream;
@@ -263,11 +265,14 @@ impl Operator for OperatorService {
         request: Request<v1::QueryRequest>,
     ) -> Result<Response<Self::RunQueryStream>, Status> {
         let caller = Caller::of(&request).map_err(refuse)?;
+        let statement = Statement::of(&request).map_err(refuse)?;
+        let request = request.into_inner();
+        let statement = statement.with_sql(&request.sql);
         let scope = self.scope(&caller).await?;
-        let answer = self.queries.run(request.into_inner(), caller.name(), scope).map_err(refuse)?;
+        let answer = self.queries.run(request, caller.name(), scope).map_err(refuse)?;
         // What a statement reads was decided when it began; whoever has other roles by now begins again.
         let before = caller.clone();
-        Ok(events(answer, caller, move |now| now.has_rights_of(&before)))
+        Ok(events(answer, (caller, statement), move |now| now.has_rights_of(&before)))
     }
 
     async fn list_queries(

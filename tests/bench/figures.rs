@@ -3,6 +3,7 @@
 mod arrow;
 mod history;
 mod latency;
+mod operators;
 mod outage;
 mod resident;
 mod throughput;
@@ -15,7 +16,7 @@ use crate::table::Figure;
 pub(crate) type Measure = fn(&Scale) -> Vec<Figure>;
 
 /// In the order of the table.
-pub(crate) const ALL: [(&str, Measure); 14] = [
+pub(crate) const ALL: [(&str, Measure); 17] = [
     ("plain_lines", throughput::plain_lines),
     ("json_lines", throughput::json_lines),
     ("durability", throughput::durability),
@@ -30,4 +31,7 @@ pub(crate) const ALL: [(&str, Measure); 14] = [
     ("history", history::group_by),
     ("carriers", wire::carriers),
     ("lossy", wire::lossy),
+    ("cli", operators::commands),
+    ("cli_reconnect", operators::reconnecting),
+    ("cli_flood", operators::flooded),
 ];

@@ -11,6 +11,7 @@
 //! | `figures/` | one function per figure, by subject |
 //! | `site.rs` | a node and a coordinator as child processes |
 //! | `input.rs`, `load.rs` | what they are fed, and a steady load |
+//! | `fleet.rs`, `flood.rs` | many agents in this process; strangers who only shake hands |
 //! | `meter.rs`, `limits.rs`, `machine.rs` | what processes use, what the machine can do, what it is |
 //! | `proxy.rs`, `link.rs` | counting bytes between the two; a link with delay and loss between two network namespaces |
 //! | `table.rs`, `scale.rs` | how figures are printed, how large the measurements are |
@@ -20,6 +21,8 @@
 #![expect(clippy::disallowed_methods, reason = "measures real time")]
 
 mod figures;
+mod fleet;
+mod flood;
 mod input;
 mod limits;
 mod link;

@@ -144,6 +144,18 @@ impl Site {
         end(&mut self.coordinator);
     }
 
+    /// Lets the coordinator listen for agents there from its next start on, so that they find it again.
+    pub(crate) fn bind_agents(&self, address: SocketAddr) {
+        let path = self.home().join("config/coordinator.yaml");
+        let text = fs::read_to_string(&path).unwrap();
+        fs::write(&path, text.replace("bind: '127.0.0.1:0'", &format!("bind: '{address}'"))).unwrap();
+    }
+
+    /// The coordinator's process.
+    pub(crate) fn coordinator_pid(&self) -> u32 {
+        self.coordinator.as_ref().unwrap().id()
+    }
+
     /// The agent's process.
     pub(crate) fn agent_pid(&self) -> u32 {
         self.agent.as_ref().unwrap().id()

@@ -33,6 +33,7 @@ mod network;
 mod node_store;
 mod node_tables;
 mod oidc;
+mod operators;
 mod orderly_stop;
 mod people;
 mod permissions;

@@ -1,8 +1,8 @@
 //! `bench`: figures, each beside a limit or a peer measured in the same run.
 //!
 //! First the programs that measure one crate each, then `tests/bench`, which measures the release programs end to end and
-//! prints the table; `bench sinks` measures delivery to real servers, `bench query` what pushdown
-//! saves. `AAP_BENCH_QUICK=1` makes it small (five to fifteen minutes on two cores); `AAP_BENCH_OUT=FILE` appends JSON lines.
+//! prints the table, of which `bench cli` is what operators and a fleet of agents wait for; `bench sinks` measures delivery
+//! to real servers, `bench query` what pushdown saves. `AAP_BENCH_QUICK=1` makes it small (five to fifteen minutes on two cores); `AAP_BENCH_OUT=FILE` appends JSON lines.
 
 use anyhow::Result;
 

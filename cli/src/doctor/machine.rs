@@ -103,7 +103,7 @@ pub(super) async fn programs(check: &'static str, status: Option<&StatusReply>) 
     if !found.is_empty() && found.len() < PROGRAMS.len() {
         let is_missing = |wanted: &&&str| found.iter().all(|(name, _)| *name != **wanted);
         let missing: Vec<_> = PROGRAMS.iter().filter(is_missing).map(|name| format!("`{name}`")).collect();
-        let text = format!("{} is not beside the others", missing.join(" and "));
+        let text = format!("beside the others there is no {}", missing.join(" and no "));
         let missing = Finding::new(check, Verdict::Fail, text);
         findings.push(missing.hint("install all programs of one release", "aap version"));
     }

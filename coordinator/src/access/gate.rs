@@ -21,15 +21,19 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::middleware::Next;
 use axum::response::Response;
 use tonic::Status;
+use tonic::metadata::MetadataMap;
 
 use super::denials::Denials;
 use super::guard::{Caller, Guard, Refused, Touched};
-use super::rules::{action, call_of, permission};
+use super::rules::{action, call_of, permission, statement};
+use super::statements::Statement;
 use crate::audit::{AuditTrail, actor};
 use crate::gateway::{Limits, Quota};
 
 /// By which a call is found again in the log, the audit record and at whoever made it.
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// Why something is done, as whoever does it says: UTF-8.
+const REASON: &str = "x-aap-reason-bin";
 /// Letters of a request id that is taken from whoever calls.
 const REQUEST_ID_LETTERS_MAX: usize = 64;
 
@@ -43,10 +47,13 @@ pub(crate) struct Gate {
 }
 
 /// One call on its way.
-struct Passing {
+#[derive(Debug, Clone)]
+pub(super) struct Passing {
     call: Call,
     request: String,
     from: IpAddr,
+    /// Why it is made, if whoever makes it says so.
+    reason: Option<String>,
     touched: Touched,
 }
 
@@ -58,6 +65,11 @@ impl Gate {
     /// For whoever asks for figures.
     pub(crate) fn guard(&self) -> &Guard {
         &self.guard
+    }
+
+    /// What is recorded.
+    pub(crate) fn trail(&self) -> &AuditTrail {
+        &self.trail
     }
 
     /// For whoever asks for figures.
@@ -113,6 +125,10 @@ impl Gate {
         request.extensions_mut().insert(passing.touched.clone());
         if let Some(caller) = &caller {
             request.extensions_mut().insert(caller.clone());
+            if statement(passing.call).is_some() {
+                let begun = Statement::new(self.trail.clone(), passing.clone(), caller.clone());
+                request.extensions_mut().insert(begun);
+            }
         }
         let response = next.run(request).await;
         let problem = problem_in(&response);
@@ -143,13 +159,19 @@ impl Gate {
 }
 
 impl Passing {
-    fn record(&self, caller: Option<&Caller>, outcome: Outcome, problem: Option<&Problem>) -> Record {
+    pub(super) fn record(
+        &self,
+        caller: Option<&Caller>,
+        outcome: Outcome,
+        problem: Option<&Problem>,
+    ) -> Record {
         let objects = self.touched.objects();
         let actor = match caller {
             Some(caller) => actor(&caller.principal),
             None => Actor { kind: "unknown".to_owned(), name: self.touched.user(), credential: None },
         };
-        let action = action(self.call).map_or_else(|| self.call.path().to_owned(), str::to_owned);
+        let action = action(self.call).or(statement(self.call));
+        let action = action.map_or_else(|| self.call.path().to_owned(), str::to_owned);
         let record = Record {
             request: Some(self.request.clone()),
             from: Some(self.from.to_string()),
@@ -163,7 +185,12 @@ impl Passing {
         let others: Vec<String> =
             objects.iter().skip(1).map(|(kind, name)| format!("{kind}/{name}")).collect();
         let record = if others.is_empty() { record } else { record.with("also", others.join(", ")) };
-        self.touched.told().into_iter().fold(record, |record, (what, text)| record.with(what, text))
+        let told =
+            self.touched.told().into_iter().fold(record, |record, (what, text)| record.with(what, text));
+        match &self.reason {
+            Some(reason) => told.with("reason", reason),
+            None => told,
+        }
     }
 }
 
@@ -177,7 +204,7 @@ pub(crate) async fn pass_gate(State(gate): State<Gate>, request: Request, next: 
         Err(problem) => return status_of_problem(&problem).into_http::<Body>(),
     };
     let (from, touched) = (address_of(&request), Touched::default());
-    let passing = Passing { call, request: id, from, touched };
+    let passing = Passing { call, request: id, from, reason: reason(request.headers()), touched };
     let mut quota = Quota::default();
     let mut response = match gate.pass(&passing, &mut quota, request, next).await {
         Ok(response) => response,
@@ -211,6 +238,13 @@ pub(crate) fn request_id(headers: &HeaderMap) -> Result<String, Problem> {
         Some(id) => Ok(id.to_owned()),
         None => crate::resources::mint_uid(),
     }
+}
+
+/// Why the call is made. The log cuts what is too long.
+fn reason(headers: &HeaderMap) -> Option<String> {
+    let metadata = MetadataMap::from_headers(headers.clone());
+    let bytes = metadata.get_bin(REASON)?.to_bytes().ok()?;
+    Some(String::from_utf8_lossy(&bytes).into_owned()).filter(|reason| !reason.is_empty())
 }
 
 /// The token that is shown, if one is.

@@ -312,6 +312,11 @@ impl Caller {
         &self.principal.name
     }
 
+    /// What is noted of their call.
+    pub(crate) fn touched(&self) -> &Touched {
+        &self.touched
+    }
+
     /// Whether they may do something to an object.
     pub(crate) fn may<'a>(&self, verb: Verb, object: impl Into<Object<'a>>) -> bool {
         self.policy.decide(&self.principal, verb, &object.into()).allowed

@@ -155,6 +155,15 @@ pub(crate) const fn action(call: Call) -> Option<&'static str> {
     }
 }
 
+/// What a call that answers rows is recorded as: once, at the end of its answer.
+pub(crate) const fn statement(call: Call) -> Option<&'static str> {
+    match call {
+        Call::OperatorRunQuery => Some("query run"),
+        Call::OperatorTailStream => Some("stream tail"),
+        _ => None,
+    }
+}
+
 /// The call of a path, if it is one.
 pub(crate) fn call_of(path: &str) -> Option<Call> {
     Call::ALL.into_iter().find(|call| call.path() == path)

@@ -12,7 +12,7 @@ use aap_sql::problem::unknown_table;
 use aap_sql::{Catalog, Manifest, ResolvedTables, TableManifest, TableNeed};
 use aap_types::{ExitCode, NodeId, Problem, StreamName};
 
-use super::guard::{Caller, facts_of};
+use super::guard::{Caller, Touched, facts_of};
 use crate::catalog::{LakeAndLanding, catalogue_problem, stream_of};
 use crate::identities::Identities;
 
@@ -24,6 +24,8 @@ pub(crate) struct Scope {
     identities: Identities,
     /// Sites and labels of nodes; empty for whoever sees everything.
     nodes: Arc<HashMap<NodeId, NodeIdentity>>,
+    /// Takes which streams are read, for the record of it.
+    touched: Touched,
 }
 
 impl Scope {
@@ -34,7 +36,8 @@ impl Scope {
     pub(crate) async fn of(caller: &Caller, identities: &Identities) -> Result<Self, Problem> {
         let (principal, policy) = (caller.principal.clone(), caller.policy.clone());
         let known = if policy.sees_all_rows(&principal) { vec![] } else { identities.list(None).await? };
-        Ok(Self { principal, policy, identities: identities.clone(), nodes: by_name(known) })
+        let (identities, touched) = (identities.clone(), caller.touched().clone());
+        Ok(Self { principal, policy, identities, nodes: by_name(known), touched })
     }
 
     /// The same with sites and labels as they are now: a tail outlives them. Blocking.
@@ -99,6 +102,9 @@ pub(crate) struct Scoped {
 impl Scoped {
     /// Refuses what they do not see, as if it were not there.
     fn require(&self, need: &[TableNeed]) -> Result<(), Problem> {
+        for stream in need.iter().filter_map(stream_of) {
+            self.scope.touched.note(Kind::Stream, stream.as_str());
+        }
         let hidden = need.iter().find(|need| stream_of(need).is_some_and(|stream| !self.scope.sees(&stream)));
         hidden.map_or(Ok(()), |need| Err(unknown_table(&need.name, &self.table_names())))
     }

@@ -26,7 +26,7 @@ const PREFIX: &str = "ed25519:";
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
     /// Somebody beside its owner can read it, so checkpoints prove nothing.
-    #[error("`{path}` has mode {mode:04o}: only its owner may read a private key (chmod 600)")]
+    #[error("others can read the private key `{path}` (mode {mode:04o}); run `chmod 600 {path}`")]
     Exposed {
         /// The file.
         path: Utf8PathBuf,

@@ -129,6 +129,16 @@ impl AuditLog {
         outcome.await.unwrap_or(Err(Error::Closed))
     }
 
+    /// The same for whoever cannot wait, because nobody does any more: queues the record if there is room.
+    ///
+    /// # Errors
+    /// [`Error::Closed`], also where the queue is full: it is not recorded.
+    pub fn note(&self, record: Record) -> Result<(), Error> {
+        let room = self.inner.feed.room_now()?;
+        let (answer, _nobody_waits) = oneshot::channel();
+        self.inner.feed.push(Work::Append { record: Box::new(record.bounded()), answer, _room: room })
+    }
+
     /// A checkpoint that covers everything that was appended so far; signs one if there is none yet. To be kept elsewhere.
     ///
     /// # Errors

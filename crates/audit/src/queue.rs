@@ -59,6 +59,11 @@ impl Feed {
         self.room.clone().acquire_owned().await.map_err(|_| Error::Closed)
     }
 
+    /// Room in the queue, if there is some.
+    pub(crate) fn room_now(&self) -> Result<OwnedSemaphorePermit, Error> {
+        self.room.clone().try_acquire_owned().map_err(|_| Error::Closed)
+    }
+
     pub(crate) fn push(&self, work: Work) -> Result<(), Error> {
         let mut queue = self.queue();
         if queue.closing || queue.closed {

@@ -17,8 +17,8 @@ use crate::lines::Forward;
 use crate::writer::{Active, Means, Resumed, Writer};
 use crate::{AuditConfig, Checkpoint, Error, KeyError, OwnAction, SigningKey, hex, mutant};
 
-/// Lines that a new log begins with: before the first `head` is written, there are no more.
-const LINES_AT_FIRST: u64 = 2;
+/// The group that a new log begins with: `head` is written after it for the first time, and a process may be killed in between.
+const FIRST_GROUP: u64 = 1;
 
 /// What opening found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -68,11 +68,11 @@ fn resume(
     head: &Signed,
     start: &Signed,
 ) -> Result<(Resumed, Recovery), Error> {
-    let Ending { mut link, segment, log, cut_bytes, mut fault, last_is_checkpoint } = ending;
+    let Ending { mut link, group, segment, log, cut_bytes, mut fault, last_is_checkpoint } = ending;
     let known = log.as_ref().or(start.good().or(head.good()).map(|signed| &signed.log));
     let created =
         link == Link::NONE && fault.is_none() && matches!((head, start), (Signed::Absent, Signed::Absent));
-    fault = fault.or_else(|| head_fault(head, link, known)).or_else(|| start_fault(start));
+    fault = fault.or_else(|| head_fault(head, (link, group), known)).or_else(|| start_fault(start));
     if let Some(head) =
         head.good().filter(|head| head.seq > link.seq && known.is_none_or(|log| *log == head.log))
     {
@@ -111,9 +111,9 @@ fn resume(
 }
 
 /// What `head` has against the log as it was found.
-fn head_fault(head: &Signed, link: Link, log: Option<&String>) -> Option<String> {
+fn head_fault(head: &Signed, (link, group): (Link, u64), log: Option<&String>) -> Option<String> {
     match head {
-        Signed::Absent if link.seq > LINES_AT_FIRST => Some("`head` is missing".to_owned()),
+        Signed::Absent if group > FIRST_GROUP => Some("`head` is missing".to_owned()),
         Signed::Absent => None,
         Signed::Bad(reason) => Some(format!("`head` is damaged: {reason}")),
         Signed::Good(head) if log.is_some_and(|log| *log != head.log) => {
@@ -143,6 +143,8 @@ fn random_id() -> Result<String, Error> {
 #[derive(Debug)]
 struct Ending {
     link: Link,
+    /// The first line of the group that the last line was written in; 0: there is none.
+    group: u64,
     /// The segment that the last line stands in, and its length.
     segment: Option<(Segment, u64)>,
     /// The id of the log, if a line named it.
@@ -164,6 +166,7 @@ impl Ending {
                 let link = if scan.newest.seq < segment.first { at_least } else { scan.newest };
                 return Ok(Self {
                     link,
+                    group: link.seq,
                     segment: None,
                     log: scan.log,
                     cut_bytes,
@@ -181,6 +184,7 @@ impl Ending {
                 }
                 return Ok(Self {
                     link: scan.last,
+                    group: scan.group,
                     segment: Some((segment, scan.whole)),
                     log: scan.log,
                     cut_bytes,
@@ -195,6 +199,7 @@ impl Ending {
         }
         Ok(Self {
             link: Link::NONE,
+            group: 0,
             segment: None,
             log: None,
             cut_bytes,
@@ -222,6 +227,8 @@ fn harden(disk: &dyn Disk, segment: &Segment, length: u64) -> Result<(), Error> 
 struct Scan {
     /// The last of the lines that follow each other from the start.
     last: Link,
+    /// The first line of its group.
+    group: u64,
     /// The end of that line.
     whole: u64,
     /// The last line that is whole in itself, wherever it stands.
@@ -241,6 +248,7 @@ impl Scan {
         let mut lines = Forward::new(file, 0, length).map_err(failed())?;
         let mut scan = Self {
             last: Link::NONE,
+            group: 0,
             whole: 0,
             newest: Link::NONE,
             length,
@@ -279,6 +287,7 @@ impl Scan {
 
     fn take(&mut self, line: &Line, end: u64) {
         self.last = line.link();
+        self.group = line.group;
         self.whole = end;
         self.last_is_checkpoint = line.signature.is_some();
         let named = OwnAction::Genesis.is(&line.entry.record) || self.last_is_checkpoint;

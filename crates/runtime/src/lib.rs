@@ -6,6 +6,7 @@
 //! | `shutdown.rs` | [`Shutdown`]: the request to stop, and who made it |
 //! | `supervisor.rs` | [`Supervisor`]: every task has a [`TaskKind`], an owner and a policy |
 //! | `home.rs` | [`Home`]: where state, run files and configuration lie |
+//! | `exposure.rs` | [`refuse_exposed`]: a home that others could change is not used |
 //! | `logging.rs` | [`init_logging`] |
 //! | `documents.rs` | [`documents`]: resources as YAML documents, each error with its line |
 //! | `durable_file.rs` | [`write_durably`]: the one way to replace a small file |
@@ -19,6 +20,7 @@
 mod clock;
 pub mod documents;
 mod durable_file;
+mod exposure;
 pub mod failpoint;
 mod home;
 mod limits;
@@ -32,6 +34,7 @@ mod supervisor;
 
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use durable_file::write_durably;
+pub use exposure::refuse_exposed;
 pub use home::{Home, RESTORED};
 pub use limits::raise_open_file_limit;
 pub use logging::{LogFormat, init_logging};

@@ -229,3 +229,27 @@ async fn appends_that_wait_while_the_disk_works_share_the_next_group() {
         .collect();
     assert!(groups.len() <= 4, "{groups:?}");
 }
+
+#[test]
+fn a_log_that_began_on_a_full_disk_and_was_killed_before_its_first_head_is_not_broken() {
+    let world = World::with_segments(aap_types::ByteCount::mib(1));
+    let (mut writer, recovery) = world.open_on(Arc::new(FaultyDisk::failing(1, 1))).unwrap();
+    let head = world.config.directory.join(crate::HEAD);
+    assert!(recovery.created && !head.exists());
+    let records = ["token create", "node ban", "user set"].map(|action| record("ana", action));
+    writer.commit(&records).unwrap();
+    drop(writer);
+    assert!(!head.exists());
+    let (writer, recovery) = world.open();
+    assert_eq!(recovery.broken, None);
+    super::world::close(writer);
+    world.must_be_good();
+    assert_eq!(world.of_others().len(), records.len());
+
+    // Behind the second group there was one.
+    let mut writer = world.open_whole();
+    writer.commit(&records).unwrap();
+    drop(writer);
+    std::fs::remove_file(&head).unwrap();
+    assert_eq!(world.open().1.broken.as_deref(), Some("`head` is missing"));
+}
