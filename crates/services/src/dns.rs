@@ -66,7 +66,7 @@ async fn service_at(name: &str, server: SocketAddr, is_own: bool) -> Result<Vec<
     for SrvRecord { priority, weight, port, target } in &answer.services {
         let ips = match (answer.addresses_of(target), is_own) {
             (ips, true) if !ips.is_empty() => ips,
-            (_, true) => addresses(target, server).await?,
+            (_, true) => addresses(target, server).await,
             (_, false) => vec![],
         };
         let hosts = if ips.is_empty() {
@@ -92,10 +92,10 @@ fn in_address(ip: IpAddr) -> String {
     }
 }
 
-async fn addresses(name: &str, server: SocketAddr) -> Result<Vec<IpAddr>, DnsError> {
-    let mut found = ask(name, TYPE::A, server).await?.addresses_of(name);
-    found.extend(ask(name, TYPE::AAAA, server).await?.addresses_of(name));
-    Ok(found)
+/// Many servers know only addresses of one kind, and refuse to look for the other. One that knows none leaves the name to the machine.
+async fn addresses(name: &str, server: SocketAddr) -> Vec<IpAddr> {
+    let answers = [ask(name, TYPE::A, server).await, ask(name, TYPE::AAAA, server).await];
+    answers.into_iter().flatten().flat_map(|answer| answer.addresses_of(name)).collect()
 }
 
 #[derive(Debug, PartialEq, Eq)]
