@@ -8,12 +8,14 @@
 //! | `scope.rs` | [`Scope`]: what a caller sees in a query |
 //! | `people.rs` | [`People`]: users, passwords, sessions, API tokens |
 //! | `credentials.rs`, `asked.rs` | sessions and tokens of callers and others; questions about rights |
+//! | `authority.rs` | the certificate authority, and its rotation |
 //! | `enrolment_tokens.rs`, `nodes.rs` | machines that become nodes, and their standing |
 //! | `wire.rs` | records on the wire |
 //!
 //! This file is the service `Access`: each method looks at the objects that the call is about, and has the work done elsewhere.
 
 mod asked;
+mod authority;
 mod credentials;
 mod enrolment_tokens;
 mod gate;
@@ -24,9 +26,7 @@ mod rules;
 mod scope;
 mod wire;
 
-use aap_access::{
-    Address, EnrolmentToken, Kind, NodeIdentity, NodeState, Object, Principal, PrincipalKind, Verb,
-};
+use aap_access::{Address, EnrolmentToken, Kind, NodeIdentity, Object, Principal, PrincipalKind, Verb};
 use aap_proto::status_of_problem;
 use aap_proto::v1::{self, access_server::Access};
 use aap_runtime::Secret;
@@ -40,11 +40,12 @@ use tokio::task::spawn_blocking;
 use tonic::{Request, Response, Status};
 
 use crate::asking::unknown_node;
+use crate::certificates::Certificates;
 use crate::identities::Identities;
 
 pub(crate) use gate::{Gate, bearer, pass_gate};
 pub(crate) use guard::{Caller, Guard, facts_of};
-pub(crate) use nodes::wire_identity;
+pub(crate) use nodes::{DRAINED, DRAINING, wire_identity};
 pub(crate) use people::People;
 pub(crate) use scope::{Named, Scope, Scoped};
 
@@ -62,6 +63,7 @@ const EVERYBODY: &str = "*";
 pub(crate) struct AccessService {
     identities: Identities,
     people: People,
+    certificates: Certificates,
     /// Where machines that enrol dial coordinators.
     addresses: Vec<Address>,
 }
@@ -82,8 +84,13 @@ pub(crate) fn store_failed(error: &(dyn std::error::Error + 'static)) -> Problem
 }
 
 impl AccessService {
-    pub(crate) fn new(identities: Identities, people: People, addresses: Vec<Address>) -> Self {
-        Self { identities, people, addresses }
+    pub(crate) fn new(
+        identities: Identities,
+        people: People,
+        certificates: Certificates,
+        addresses: Vec<Address>,
+    ) -> Self {
+        Self { identities, people, certificates, addresses }
     }
 
     /// Blocking work of the store.
@@ -237,17 +244,9 @@ impl Access for AccessService {
         let caller = caller(&request)?;
         let v1::SetNodeStateRequest { node, state, reason } = request.into_inner();
         let node = self.node_for(&caller, Verb::Approve, &node).await.map_err(refuse)?;
-        let state = match state.as_str() {
-            "approved" => NodeState::Approved,
-            "cordoned" => NodeState::Cordoned,
-            "banned" => NodeState::Banned,
-            other => {
-                let message = format!("`{}` is no state that a node is put into", other.escape_default());
-                return Err(refuse(usage("node.bad_state", message)));
-            }
-        };
         let reason: String = reason.chars().take(REASON_LETTERS_MAX).collect();
-        let change = move |known: &mut NodeIdentity, now_us| known.set_state(state, &reason, now_us);
+        let standing = nodes::Standing::of(&state).map_err(refuse)?;
+        let change = move |known: &mut NodeIdentity, now_us| standing.take(known, &reason, now_us);
         let changed = self.identities.change(&node, change).await.map_err(refuse)?;
         Ok(Response::new(v1::NodeIdentityReply { node: Some(wire_identity(&changed)) }))
     }
@@ -277,6 +276,30 @@ impl Access for AccessService {
         };
         let changed = self.identities.change(&node, change).await.map_err(refuse)?;
         Ok(Response::new(v1::NodeIdentityReply { node: Some(wire_identity(&changed)) }))
+    }
+
+    async fn show_authority(
+        &self,
+        request: Request<v1::ShowAuthorityRequest>,
+    ) -> Result<Response<v1::AuthorityReply>, Status> {
+        reply(self.show_authority_to(&caller(&request)?).await)
+    }
+
+    async fn rotate_authority(
+        &self,
+        request: Request<v1::RotateAuthorityRequest>,
+    ) -> Result<Response<v1::AuthorityReply>, Status> {
+        let caller = caller(&request)?;
+        reply(self.rotate_authority_for(&caller, &request.into_inner()).await)
+    }
+
+    async fn list_roots(
+        &self,
+        request: Request<v1::ListRootsRequest>,
+    ) -> Result<Response<v1::ListRootsReply>, Status> {
+        caller(&request)?;
+        let roots = self.identities.authorities().map_err(refuse)?.into();
+        Ok(Response::new(v1::ListRootsReply { roots }))
     }
 
     async fn log_in(&self, request: Request<v1::LogInRequest>) -> Result<Response<v1::LogInReply>, Status> {

@@ -8,7 +8,7 @@ use aap_access::{Address, HashKey};
 use aap_buffer::{Buffer, SCRUB_PAUSE, scrub_for_ever};
 use aap_runtime::{Clock, Home, Shutdown, Supervisor, TaskKind, notify_ready, write_durably};
 use aap_sql::{Engine, EngineConfig, Serving};
-use aap_transport::{Authority, HttpListener, Security, Server, ServerConfig, TlsFiles};
+use aap_transport::{HttpListener, LiveTls, OwnFiles, Security, Server, ServerConfig};
 use aap_types::{CoordinatorName, NodeId};
 use anyhow::{Context, Result};
 use camino::Utf8PathBuf;
@@ -21,6 +21,7 @@ use crate::access::{AccessService, Gate, Guard, People};
 use crate::audit::AuditService;
 use crate::catalog::LakeAndLanding;
 use crate::catalogs::Catalogs;
+use crate::certificates::Certificates;
 use crate::cluster::{self, Answering, ClusterConfig, Joined, Peers};
 use crate::config::{AGENTS_PORT, Config, OPERATORS_PORT};
 use crate::enrolment::EnrolmentService;
@@ -63,14 +64,15 @@ pub async fn run(home: Home, config: Config, clock: Arc<dyn Clock>, shutdown: Sh
     let cluster = config.cluster.as_ref();
     names.extend(cluster.and_then(ClusterConfig::advertised_host).map(str::to_owned));
     let name = cluster.map(|cluster| cluster.coordinator.parse::<CoordinatorName>()).transpose()?;
+    let elsewhere = config.operators.tls.as_ref().map(|own| OwnFiles {
+        certificate: home.root().join(&own.certificate),
+        key: home.root().join(&own.key),
+    });
     let own = spawn_blocking(move || -> Result<Own> {
         let authority = prepare_home(&prepared, time)?;
-        let server = authority.server_files(&names).context("issue the coordinator's certificate")?;
-        let caller = name.map(|name| authority.coordinator_files(&name)).transpose();
-        let caller = caller.context("issue the certificate with which other coordinators are called")?;
-        init::renew_nodes(&authority)?;
+        let certificates = Certificates::issue(authority, names, name, elsewhere)?;
         let (token, key) = (operator_token(&prepared)?, installation_key(&prepared)?);
-        Ok(Own { authority, server, caller, token, key })
+        Ok(Own { certificates, token, key })
     })
     .await??;
     let parts = Parts::open(&home, &config, clock.clone()).await?;
@@ -81,10 +83,7 @@ pub async fn run(home: Home, config: Config, clock: Arc<dyn Clock>, shutdown: Sh
 
 /// As whom it is there, and what it knows others by.
 struct Own {
-    authority: Authority,
-    server: TlsFiles,
-    /// As whom it calls other coordinators, where this is one of several.
-    caller: Option<TlsFiles>,
+    certificates: Certificates,
     /// What operators of this machine show.
     token: String,
     /// Under which secrets that it issues are hashed.
@@ -100,9 +99,9 @@ async fn serve(
     shutdown: Shutdown,
 ) -> Result<()> {
     let before = read_endpoints(home);
-    let Own { authority, server, caller, token, key } = own;
-    let security = operators_security(home, config, &server)?;
-    let mut agents = bind_agents(config, before.as_ref(), server).await?;
+    let Own { certificates, token, key } = own;
+    let security = operators_security(config, certificates.live())?;
+    let mut agents = bind_agents(config, before.as_ref(), certificates.live()).await?;
     let operators = bind_operators(config, before.as_ref()).await?;
     let endpoints = Endpoints {
         operator: dialable(operators.local_addr()?),
@@ -153,7 +152,7 @@ async fn serve(
     if joined.is_none() {
         catalogs.start_all(&declared);
     }
-    let reach = match (&joined, caller) {
+    let reach = match (&joined, certificates.caller()) {
         (Some(joined), Some(caller)) => {
             let peers = Peers::new(joined.leases.clone(), caller, clock.clone());
             Reach::in_cluster(nodes.clone(), peers, parts.store.clone())
@@ -196,8 +195,8 @@ async fn serve(
         .as_ref()
         .map(|joined| joined.lead(sinks.clone(), sources.clone(), catalogs.clone(), clock.clone()));
     let life = Duration::from_secs(config.agents.certificate_seconds);
-    let identities =
-        Identities::new(parts.access.clone(), (authority, key), life, nodes.clone(), clock.clone());
+    let issuer = (certificates.authority().clone(), key);
+    let identities = Identities::new(parts.access.clone(), issuer, life, nodes.clone(), clock.clone());
     if joined.is_some() {
         tasks.spawn(TaskKind::vital("standing of nodes"), identities.clone().watch(late.clone()));
     }
@@ -208,7 +207,8 @@ async fn serve(
     let people = People::new(identities.clone(), guard.clone()).context("get random numbers")?;
     tasks.spawn(TaskKind::optional("records of access"), people.clone().tidy(late.clone()));
     let gate = Gate::new(guard.clone(), parts.audit.clone(), clock.clone());
-    let access = AccessService::new(identities.clone(), people.clone(), vec![operators_at]);
+    let access =
+        AccessService::new(identities.clone(), people.clone(), certificates.clone(), vec![operators_at]);
     let enrolment = EnrolmentService::new(identities.clone(), advertised.agents, joined.clone());
     let service = OperatorService {
         board: board.clone(),
@@ -253,6 +253,7 @@ async fn serve(
         room_bytes: config.agents.room.0,
         shutdown: shutdown.clone(),
     };
+    tasks.spawn(TaskKind::optional("certificates"), certificates.run(late.clone()));
     tasks.spawn(TaskKind::vital("landing"), until_writer_ends(parts.buffer.clone(), late.clone()));
     tasks.spawn(TaskKind::vital("lake"), parts.lake.clone().run(late.clone()));
     let scrubber = scrub_for_ever(parts.buffer.clone(), SCRUB_PAUSE, late.clone());
@@ -296,7 +297,7 @@ async fn until_writer_ends(buffer: Buffer, shutdown: Shutdown) -> Result<()> {
     }
 }
 
-async fn bind_agents(config: &Config, before: Option<&Endpoints>, tls: TlsFiles) -> Result<Server> {
+async fn bind_agents(config: &Config, before: Option<&Endpoints>, tls: &LiveTls) -> Result<Server> {
     let wanted = candidates(config.agents.bind, before.map(|e| e.agents), AGENTS_PORT);
     let mut failure = None;
     for bind in wanted {
@@ -309,11 +310,8 @@ async fn bind_agents(config: &Config, before: Option<&Endpoints>, tls: TlsFiles)
 }
 
 /// Operators' clients come with TLS. On loopback also those come who monitor: they show no token, and get no secrets.
-fn operators_security(home: &Home, config: &Config, tls: &TlsFiles) -> Result<Security> {
-    let own = config.operators.tls.as_ref();
-    let own = own.map(|own| (home.root().join(&own.certificate), home.root().join(&own.key)));
-    let own = own.as_ref().map(|(certificate, key)| (certificate.as_path(), key.as_path()));
-    let server = tls.operators(own, &http::PROTOCOLS).context("open the certificate for operators")?;
+fn operators_security(config: &Config, tls: &LiveTls) -> Result<Security> {
+    let server = tls.operators(&http::PROTOCOLS).context("open the certificate for operators")?;
     let is_remote = config.operators.bind.is_some_and(|bind| !bind.ip().is_loopback());
     Ok(if is_remote { Security::Tls(server) } else { Security::Offered(server) })
 }

@@ -19,6 +19,8 @@ const NEEDS: &[(&str, &[&str])] = &[
     ("Access/ListNodeIdentities", &["node:read"]),
     ("Access/SetNodeState", &["node:approve"]),
     ("Access/LabelNode", &["node:write"]),
+    ("Access/ShowAuthority", &["platform:read"]),
+    ("Access/RotateAuthority", &["platform:write"]),
     ("Access/CreateUser", &["user:write"]),
     ("Access/ListUsers", &["user:read"]),
     ("Access/ChangeUser", &["user:write"]),
@@ -51,7 +53,7 @@ const NEEDS: &[(&str, &[&str])] = &[
     ("Resources/ShowCluster", &["cluster:read"]),
 ];
 /// Calls about whoever makes them: known they must be, and nothing else.
-const OWN: [&str; 9] = [
+const OWN: [&str; 10] = [
     "Access/LogOut",
     "Access/WhoAmI",
     "Access/ChangePassword",
@@ -61,6 +63,7 @@ const OWN: [&str; 9] = [
     "Access/ListApiTokens",
     "Access/RevokeApiTokens",
     "Access/CanI",
+    "Access/ListRoots",
 ];
 /// A change of rights counts within this.
 const COUNTS_WITHIN: Duration = Duration::from_secs(5);

@@ -14,6 +14,7 @@
 //! | `credential_store.rs`, `keyutils_store.rs` | where logins are kept: files, or the kernel's keyring |
 //! | `bearer.rs` | [`Bearer`]: the token that goes with every call |
 //! | `environment.rs` | [`environment`]: variables and folders |
+//! | `roots.rs` | a context learns of another root of its platform |
 //! | `rules.rs` | [`rules`]: a rule of a role as it is typed |
 //! | `problems.rs` | [`problem_of`]: any failed call as an [`aap_types::Problem`] |
 
@@ -30,6 +31,7 @@ pub mod operations;
 mod platform;
 mod problems;
 pub mod protection;
+mod roots;
 pub mod rules;
 mod target;
 

@@ -20,6 +20,7 @@ use crate::contexts::{self, ContextName};
 use crate::credentials::{Credential, Credentials, context_key};
 use crate::environment::{self, Environment};
 use crate::problems::{not_running, problem_of};
+use crate::roots;
 use crate::target::Target;
 use crate::v1::NodeStatusRequest;
 use crate::v1::access_client::AccessClient;
@@ -72,6 +73,8 @@ pub struct Platform {
     endpoint: Option<String>,
     /// By which authority the coordinator is known, where it is not that of the home.
     authority: Option<Authority>,
+    /// The context's own file of it, in which it learns of other roots.
+    learns: Option<Utf8PathBuf>,
     credentials: Credentials,
 }
 
@@ -79,7 +82,7 @@ impl Platform {
     /// The platform at `home`, for programs that act for it: with its own token, whoever is logged in.
     pub fn at(home: Home) -> Self {
         let credentials = Credentials::of_home(home.operator_token_file());
-        Self { home: Some(home), context: None, endpoint: None, authority: None, credentials }
+        Self { home: Some(home), context: None, endpoint: None, authority: None, learns: None, credentials }
     }
 
     /// The platform that is meant, as whoever types reaches it.
@@ -93,19 +96,21 @@ impl Platform {
         };
         let endpoint =
             environment.get(environment::ENDPOINT).map(contexts::endpoint).transpose()?.or(facts.endpoint);
+        let own = context.as_ref().map(|name| contexts::authority_in(&environment.config_folder(), name));
         let ca = environment.get(environment::AUTHORITY).map(Utf8PathBuf::from).or(facts.ca);
+        let learns = own.filter(|own| ca.as_ref() == Some(own));
         let authority = ca.as_deref().map(Authority::read).transpose()?;
         let has_home = context.is_none() || facts.home.is_some();
         let home = has_home.then(|| Home::find(facts.home.as_deref()));
         let home_token = home.as_ref().filter(|_| authority.is_none()).map(Home::operator_token_file);
-        let fingerprint = authority.as_ref().map(|authority| authority.fingerprint().to_owned());
+        let fingerprints = authority.as_ref().map(|authority| authority.fingerprints().to_vec());
         let key = match (&context, &home) {
             (Some(name), _) => context_key(name),
             (None, Some(home)) => home_key(home),
             (None, None) => unreachable!("without a context there is a home"),
         };
-        let credentials = Credentials::new(environment, key, fingerprint, home_token)?;
-        Ok(Self { home, context, endpoint, authority, credentials })
+        let credentials = Credentials::new(environment, key, fingerprints.unwrap_or_default(), home_token)?;
+        Ok(Self { home, context, endpoint, authority, learns, credentials })
     }
 
     /// The context by which it was found.
@@ -265,7 +270,11 @@ impl Platform {
             self.coordinator_endpoints()?;
         }
         let Credential { bearer, .. } = self.credentials.find()?;
-        Ok((self.coordinator_channel().await?, bearer))
+        let channel = self.coordinator_channel().await?;
+        if let Some(path) = &self.learns {
+            roots::learn(path, &channel, &bearer).await;
+        }
+        Ok((channel, bearer))
     }
 
     async fn coordinator_channel(&self) -> Result<Channel, Problem> {

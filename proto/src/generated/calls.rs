@@ -14,6 +14,12 @@ pub enum Call {
     AccessSetNodeState,
     /// `/aap.v1.Access/LabelNode`.
     AccessLabelNode,
+    /// `/aap.v1.Access/ShowAuthority`.
+    AccessShowAuthority,
+    /// `/aap.v1.Access/RotateAuthority`.
+    AccessRotateAuthority,
+    /// `/aap.v1.Access/ListRoots`.
+    AccessListRoots,
     /// `/aap.v1.Access/LogIn`.
     AccessLogIn,
     /// `/aap.v1.Access/LogOut`.
@@ -98,13 +104,16 @@ pub enum Call {
 
 impl Call {
     /// All of them.
-    pub const ALL: [Self; 46] = [
+    pub const ALL: [Self; 49] = [
         Self::AccessCreateEnrolmentToken,
         Self::AccessListEnrolmentTokens,
         Self::AccessRevokeEnrolmentToken,
         Self::AccessListNodeIdentities,
         Self::AccessSetNodeState,
         Self::AccessLabelNode,
+        Self::AccessShowAuthority,
+        Self::AccessRotateAuthority,
+        Self::AccessListRoots,
         Self::AccessLogIn,
         Self::AccessLogOut,
         Self::AccessWhoAmI,
@@ -156,6 +165,9 @@ impl Call {
             Self::AccessListNodeIdentities => "/aap.v1.Access/ListNodeIdentities",
             Self::AccessSetNodeState => "/aap.v1.Access/SetNodeState",
             Self::AccessLabelNode => "/aap.v1.Access/LabelNode",
+            Self::AccessShowAuthority => "/aap.v1.Access/ShowAuthority",
+            Self::AccessRotateAuthority => "/aap.v1.Access/RotateAuthority",
+            Self::AccessListRoots => "/aap.v1.Access/ListRoots",
             Self::AccessLogIn => "/aap.v1.Access/LogIn",
             Self::AccessLogOut => "/aap.v1.Access/LogOut",
             Self::AccessWhoAmI => "/aap.v1.Access/WhoAmI",
