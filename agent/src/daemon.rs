@@ -18,6 +18,7 @@ use crate::board::Board;
 use crate::config::{self, AgentSpec, Config};
 use crate::counters::Counters;
 use crate::deletions::Deletions;
+use crate::drain::Drain;
 use crate::failpoint::Failpoints;
 use crate::ingress::Ingress;
 use crate::node::{self, NodeService};
@@ -87,11 +88,13 @@ async fn serve(
     let board = Arc::new(Board::default());
     let failpoints = Failpoints::from_environment();
     let counters = Arc::new(Counters::default());
+    let drain = Arc::new(Drain::of(&options.home));
     let ingress = Ingress {
         buffer: buffer.clone(),
         clock: clock.clone(),
         counters: counters.clone(),
         failpoints: failpoints.clone(),
+        drain: drain.clone(),
     };
     let deletions = Arc::new(Deletions::default());
     let deps = SourceDeps {
@@ -128,6 +131,7 @@ async fn serve(
             state: uplink_state,
             first_welcome: first_welcome.clone(),
             deletions,
+            drain,
             queries: Some(queries),
             renewal: Some(renewal),
         };

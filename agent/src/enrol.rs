@@ -100,7 +100,8 @@ fn ticket(text: &str) -> Result<EnrolmentTicket, Problem> {
 
 /// A home with an authority of its own needs no enrolment, and one that was enrolled needs none again.
 fn refuse_taken(home: &Home, again: bool) -> Result<(), Problem> {
-    if home.tls().join("root.key").exists() {
+    // The key of the root may be away.
+    if ["root.key", "intermediate.key"].iter().any(|key| home.tls().join(key).exists()) {
         let message =
             format!("`{}` has a certificate authority of its own: it is a coordinator's home", home.root());
         return Err(Problem::new("enrolment.own_authority", ExitCode::Conflict, message)
@@ -143,7 +144,7 @@ async fn ask(ticket: &EnrolmentTicket, request: EnrolRequest) -> Result<EnrolRep
 async fn connect(ticket: &EnrolmentTicket) -> Result<EnrolmentApi, Problem> {
     let mut failure = None;
     for address in ticket.coordinators() {
-        match enrolment(address.as_str(), ticket.authority().0).await {
+        match enrolment(address.as_str(), &[ticket.authority().0]).await {
             Ok(api) => return Ok(api),
             Err(error) => failure = Some(error.problem()),
         }

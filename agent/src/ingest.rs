@@ -53,6 +53,8 @@ use crate::ingress::{Packer, Parcel, positions_only};
 use crate::records::Rules;
 use crate::source::SourceDeps;
 
+/// When to ask a node again that is being drained: somebody works on it.
+const DRAINING_RETRY_MS: u64 = 30_000;
 /// Bytes gathered before they are taken: with the parcel before them under way, decoding and fsync overlap.
 const GATHER_BYTES: usize = 4 << 20;
 /// Content of one parcel, about: what is sent compressed can become a thousand times as much, and one parcel is one append.
@@ -416,6 +418,9 @@ impl Call {
         if parcel.is_empty() {
             return Ok(Appended::default());
         }
+        if self.deps.ingress.drain.is_draining() {
+            return Err(draining());
+        }
         let stream = parcel.tallies.first().map(|tally| tally.stream.clone());
         let append = self.deps.ingress.append(parcel);
         tokio::pin!(append);
@@ -538,6 +543,14 @@ fn protocol(what: &str) -> Problem {
 fn bug(error: &dyn std::error::Error) -> Problem {
     Problem::new("ingest.failed", ExitCode::Bug, "taking the input failed unexpectedly")
         .cause(error.to_string())
+}
+
+/// What is durable stays; the same command goes on behind it.
+fn draining() -> Problem {
+    Problem::new("ingest.draining", ExitCode::Unavailable, "this node is being drained and takes no new rows")
+        .hint("give them to another node; or wait, and the same command goes on where it stopped")
+        .hint_command("let it take rows again, where the coordinator is", "aap node resume NODE")
+        .retry_after_ms(DRAINING_RETRY_MS)
 }
 
 fn not_stored(error: &crate::ingress::IngressError) -> Problem {

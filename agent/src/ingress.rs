@@ -21,6 +21,7 @@ use arrow_array::RecordBatch;
 use arrow_schema::{DataType, Field, Schema, SchemaRef, TimeUnit};
 
 use crate::counters::{Counters, DropReason};
+use crate::drain::Drain;
 use crate::failpoint::Failpoints;
 use crate::line_ends;
 
@@ -32,6 +33,9 @@ const ANSWERED_FIRST: Duration = Duration::from_millis(300);
 /// Why records did not become durable.
 #[derive(Debug, thiserror::Error)]
 pub enum IngressError {
+    /// An operator drains this node.
+    #[error("this node is being drained and takes no new rows")]
+    Draining,
     /// The buffer refused or failed.
     #[error("append to the buffer")]
     Append(#[source] aap_buffer::Error),
@@ -161,6 +165,8 @@ pub struct Ingress {
     pub counters: Arc<Counters>,
     /// Crash points.
     pub failpoints: Failpoints,
+    /// Whether new rows are taken.
+    pub drain: Arc<Drain>,
 }
 
 impl Ingress {
@@ -174,6 +180,7 @@ impl Ingress {
     }
 
     async fn append_now(&self, parcel: Parcel) -> Result<Vec<BatchId>, IngressError> {
+        let _taking = self.drain.taking();
         let Parcel { entries, tallies } = parcel;
         self.failpoints.reach("agent.before_append");
         let ids = self.buffer.append(entries).await.map_err(IngressError::Append)?;
@@ -182,8 +189,12 @@ impl Ingress {
         Ok(ids)
     }
 
-    /// The same, but refuses at once where it would have to wait for room.
+    /// The same, but refuses at once where it would have to wait for room, and while the node is being drained.
     pub async fn try_append(&self, parcel: Parcel) -> Result<Vec<BatchId>, IngressError> {
+        let _taking = self.drain.taking();
+        if self.drain.is_draining() {
+            return Err(IngressError::Draining);
+        }
         if mutant::is("answerfirst") {
             return Ok(self.answer_first(parcel));
         }

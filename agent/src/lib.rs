@@ -16,6 +16,7 @@
 //! | `operator.rs` | what the node answers operators by itself |
 //! | `uplink.rs` | delivery to the coordinator |
 //! | `deletions.rs` | what was deleted at the coordinator, and may be taken again |
+//! | `drain.rs` | whether the node takes new rows, as an operator decided |
 //! | `welcome.rs` | when sources may begin: after the coordinator's first word, or without it |
 //! | `query.rs` | SQL over the node's own buffer |
 //! | `offline.rs`, `replay.rs` | `aap-agent buffer …` |
@@ -30,6 +31,7 @@ pub mod config;
 pub mod counters;
 pub mod daemon;
 pub mod deletions;
+pub mod drain;
 mod enrol;
 pub mod failpoint;
 pub mod formats;

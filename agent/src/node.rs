@@ -135,7 +135,7 @@ impl Node for NodeService {
             report: Some(node_report(
                 &ingress.buffer,
                 &ingress.counters,
-                &deps.board,
+                (deps.board.as_ref(), ingress.drain.as_ref()),
                 ingress.clock.as_ref(),
             )),
             sources: sources.collect(),

@@ -87,8 +87,8 @@ impl OperatorService {
 
     fn node_status(&self, rates: &BTreeMap<StreamName, f64>, stats: &Stats) -> v1::NodeStatus {
         let (ingress, uplink) = (&self.deps.ingress, self.deps.board.uplink_entry());
-        let report =
-            node_report(&ingress.buffer, &ingress.counters, &self.deps.board, ingress.clock.as_ref());
+        let told = (self.deps.board.as_ref(), ingress.drain.as_ref());
+        let report = node_report(&ingress.buffer, &ingress.counters, told, ingress.clock.as_ref());
         // Where nothing is to be delivered, nothing waits for it, unless the buffer is full of it.
         let waits = self.delivers || stats.blocked;
         v1::NodeStatus {
@@ -108,6 +108,7 @@ impl OperatorService {
             lag_ms: 0,
             problems: report.problems,
             streams: report.streams,
+            quiet: report.draining,
         }
     }
 

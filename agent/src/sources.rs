@@ -39,8 +39,12 @@ impl Sources {
         Self { deps, running: BTreeMap::new(), stopping: BTreeMap::new() }
     }
 
-    /// Starts what is new, stops what is gone, starts anew what changed, and leaves the rest alone.
-    pub(crate) fn apply(&mut self, wanted: Vec<SourceConfig>) {
+    /// Starts what is new, stops what is gone, starts anew what changed, and leaves the rest alone. While the node is being drained, only
+    /// sources run that tell whoever asks them so.
+    pub(crate) fn apply(&mut self, mut wanted: Vec<SourceConfig>) {
+        if self.deps.ingress.drain.is_draining() {
+            wanted.retain(|config| refuses(&config.spec));
+        }
         let gone = self.running.iter().filter(|(_, running)| !wanted.contains(&running.config));
         let gone: Vec<String> = gone.map(|(name, _)| name.clone()).collect();
         gone.iter().for_each(|name| self.stop(name));
@@ -88,12 +92,14 @@ impl Sources {
             self.deps.listening.expect();
         }
         let (deps, own, stop) = (self.deps.clone(), config.clone(), shutdown.clone());
+        let taking = (!refuses(&config.spec)).then(|| deps.ingress.drain.taking());
         #[expect(clippy::disallowed_methods, reason = "kept here, which stops it and waits for it")]
         let task = tokio::spawn(async move {
             if let Some(before) = before {
                 follow_on(&own.name, before, &deps).await;
             }
             keep_running(own, deps, stop).await;
+            drop(taking);
         });
         self.running.insert(config.name.clone(), Running { config, shutdown, task });
     }
@@ -109,6 +115,11 @@ impl Sources {
             tracing::warn!("sources were abandoned; what they had not stored is read again");
         }
     }
+}
+
+/// Whether a source answers those who bring it rows, so that it can refuse them.
+fn refuses(spec: &SourceSpec) -> bool {
+    matches!(spec, SourceSpec::Http(_) | SourceSpec::Otlp(_) | SourceSpec::RemoteWrite(_))
 }
 
 /// Waits for a source's former self, and for what that left in the queue of the buffer: it commits, and counts as read.
@@ -175,6 +186,9 @@ pub(crate) async fn watch_configuration(
     let mut hangup = signal(SignalKind::hangup()).ok();
     let mut seen = look(options);
     let mut adoptions = deps.first_welcome.adoptions();
+    // What was decided until now is followed at once.
+    let mut drained = deps.ingress.drain.changes();
+    sources.apply(current.sources.clone());
     loop {
         let asked = async {
             match &mut hangup {
@@ -187,6 +201,10 @@ pub(crate) async fn watch_configuration(
             Ok(()) = adoptions.changed() => {
                 tracing::info!("positions came back from the coordinator; file sources begin again");
                 sources.restart_replayable();
+                continue;
+            }
+            Ok(()) = drained.changed() => {
+                sources.apply(current.sources.clone());
                 continue;
             }
             () = tokio::time::sleep(LOOK_EVERY) => false,

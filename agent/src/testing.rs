@@ -145,6 +145,7 @@ fn open(directory: &tempfile::TempDir, settings: &str) -> SourceDeps {
         clock,
         counters: Arc::new(Counters::default()),
         failpoints: Failpoints::default(),
+        drain: Arc::default(),
     };
     let first_welcome = Arc::new(FirstWelcome::default());
     first_welcome.came();

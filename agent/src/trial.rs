@@ -145,6 +145,7 @@ fn open(home: &Home, directory: Utf8PathBuf) -> Result<SourceDeps, Problem> {
         clock,
         counters: Arc::new(Counters::default()),
         failpoints: Failpoints::default(),
+        drain: Arc::default(),
     };
     let first_welcome = Arc::new(FirstWelcome::default());
     first_welcome.came();

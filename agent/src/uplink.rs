@@ -52,6 +52,7 @@ use self::route::{Route, Then};
 use crate::board::Board;
 use crate::counters::Counters;
 use crate::deletions::Deletions;
+use crate::drain::Drain;
 use crate::failpoint::Failpoints;
 use crate::query::NodeQueries;
 use crate::welcome::FirstWelcome;
@@ -91,6 +92,8 @@ pub struct UplinkDeps {
     pub first_welcome: Arc<FirstWelcome>,
     /// Where `aap ingest` hears what was deleted.
     pub deletions: Arc<Deletions>,
+    /// Whether new rows are taken.
+    pub drain: Arc<Drain>,
     /// Answers the coordinator's queries.
     pub queries: Option<NodeQueries>,
     /// Looks after this node's certificate.
@@ -169,7 +172,7 @@ fn next(
     };
     match end {
         session::End::Stopped => None,
-        session::End::BetterCarrier => Some(Then::AtOnce),
+        session::End::BetterCarrier | session::End::OtherRoots => Some(Then::AtOnce),
         session::End::Broken(reason) => {
             failed(&reason);
             Some(route.failed())

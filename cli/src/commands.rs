@@ -5,6 +5,7 @@ mod audit;
 mod auth;
 mod backup;
 mod buffer;
+mod ca;
 mod cluster;
 mod contexts;
 mod dead_letters;
@@ -22,6 +23,7 @@ mod role;
 mod secret;
 mod session;
 mod sink;
+mod site;
 mod source;
 mod status;
 mod stream;
@@ -76,16 +78,23 @@ pub(crate) async fn dispatch(
         Id::StreamTail => Box::pin(stream::tail(context, arguments)).await,
         Id::StreamFiles => stream::files(context, arguments).await,
         Id::StreamDelete => stream::delete(context, arguments).await,
-        Id::NodeLs => node::ls(context).await,
+        Id::NodeLs => node::ls(context, arguments).await,
         Id::NodeShow => node::show(context, arguments).await,
         Id::NodeRecover => node::recover(context, arguments).await,
         Id::NodeApprove => node::set_state(context, operation.id, "approved", arguments).await,
         Id::NodeCordon => node::set_state(context, operation.id, "cordoned", arguments).await,
         Id::NodeBan => node::set_state(context, operation.id, "banned", arguments).await,
+        Id::NodeDrain => node::drain(context, arguments).await,
+        Id::NodeResume => node::set_state(context, operation.id, "resumed", arguments).await,
         Id::NodeLabel => node::label(context, arguments).await,
+        Id::SiteLs => site::ls(context).await,
+        Id::SiteShow => site::show(context, arguments).await,
         Id::TokenCreate => token::create(context, arguments).await,
         Id::TokenLs => token::ls(context).await,
         Id::TokenRevoke => token::revoke(context, arguments).await,
+        Id::CaShow => ca::show(context).await,
+        Id::CaRotate => ca::rotate(context, arguments).await,
+        Id::CaExport => ca::export(context, arguments).await,
         Id::AuditTail => Box::pin(audit::tail(context, arguments)).await,
         Id::AuditSearch => Box::pin(audit::search(context, arguments)).await,
         Id::AuditVerify => audit::verify(context, arguments).await,

@@ -89,8 +89,8 @@ async fn until_done(
         }
         let since = *silent_since.get_or_insert_with(tokio::time::Instant::now);
         if since.elapsed() >= patience {
-            // The agent is there, and another command has the run.
-            let is_busy = lost.code == "ingest.under_way";
+            // The agent is there, and another command has the run, or an operator drains the node.
+            let is_busy = matches!(lost.code.as_str(), "ingest.under_way" | "ingest.draining");
             return Err(if is_busy { lost } else { gave_up(run, &lost, patience) }.into());
         }
         report.waiting(&lost);

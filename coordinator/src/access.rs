@@ -11,12 +11,14 @@
 //! | `people.rs` | [`People`]: users, passwords, sessions, API tokens; who comes from a provider of identities |
 //! | `logins.rs` | logging in, in each way that there is |
 //! | `credentials.rs`, `asked.rs` | sessions and tokens of callers and others; questions about rights |
+//! | `authority.rs` | the certificate authority, and its rotation |
 //! | `enrolment_tokens.rs`, `nodes.rs` | machines that become nodes, and their standing |
 //! | `wire.rs` | records on the wire |
 //!
 //! This file is the service `Access`: each method looks at the objects that the call is about, and has the work done elsewhere.
 
 mod asked;
+mod authority;
 mod credentials;
 mod denials;
 mod enrolment_tokens;
@@ -30,9 +32,7 @@ mod scope;
 mod statements;
 mod wire;
 
-use aap_access::{
-    Address, EnrolmentToken, Kind, NodeIdentity, NodeState, Object, Principal, PrincipalKind, Verb,
-};
+use aap_access::{Address, EnrolmentToken, Kind, NodeIdentity, Object, Principal, PrincipalKind, Verb};
 use aap_proto::status_of_problem;
 use aap_proto::v1::{self, access_server::Access};
 use aap_runtime::Secret;
@@ -44,13 +44,14 @@ use tokio::task::spawn_blocking;
 use tonic::{Request, Response, Status};
 
 use crate::asking::unknown_node;
+use crate::certificates::Certificates;
 use crate::identities::Identities;
 use crate::oidc::ExternalLogins;
 
 pub(crate) use denials::Denials;
 pub(crate) use gate::{Gate, REQUEST_ID, address_of, bearer, pass_gate, request_id};
 pub(crate) use guard::{Caller, Guard, facts_of};
-pub(crate) use nodes::wire_identity;
+pub(crate) use nodes::{DRAINED, DRAINING, wire_identity};
 pub(crate) use people::{External, People};
 pub(crate) use scope::{Named, Scope, Scoped};
 pub(crate) use statements::Statement;
@@ -71,6 +72,7 @@ pub(crate) struct AccessService {
     people: People,
     /// At the provider of identities, where there is one.
     logins: Option<ExternalLogins>,
+    certificates: Certificates,
     /// Where machines that enrol dial coordinators.
     addresses: Vec<Address>,
 }
@@ -95,9 +97,10 @@ impl AccessService {
         identities: Identities,
         people: People,
         logins: Option<ExternalLogins>,
+        certificates: Certificates,
         addresses: Vec<Address>,
     ) -> Self {
-        Self { identities, people, logins, addresses }
+        Self { identities, people, logins, certificates, addresses }
     }
 
     /// Blocking work of the store.
@@ -251,17 +254,9 @@ impl Access for AccessService {
         let caller = caller(&request)?;
         let v1::SetNodeStateRequest { node, state, reason } = request.into_inner();
         let node = self.node_for(&caller, Verb::Approve, &node).await.map_err(refuse)?;
-        let state = match state.as_str() {
-            "approved" => NodeState::Approved,
-            "cordoned" => NodeState::Cordoned,
-            "banned" => NodeState::Banned,
-            other => {
-                let message = format!("`{}` is no state that a node is put into", other.escape_default());
-                return Err(refuse(usage("node.bad_state", message)));
-            }
-        };
         let reason: String = reason.chars().take(REASON_LETTERS_MAX).collect();
-        let change = move |known: &mut NodeIdentity, now_us| known.set_state(state, &reason, now_us);
+        let standing = nodes::Standing::of(&state).map_err(refuse)?;
+        let change = move |known: &mut NodeIdentity, now_us| standing.take(known, &reason, now_us);
         let changed = self.identities.change(&node, change).await.map_err(refuse)?;
         Ok(Response::new(v1::NodeIdentityReply { node: Some(wire_identity(&changed)) }))
     }
@@ -291,6 +286,30 @@ impl Access for AccessService {
         };
         let changed = self.identities.change(&node, change).await.map_err(refuse)?;
         Ok(Response::new(v1::NodeIdentityReply { node: Some(wire_identity(&changed)) }))
+    }
+
+    async fn show_authority(
+        &self,
+        request: Request<v1::ShowAuthorityRequest>,
+    ) -> Result<Response<v1::AuthorityReply>, Status> {
+        reply(self.show_authority_to(&caller(&request)?).await)
+    }
+
+    async fn rotate_authority(
+        &self,
+        request: Request<v1::RotateAuthorityRequest>,
+    ) -> Result<Response<v1::AuthorityReply>, Status> {
+        let caller = caller(&request)?;
+        reply(self.rotate_authority_for(&caller, &request.into_inner()).await)
+    }
+
+    async fn list_roots(
+        &self,
+        request: Request<v1::ListRootsRequest>,
+    ) -> Result<Response<v1::ListRootsReply>, Status> {
+        caller(&request)?;
+        let roots = self.identities.authorities().map_err(refuse)?.into();
+        Ok(Response::new(v1::ListRootsReply { roots }))
     }
 
     async fn log_in(&self, request: Request<v1::LogInRequest>) -> Result<Response<v1::LogInReply>, Status> {

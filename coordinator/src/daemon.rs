@@ -10,7 +10,7 @@ use aap_runtime::{
     Clock, Home, SecretSource, Shutdown, Supervisor, TaskKind, notify_ready, resolve_secrets, write_durably,
 };
 use aap_sql::{Engine, EngineConfig, Serving};
-use aap_transport::{Authority, HttpListener, Security, Server, ServerConfig, TlsFiles};
+use aap_transport::{HttpListener, LiveTls, OwnFiles, Security, Server, ServerConfig};
 use aap_types::{CoordinatorName, NodeId};
 use aap_vault::Vault;
 use anyhow::{Context, Result};
@@ -24,6 +24,7 @@ use crate::access::{AccessService, Denials, Gate, Guard, People};
 use crate::audit::AuditService;
 use crate::catalog::LakeAndLanding;
 use crate::catalogs::Catalogs;
+use crate::certificates::Certificates;
 use crate::cluster::{self, Answering, ClusterConfig, Joined, Peers};
 use crate::config::{AGENTS_PORT, Config, OPERATORS_PORT};
 use crate::enrolment::EnrolmentService;
@@ -69,14 +70,15 @@ pub async fn run(home: Home, config: Config, clock: Arc<dyn Clock>, shutdown: Sh
     let cluster = config.cluster.as_ref();
     names.extend(cluster.and_then(ClusterConfig::advertised_host).map(str::to_owned));
     let name = cluster.map(|cluster| cluster.coordinator.parse::<CoordinatorName>()).transpose()?;
+    let elsewhere = config.operators.tls.as_ref().map(|own| OwnFiles {
+        certificate: home.root().join(&own.certificate),
+        key: home.root().join(&own.key),
+    });
     let own = spawn_blocking(move || -> Result<Own> {
         let authority = prepare_home(&prepared, time)?;
-        let server = authority.server_files(&names).context("issue the coordinator's certificate")?;
-        let caller = name.map(|name| authority.coordinator_files(&name)).transpose();
-        let caller = caller.context("issue the certificate with which other coordinators are called")?;
-        init::renew_nodes(&authority)?;
+        let certificates = Certificates::issue(authority, names, name, elsewhere)?;
         let (token, key) = (operator_token(&prepared)?, installation_key(&prepared)?);
-        Ok(Own { authority, server, caller, token, key, vault: None })
+        Ok(Own { certificates, token, key, vault: None })
     })
     .await??;
     let vault = config.vault.clone().map(|spec| Vault::new(spec, home.root(), clock.clone()));
@@ -95,10 +97,7 @@ pub async fn run(home: Home, config: Config, clock: Arc<dyn Clock>, shutdown: Sh
 
 /// As whom it is there, and what it knows others by.
 struct Own {
-    authority: Authority,
-    server: TlsFiles,
-    /// As whom it calls other coordinators, where this is one of several.
-    caller: Option<TlsFiles>,
+    certificates: Certificates,
     /// What operators of this machine show.
     token: String,
     /// Under which secrets that it issues are hashed.
@@ -116,9 +115,9 @@ async fn serve(
     shutdown: Shutdown,
 ) -> Result<()> {
     let before = read_endpoints(home);
-    let Own { authority, server, caller, token, key, vault } = own;
-    let security = operators_security(home, config, &server)?;
-    let mut agents = bind_agents(config, before.as_ref(), server.clone()).await?;
+    let Own { certificates, token, key, vault } = own;
+    let security = operators_security(config, certificates.live())?;
+    let mut agents = bind_agents(config, before.as_ref(), certificates.live()).await?;
     let operators = bind_operators(config, before.as_ref()).await?;
     let endpoints = Endpoints {
         operator: dialable(operators.local_addr()?),
@@ -134,7 +133,7 @@ async fn serve(
         false => listener,
     };
     let operators = behind(HttpListener::new(operators, security));
-    let routed = bind_gateway(home, config, &server).await?.map(behind);
+    let routed = bind_gateway(home, config, certificates.live()).await?.map(behind);
 
     // Agents stop first; queries and the lake go on until the sessions have landed what they had.
     let late = Shutdown::default();
@@ -186,7 +185,7 @@ async fn serve(
         catalogs.start_all(&declared);
         routes.start_all(&declared);
     }
-    let reach = match (&joined, caller) {
+    let reach = match (&joined, certificates.caller()) {
         (Some(joined), Some(caller)) => {
             let peers = Peers::new(joined.leases.clone(), caller, clock.clone());
             Reach::in_cluster(nodes.clone(), peers, parts.store.clone())
@@ -232,8 +231,8 @@ async fn serve(
         joined.lead(sinks.clone(), sources.clone(), catalogs.clone(), routes, clock.clone())
     });
     let life = Duration::from_secs(config.agents.certificate_seconds);
-    let identities =
-        Identities::new(parts.access.clone(), (authority, key), life, nodes.clone(), clock.clone());
+    let issuer = (certificates.authority().clone(), key);
+    let identities = Identities::new(parts.access.clone(), issuer, life, nodes.clone(), clock.clone());
     if joined.is_some() {
         tasks.spawn(TaskKind::vital("standing of nodes"), identities.clone().watch(late.clone()));
     }
@@ -248,7 +247,13 @@ async fn serve(
     let gate = Gate::new(guard.clone(), parts.audit.clone(), limits.clone(), denials.clone());
     let logins = config.oidc.as_ref().map(|oidc| ExternalLogins::new(oidc, home.root(), clock.clone()));
     let logins = logins.transpose().context("open the authority of the provider of identities")?;
-    let access = AccessService::new(identities.clone(), people.clone(), logins, vec![operators_at]);
+    let access = AccessService::new(
+        identities.clone(),
+        people.clone(),
+        logins,
+        certificates.clone(),
+        vec![operators_at],
+    );
     let enrolment = EnrolmentService::new(identities.clone(), advertised.agents, joined.clone());
     let service = OperatorService {
         board: board.clone(),
@@ -296,6 +301,7 @@ async fn serve(
         room_bytes: config.agents.room.0,
         shutdown: shutdown.clone(),
     };
+    tasks.spawn(TaskKind::optional("certificates"), certificates.run(late.clone()));
     tasks.spawn(TaskKind::vital("landing"), until_writer_ends(parts.buffer.clone(), late.clone()));
     tasks.spawn(TaskKind::vital("lake"), parts.lake.clone().run(late.clone()));
     let scrubber = scrub_for_ever(parts.buffer.clone(), SCRUB_PAUSE, late.clone());
@@ -346,7 +352,7 @@ async fn until_writer_ends(buffer: Buffer, shutdown: Shutdown) -> Result<()> {
     }
 }
 
-async fn bind_agents(config: &Config, before: Option<&Endpoints>, tls: TlsFiles) -> Result<Server> {
+async fn bind_agents(config: &Config, before: Option<&Endpoints>, tls: &LiveTls) -> Result<Server> {
     let wanted = candidates(config.agents.bind, before.map(|e| e.agents), AGENTS_PORT);
     let mut failure = None;
     for bind in wanted {
@@ -359,25 +365,24 @@ async fn bind_agents(config: &Config, before: Option<&Endpoints>, tls: TlsFiles)
 }
 
 /// Operators' clients come with TLS. On loopback also those come who monitor: they show no token, and get no secrets.
-fn operators_security(home: &Home, config: &Config, tls: &TlsFiles) -> Result<Security> {
-    let own = config.operators.tls.as_ref();
-    let own = own.map(|own| (home.root().join(&own.certificate), home.root().join(&own.key)));
-    let own = own.as_ref().map(|(certificate, key)| (certificate.as_path(), key.as_path()));
-    let server = tls.operators(own, &http::PROTOCOLS).context("open the certificate for operators")?;
+fn operators_security(config: &Config, tls: &LiveTls) -> Result<Security> {
+    let server = tls.operators(&http::PROTOCOLS).context("open the certificate for operators")?;
     let is_remote = config.operators.bind.is_some_and(|bind| !bind.ip().is_loopback());
     Ok(if is_remote { Security::Tls(server) } else { Security::Offered(server) })
 }
 
 /// Where routes are served, if they are.
-async fn bind_gateway(home: &Home, config: &Config, tls: &TlsFiles) -> Result<Option<HttpListener>> {
+async fn bind_gateway(home: &Home, config: &Config, tls: &LiveTls) -> Result<Option<HttpListener>> {
     let Some(listen) = config.gateway.listen else { return Ok(None) };
     let own = config.gateway.tls.as_ref();
-    let own = own.map(|own| (home.root().join(&own.certificate), home.root().join(&own.key)));
-    let security = match &own {
+    let own = own.map(|own| OwnFiles {
+        certificate: home.root().join(&own.certificate),
+        key: home.root().join(&own.key),
+    });
+    let security = match own {
         None => Security::Plain,
-        Some((certificate, key)) => {
-            let own = Some((certificate.as_path(), key.as_path()));
-            let server = tls.operators(own, &http::PROTOCOLS[..2]);
+        Some(own) => {
+            let server = tls.beside(own).and_then(|tls| tls.operators(&http::PROTOCOLS[..2]));
             Security::Tls(server.context("open the certificate of the gateway")?)
         }
     };

@@ -9,6 +9,8 @@
 //! answer. A node that never enrolled, because its coordinator's home issued its certificate, has no identity until somebody changes
 //! its standing: its certificate shows generation 0.
 
+mod confirmations;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +27,8 @@ use tokio::task::spawn_blocking;
 use tracing::{info, warn};
 
 use crate::nodes::Nodes;
+
+pub(crate) use confirmations::Confirmations;
 
 /// The site of nodes that were never told theirs.
 pub(crate) const DEFAULT_SITE: &str = "default";
@@ -53,6 +57,15 @@ pub(crate) struct Application {
 pub(crate) struct Refused {
     pub(crate) code: &'static str,
     pub(crate) message: String,
+}
+
+/// A node that is served.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Admitted {
+    /// It has no certificate below the newest root yet.
+    pub(crate) renews: bool,
+    /// It shall take no new rows.
+    pub(crate) draining: bool,
 }
 
 /// The identities of nodes. Cheap to clone.
@@ -93,7 +106,7 @@ impl Identities {
         &self.inner.key
     }
 
-    /// What enrolment tokens name the authority by.
+    /// What enrolment tokens name the authority by: its newest root.
     pub(crate) fn authority(&self) -> Fingerprint {
         Fingerprint(self.inner.authority.fingerprint())
     }
@@ -149,12 +162,13 @@ impl Identities {
     }
 
     /// Whether a node that shows a certificate of `generation` may have a session.
-    pub(crate) async fn admit(&self, node: &NodeId, generation: u64) -> Result<(), Refused> {
+    pub(crate) async fn admit(&self, node: &NodeId, generation: u64) -> Result<Admitted, Refused> {
         let (inner, wanted) = (self.inner.clone(), node.clone());
         let admitted = run(move || inner.admit(&wanted, generation)).await;
         let unknown = |problem: Problem| Refused { code: "UNAVAILABLE", message: problem.message };
-        match admitted.map_err(unknown)? {
-            Admission::Admitted => Ok(()),
+        let (admission, known) = admitted.map_err(unknown)?;
+        match admission {
+            Admission::Admitted => Ok(known),
             Admission::Cloned => {
                 self.cut(node);
                 Err(refused(node, NodeState::Locked))
@@ -174,7 +188,14 @@ impl Identities {
         if !changed.state.is_served() {
             self.cut(node);
         }
+        self.tell(&changed).await;
         Ok(changed)
+    }
+
+    /// Whether a node shall take no new rows; none where it is not on record, or cannot be looked up.
+    pub(crate) async fn is_draining(&self, node: &NodeId) -> Option<bool> {
+        let known = self.list(Some(node.clone())).await.ok()?;
+        known.first().map(|known| known.draining)
     }
 
     /// One node, or all by name.
@@ -204,9 +225,21 @@ impl Identities {
                     all.iter()
                         .filter(|known| !known.state.is_served())
                         .for_each(|known| self.cut(&known.node));
+                    for known in
+                        all.iter().filter(|known| self.inner.nodes.is_draining(&known.node) != known.draining)
+                    {
+                        self.tell(known).await;
+                    }
                 }
                 Err(problem) => warn!(%problem, "the standing of nodes cannot be looked up"),
             }
+        }
+    }
+
+    /// Tells a node that has its session here whether it takes new rows.
+    async fn tell(&self, known: &NodeIdentity) {
+        if let Some(session) = self.inner.nodes.session(&known.node) {
+            session.drain(known.draining).await;
         }
     }
 
@@ -387,8 +420,9 @@ impl Inner {
                 .authority
                 .sign_node(request, node, generation, self.life)
                 .map_err(|error| error.problem())?;
-            let IssuedCertificate { chain, serial, expires_us } = issued;
-            let certificate = Certificate { serial: serial.to_string(), expires_us };
+            let IssuedCertificate { chain, serial, expires_us, root } = issued;
+            let root = Some(Fingerprint(root));
+            let certificate = Certificate { serial: serial.to_string(), expires_us, root };
             let now_us = self.now_us();
             let decide = |known: &mut NodeIdentity| known.renew(presented, renewal, &certificate, now_us);
             let Some((identity, renewed)) = self.store.change(node.as_str(), decide).map_err(store_failed)?
@@ -419,17 +453,19 @@ impl Inner {
         }
     }
 
-    fn admit(&self, node: &NodeId, generation: u64) -> Result<Admission, Problem> {
+    fn admit(&self, node: &NodeId, generation: u64) -> Result<(Admission, Admitted), Problem> {
         let now_us = self.now_us();
         let admit = |known: &mut NodeIdentity| known.admit(generation, now_us);
-        if let Some((_, admission)) = self.store.change(node.as_str(), admit).map_err(store_failed)? {
-            return Ok(admission);
+        if let Some((known, admission)) = self.store.change(node.as_str(), admit).map_err(store_failed)? {
+            let trusts_newest = known.trusts == Some(Fingerprint(self.authority.fingerprint()));
+            let renews = generation > 0 && !trusts_newest && self.authority.is_rotating();
+            return Ok((admission, Admitted { renews, draining: known.draining }));
         }
         if generation > 0 {
             // Its certificate is ours and a day old at most, and the metadata was lost since. Its key is learned at its next renewal.
             warn!(%node, generation, "an enrolled node is not on record; it is let in");
         }
-        Ok(Admission::Admitted)
+        Ok((Admission::Admitted, Admitted::default()))
     }
 
     fn change(
@@ -469,6 +505,8 @@ fn unknown(node: &NodeId, now_us: i64) -> NodeIdentity {
         shown: 0,
         renewal: String::new(),
         certificate: None,
+        trusts: None,
+        draining: false,
         recoveries: 0,
         created_us: now_us,
         updated_us: now_us,

@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 
 use crate::arrival::chain;
 
-/// The certificate of the authority, from the home on.
+/// The certificates of the roots, from the home on.
 pub(crate) const AUTHORITY: &str = "tls/root.pem";
 /// Bytes of randomness in a token.
 const TOKEN_BYTES: usize = 32;
@@ -40,8 +40,8 @@ pub fn issue_node(authority: &Authority, node: &NodeId) -> Result<()> {
     Ok(())
 }
 
-/// Issues the certificates of nodes again that are past half of their life. The agent of this home takes its own up at
-/// the next connection; to other nodes somebody must take theirs, for which the other half is time.
+/// Issues the certificates of nodes again that are past half of their life. The agent of this home takes its own up at the next
+/// connection.
 pub fn renew_nodes(authority: &Authority) -> Result<()> {
     for node in authority.nodes().context("list the nodes with certificates")? {
         if let Err(error) = authority.node_files(&node) {
@@ -95,8 +95,14 @@ fn random() -> Result<[u8; TOKEN_BYTES]> {
     Ok(random)
 }
 
-/// The fingerprint of the certificate authority in `tls`: BLAKE3 over its certificate, in hexadecimal digits.
+/// What coordinators of a cluster know their authority by: BLAKE3 over the file with its first root, in hexadecimal digits, whatever roots
+/// there have been since (`tls/authority.id`).
 pub fn authority_fingerprint(tls: &Utf8Path) -> Result<String> {
+    let kept = tls.join("authority.id");
+    if kept.exists() {
+        let kept = std::fs::read_to_string(&kept).with_context(|| format!("read `{kept}`"))?;
+        return Ok(kept.trim().to_owned());
+    }
     let path = tls.join("root.pem");
     let certificate = std::fs::read(&path).with_context(|| format!("read `{path}`"))?;
     Ok(blake3::hash(&certificate).to_hex().to_string())

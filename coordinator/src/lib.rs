@@ -59,6 +59,7 @@ mod asking;
 mod audit;
 pub mod catalog;
 pub mod catalogs;
+mod certificates;
 pub mod cli;
 pub mod cluster;
 pub mod config;

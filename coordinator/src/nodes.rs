@@ -151,6 +151,12 @@ impl Nodes {
         self.state().clone()
     }
 
+    /// Whether a node reports that it takes no new rows, and that none are on their way into its buffer.
+    pub fn is_draining(&self, node: &NodeId) -> bool {
+        let state = self.state();
+        state.get(node).and_then(|known| known.report.as_ref()).is_some_and(|(report, _)| report.draining)
+    }
+
     /// How many nodes have a session, ready or not.
     pub fn connected(&self) -> usize {
         self.state().values().filter(|node| node.session.is_some()).count()
@@ -233,6 +239,16 @@ impl Session {
     /// Tells the node what was deleted of what it delivered. `false` if the session has ended.
     pub async fn deleted(&self, through: Vec<v1::StreamTail>) -> bool {
         self.send(coordinator_message::Kind::Deleted(v1::Deleted { through })).await
+    }
+
+    /// Asks the node to renew its certificate at once. `false` if the session has ended.
+    pub async fn renew_now(&self) -> bool {
+        self.send(coordinator_message::Kind::RenewNow(v1::RenewNow {})).await
+    }
+
+    /// Tells the node whether it takes new rows. `false` if the session has ended.
+    pub async fn drain(&self, draining: bool) -> bool {
+        self.send(coordinator_message::Kind::Drain(v1::Drain { draining })).await
     }
 
     /// Asks the node to answer a query. The channel ends with `end` or `problem`, or closed when the session ends.

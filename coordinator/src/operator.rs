@@ -335,12 +335,19 @@ fn no_such_stream(name: &str) -> Problem {
     Problem { code: "stream.unknown".to_owned(), ..near }
 }
 
+/// A node that is being drained is drained once all that it has is here.
+fn with_drain(identity: v1::NodeIdentity, status: &v1::NodeStatus) -> v1::NodeIdentity {
+    let is_drained = identity.state == access::DRAINING && status.quiet && status.waiting_batches == 0;
+    let state = if is_drained { access::DRAINED.to_owned() } else { identity.state };
+    v1::NodeIdentity { state, ..identity }
+}
+
 /// What each node is to the platform; those that enrolled and never came are nodes too.
 fn add_identities(nodes: &mut Vec<v1::NodeStatus>, known: &[NodeIdentity]) {
     for identity in known {
         let identity = access::wire_identity(identity);
         match nodes.iter_mut().find(|status| status.node == identity.node) {
-            Some(status) => status.identity = Some(identity),
+            Some(status) => status.identity = Some(with_drain(identity, status)),
             None => nodes.push(v1::NodeStatus {
                 node: identity.node.clone(),
                 identity: Some(identity),

@@ -26,7 +26,7 @@ use self::welcome::check_hello;
 use crate::arrival::chain;
 use crate::cluster::Place;
 use crate::deletions;
-use crate::identities::{Identities, Refused};
+use crate::identities::{Admitted, Identities, Refused};
 use crate::landing::Landing;
 use crate::nodes::Nodes;
 
@@ -123,20 +123,35 @@ impl Sessions {
         let _watch = close_with(&close, lost);
         let attached = self.nodes.attach(&node, carrier.to_string(), tx.clone(), close.clone()).await;
         // Only now, so that whoever shuts the node out from here on finds its session.
-        if let Some(identities) = &self.identities
-            && let Err(Refused { code, message }) = identities.admit(&node, generation).await
-        {
-            refuse(&tx, code, message.clone(), None).await?;
-            return Err(End::NotAdmitted(message));
-        }
+        let admitted = match &self.identities {
+            Some(identities) => identities.admit(&node, generation).await,
+            None => Ok(Admitted::default()),
+        };
+        let admitted = match admitted {
+            Ok(admitted) => admitted,
+            Err(Refused { code, message }) => {
+                refuse(&tx, code, message.clone(), None).await?;
+                return Err(End::NotAdmitted(message));
+            }
+        };
         let welcome = tokio::select! {
-            welcome = self.welcome(&node, &hello) => welcome?,
+            welcome = self.welcome(&node, &hello) => v1::Welcome { draining: admitted.draining, ..welcome? },
             () = close.requested() => return Ok(()),
         };
         info!(%node, %carrier, version = hello.agent_version, epoch = hello.epoch, new_epoch = welcome.new_epoch, "session begins");
         let deleted = welcome.deleted.clone();
         tx.send(message(coordinator_message::Kind::Welcome(welcome))).await?;
         attached.ready();
+        if admitted.renews {
+            tx.send(message(coordinator_message::Kind::RenewNow(v1::RenewNow {}))).await?;
+        }
+        // Whoever drained it between the welcome and now found nobody here to tell either.
+        if let Some(identities) = &self.identities {
+            let draining = identities.is_draining(&node).await.unwrap_or(admitted.draining);
+            if draining != admitted.draining {
+                tx.send(message(coordinator_message::Kind::Drain(v1::Drain { draining }))).await?;
+            }
+        }
         // Whoever deleted something between the welcome and now found nobody here to tell.
         let now_deleted = deletions::of_node(&self.store, &node).await;
         if now_deleted != deleted {

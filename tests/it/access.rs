@@ -19,6 +19,8 @@ const NEEDS: &[(&str, &[&str])] = &[
     ("Access/ListNodeIdentities", &["node:read"]),
     ("Access/SetNodeState", &["node:approve"]),
     ("Access/LabelNode", &["node:write"]),
+    ("Access/ShowAuthority", &["platform:read"]),
+    ("Access/RotateAuthority", &["platform:write"]),
     ("Access/CreateUser", &["user:write"]),
     ("Access/ListUsers", &["user:read"]),
     ("Access/ChangeUser", &["user:write"]),
@@ -54,7 +56,7 @@ const NEEDS: &[(&str, &[&str])] = &[
     ("Secrets/Remove", &["secret:delete"]),
 ];
 /// Calls about whoever makes them: known they must be, and nothing else.
-const OWN: [&str; 9] = [
+const OWN: [&str; 10] = [
     "Access/LogOut",
     "Access/WhoAmI",
     "Access/ChangePassword",
@@ -64,6 +66,7 @@ const OWN: [&str; 9] = [
     "Access/ListApiTokens",
     "Access/RevokeApiTokens",
     "Access/CanI",
+    "Access/ListRoots",
 ];
 /// Calls of whoever is not known yet.
 const OPEN: [&str; 3] = ["Access/LogIn", "Access/StartLogin", "Access/FinishLogin"];

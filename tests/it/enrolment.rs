@@ -11,7 +11,7 @@ use aap_tests::{Daemon, Platform, Ran, Settings, copy, eventually, source, wait_
 /// A platform with a coordinator and no node of its own.
 struct Hub {
     platform: Platform,
-    _coordinator: Daemon,
+    coordinator: Daemon,
 }
 
 impl Hub {
@@ -26,7 +26,19 @@ impl Hub {
         std::fs::write(&file, document.replacen("agents: { bind:", &life, 1)).unwrap();
         let daemon = platform.start("coordinator");
         platform.await_coordinator();
-        Self { platform, _coordinator: daemon }
+        Self { platform, coordinator: daemon }
+    }
+
+    /// Kills the coordinator, and starts it again.
+    fn restart(&mut self) {
+        self.coordinator.kill();
+        self.coordinator = self.platform.start("coordinator");
+        self.platform.await_coordinator();
+    }
+
+    /// A field of `aap ca show`.
+    fn ca(&self, field: &str) -> serde_json::Value {
+        self.platform.aap(&["ca", "show", "-o", "json"]).ok().json()["item"][field].clone()
     }
 
     fn new() -> Self {
@@ -85,6 +97,43 @@ impl Machine {
         let lines: String = numbers.map(|number| format!("{number}\n")).collect();
         let mut file = std::fs::OpenOptions::new().create(true).append(true).open(self.file()).unwrap();
         file.write_all(lines.as_bytes()).unwrap();
+    }
+}
+
+/// Connects as machines do that want to become nodes.
+struct Dial {
+    address: String,
+    tls: tokio_rustls::TlsConnector,
+}
+
+fn enrolling(root: &[u8]) -> tokio_rustls::TlsConnector {
+    use tokio_rustls::rustls::pki_types::{CertificateDer, pem::PemObject};
+    use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto::ring, version::TLS13};
+    let mut roots = RootCertStore::empty();
+    CertificateDer::pem_slice_iter(root).for_each(|root| roots.add(root.unwrap()).unwrap());
+    let config = ClientConfig::builder_with_provider(std::sync::Arc::new(ring::default_provider()));
+    let config = config.with_protocol_versions(&[&TLS13]).unwrap();
+    let mut config = config.with_root_certificates(roots).with_no_client_auth();
+    config.alpn_protocols = vec![b"aap-enrol/1".to_vec()];
+    std::sync::Arc::new(config).into()
+}
+
+impl tonic::codegen::Service<tonic::codegen::http::Uri> for Dial {
+    type Response = hyper_util::rt::TokioIo<tokio_rustls::client::TlsStream<tokio::net::TcpStream>>;
+    type Error = std::io::Error;
+    type Future = futures::future::BoxFuture<'static, Result<Self::Response, Self::Error>>;
+
+    fn poll_ready(&mut self, _: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), Self::Error>> {
+        std::task::Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: tonic::codegen::http::Uri) -> Self::Future {
+        let (address, tls) = (self.address.clone(), self.tls.clone());
+        Box::pin(async move {
+            let stream = tokio::net::TcpStream::connect(address).await?;
+            let name = tokio_rustls::rustls::pki_types::ServerName::try_from("localhost").unwrap();
+            tls.connect(name, stream).await.map(hyper_util::rt::TokioIo::new)
+        })
     }
 }
 
@@ -239,22 +288,156 @@ fn e9_a_banned_node_is_cut_off_within_five_seconds_and_loses_nothing() {
 }
 
 #[test]
-fn a_certificate_is_renewed_through_three_lives_while_rows_flow() {
+fn a_certificate_is_renewed_through_three_lives_and_below_another_root_while_rows_flow() {
     const LIFE: u64 = 6;
     let (hub, machine) = (Hub::with_life(LIFE), Machine::new("edge-1"));
     machine.enrol(&hub.token(&[]), &[]).ok();
     let mut agent = machine.start();
     let mut lines = 0;
-    eventually("a certificate of the fourth generation", || {
-        machine.append(lines..lines + 10);
-        lines += 10;
-        (hub.node("edge-1", "generation").as_u64() >= Some(4)).then_some(())
-    });
+    let mut generation = |wanted: u64| {
+        eventually(&format!("a certificate of generation {wanted}"), || {
+            machine.append(lines..lines + 10);
+            lines += 10;
+            (hub.node("edge-1", "generation").as_u64() >= Some(wanted)).then_some(())
+        });
+    };
+    generation(2);
+    let (root, former) = (hub.platform.home().join("tls/root.pem"), hub.ca("root"));
+    let own_root = machine.platform.home().join("tls/root.pem");
+    hub.platform.aap(&["ca", "rotate"]).ok();
+    assert_ne!(hub.ca("root"), former);
+    assert_eq!(hub.ca("rotating"), true);
+    hub.platform.aap(&["ca", "rotate", "-o", "json"]).refused(6, "ca.rotation_under_way");
+    eventually("the node confirms the new root", || (hub.ca("confirmed") == 1).then_some(()));
+    assert_eq!(std::fs::read(&own_root).unwrap(), std::fs::read(&root).unwrap(), "it has both");
+    hub.platform.aap(&["ca", "rotate", "--finish"]).ok();
+    hub.platform.aap(&["ca", "rotate", "--finish", "-o", "json"]).refused(6, "ca.no_rotation");
+    let after = hub.node("edge-1", "generation").as_u64().unwrap();
+    generation(after + 2);
+    assert_eq!(std::fs::read(&own_root).unwrap(), std::fs::read(&root).unwrap(), "the former is gone");
+    let recorded = hub.platform.aap(&["audit", "tail", "-o", "json"]).ok().out;
+    assert!(recorded.contains("ca rotate"), "{recorded}");
     // With the newest one it comes back.
     agent.kill();
     machine.append(lines..lines + 10);
     let _agent = machine.start();
     delivered(&hub, lines + 10);
+}
+
+#[test]
+fn a_rotation_is_not_finished_while_a_node_that_is_away_believes_only_the_former_root() {
+    let (hub, machine, late) = (Hub::new(), Machine::new("edge-1"), Machine::new("edge-2"));
+    // A token from before is good afterwards: the former root has signed the new one.
+    let before = hub.token(&[]);
+    machine.enrol(&hub.token(&[]), &[]).ok();
+    hub.platform.aap(&["ca", "rotate"]).ok();
+    let refused = hub.platform.aap(&["ca", "rotate", "--finish", "-o", "json"]).refused(6, "ca.nodes_wait");
+    assert!(refused["message"].as_str().unwrap().contains("`edge-1`"), "{refused}");
+    late.enrol(&before, &[]).ok();
+    // It comes back with a certificate of the former root, and gets the next at once, though it holds for a day.
+    let _agents = [machine.start(), late.start()];
+    machine.append(0..100);
+    eventually("both nodes confirm the new root", || (hub.ca("confirmed") == 2).then_some(()));
+    hub.platform.aap(&["ca", "rotate", "--finish"]).ok();
+    delivered(&hub, 100);
+    // Whoever enrols now knows only the new one.
+    let newest = Machine::new("edge-3");
+    newest.enrol(&hub.token(&[]), &[]).ok();
+    let _agent = newest.start();
+    eventually("the newest node is there", || (hub.node("edge-3", "connected") == true).then_some(()));
+    Machine::new("edge-4").enrol(&before, &[]).refused(7, "transport.unreachable");
+}
+
+#[test]
+fn a_root_whose_key_is_offline_goes_on_and_is_exported_for_its_owner_alone() {
+    let (hub, machine) = (Hub::new(), Machine::new("edge-1"));
+    let (key, away) = (hub.platform.home().join("tls/root.key"), hub.platform.beside("offline.key"));
+    let secret = std::fs::read(&key).unwrap();
+    hub.platform.aap(&["ca", "export", "--root-key", away.to_str().unwrap()]).ok();
+    assert_eq!((std::fs::read(&away).unwrap(), mode_of(&away)), (secret, 0o600));
+    hub.platform.aap(&["ca", "export", "--root-key", away.to_str().unwrap(), "-o", "plain"]).code(1);
+    std::fs::remove_file(&key).unwrap();
+    assert_eq!(hub.ca("root_key"), "away");
+    hub.platform.aap(&["ca", "rotate", "-o", "json"]).refused(6, "ca.root_offline");
+    machine.enrol(&hub.token(&[]), &[]).ok();
+    let _agent = machine.start();
+    machine.append(0..10);
+    delivered(&hub, 10);
+    let printed = hub.platform.aap(&["ca", "export"]).ok().out;
+    assert_eq!(printed.as_bytes(), std::fs::read(hub.platform.home().join("tls/root.pem")).unwrap());
+    // Put back for a moment.
+    std::fs::copy(&away, &key).unwrap();
+    hub.platform.aap(&["ca", "rotate"]).ok();
+}
+
+#[test]
+fn a_node_that_is_drained_delivers_all_it_has_and_takes_nothing_new_over_restarts() {
+    let (mut hub, machine) = (Hub::new(), Machine::new("edge-1"));
+    machine.enrol(&hub.token(&[]), &[]).ok();
+    let mut agent = machine.start();
+    machine.append(0..1000);
+    eventually("the node is there", || (hub.node("edge-1", "connected") == true).then_some(()));
+    delivered(&hub, 1000);
+    let drain = ["node", "drain", "edge-1", "--wait", "--reason", "new disk"];
+    let drained = hub.platform.aap(&[&drain[..], &["-o", "json"]].concat()).ok().json();
+    assert_eq!(
+        (&drained["item"]["state"], &drained["item"]["reason"]),
+        (&"drained".into(), &"new disk".into())
+    );
+    machine.append(1000..1100);
+    let line = ["ingest", "other", "-", "--format", "text", "--timeout", "1s", "-o", "json"];
+    machine.platform.aap_with_input(&line, b"one\n").refused(7, "ingest.draining");
+    // Over restarts of both.
+    agent.kill();
+    hub.restart();
+    let agent = machine.start();
+    eventually("the node is back", || (hub.node("edge-1", "connected") == true).then_some(()));
+    hub.await_state("edge-1", "drained");
+    let counted = hub.platform.aap(&["query", "-o", "csv", "--no-headers", "select count(*) from logs"]);
+    assert_eq!(counted.out.trim(), "1000");
+    hub.platform.aap(&["node", "resume", "edge-1"]).ok();
+    delivered(&hub, 1100);
+    assert_eq!(hub.node("edge-1", "state"), "approved");
+    // A node that is away does not become drained.
+    drop(agent);
+    let line = ["node", "drain", "edge-1", "--wait", "--timeout", "2s", "-o", "json"];
+    hub.platform.aap(&line).refused(8, "node.draining");
+    let sites = hub.platform.aap(&["site", "ls", "-o", "json"]).ok().json();
+    assert_eq!((&sites["items"][0]["site"], &sites["items"][0]["nodes"]), (&"lyon".into(), &1.into()));
+}
+
+#[test]
+fn e5_a_machine_that_enrols_calls_nothing_else_and_says_little() {
+    use aap_client::v1;
+    let hub = Hub::new();
+    let address = hub.platform.endpoint("operator").unwrap();
+    let root = std::fs::read(hub.platform.home().join("tls/root.pem")).unwrap();
+    let token = std::fs::read_to_string(hub.platform.home().join("run/operator.token")).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let dial = Dial { address, tls: enrolling(&root) };
+        let channel = tonic::transport::Endpoint::from_static("http://coordinator");
+        let channel = channel.connect_with_connector(dial).await.unwrap();
+        for call in aap_client::Call::ALL {
+            let mut grpc = tonic::client::Grpc::new(channel.clone());
+            grpc.ready().await.unwrap();
+            let codec = tonic_prost::ProstCodec::<v1::WhoAmIRequest, v1::LogOutReply>::default();
+            let mut request = tonic::Request::new(v1::WhoAmIRequest {});
+            request
+                .metadata_mut()
+                .insert("authorization", format!("Bearer {}", token.trim()).parse().unwrap());
+            let refused = grpc.unary(request, call.path().parse().unwrap(), codec).await.unwrap_err();
+            assert_eq!(refused.code(), tonic::Code::Unimplemented, "{}: {refused}", call.path());
+        }
+        let mut api = v1::enrolment_client::EnrolmentClient::new(channel);
+        let long = v1::EnrolRequest { token: "x".repeat(5000), ..v1::EnrolRequest::default() };
+        let refused = api.enrol(long).await.unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::OutOfRange, "{refused}");
+        let refused = api.enrol(v1::EnrolRequest::default()).await.unwrap_err();
+        assert_eq!(aap_client::problem_of(&refused).code, "enrolment.bad_request", "{refused}");
+    });
+    let recorded = hub.platform.aap(&["node", "ls", "-o", "json"]).ok().json();
+    assert_eq!(recorded["items"].as_array().unwrap().len(), 0, "no side effect");
 }
 
 #[test]

@@ -309,3 +309,32 @@ fn a_protected_context_stands_before_changes_and_a_foreign_authority_is_not_beli
     let believed = [elsewhere[0], ("AAP_CA", root.to_str().unwrap())];
     ana.ran(&["stream", "ls", "-o", "json"], "", &believed).refused(4, "auth.login_needed");
 }
+
+#[test]
+fn a_context_and_its_login_go_on_when_the_root_of_the_platform_is_replaced() {
+    let hub = Hub::new();
+    hub.create_user("ana", &["admin"]);
+    hub.create_user("eva", &["viewer"]);
+    let (ana, eva) = (hub.person("ana", &["--user", "ana"]), hub.person("eva", &["--user", "eva"]));
+    for person in [&ana, &eva] {
+        person.log_in(PASSWORD).ok();
+    }
+    let own = hub.platform.beside("ana-config/ca/hub.pem");
+    let former = std::fs::read_to_string(&own).unwrap();
+    ana.json(&["ca", "rotate"]).ok();
+    // Eleven minutes later.
+    let earlier = std::time::Duration::from_secs(660);
+    let file = std::fs::File::options().write(true).open(&own).unwrap();
+    let written = file.metadata().unwrap().modified().unwrap();
+    file.set_modified(written - earlier).unwrap();
+    ana.json(&["stream", "ls"]).ok();
+    let both = std::fs::read_to_string(&own).unwrap();
+    assert!(both.ends_with(&former) && both != former, "{both}");
+    // With both it uses the login once, which is known by the new root from then on.
+    ana.json(&["stream", "ls"]).ok();
+    ana.json(&["ca", "rotate", "--finish"]).ok();
+    ana.json(&["stream", "ls"]).ok();
+    // Somebody who was away gets a new context; the local platform goes on.
+    eva.json(&["stream", "ls"]).refused(7, "platform.unreachable");
+    hub.platform.aap(&["stream", "ls"]).ok();
+}

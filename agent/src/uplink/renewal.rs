@@ -14,6 +14,7 @@ use aap_runtime::{Clock, write_durably};
 use aap_transport::{AgentSender, NodeKey, TlsFiles};
 use aap_types::NodeId;
 use camino::Utf8PathBuf;
+use tokio::sync::Notify;
 
 use super::chain;
 use super::session::send;
@@ -39,19 +40,35 @@ pub struct Renewal {
     clock: Arc<dyn Clock>,
     /// Its own share of [`SPREAD`].
     late: i64,
+    /// The coordinator wants it to be renewed now.
+    wanted: Arc<Notify>,
+    /// Other roots came with it.
+    moved: Arc<Notify>,
 }
 
 impl Renewal {
     /// Looks after the certificate in `files` of the node with this home.
     pub fn new(files: TlsFiles, node: NodeId, home: Utf8PathBuf, clock: Arc<dyn Clock>) -> Self {
         let late = (RandomState::new().hash_one(node.as_str()) % SPREAD.unsigned_abs()) as i64;
-        Self { files, node, home, clock, late }
+        let (wanted, moved) = Default::default();
+        Self { files, node, home, clock, late, wanted, moved }
+    }
+
+    /// Asks for the next certificate now, whatever is left of this one.
+    pub(super) fn renew_now(&self) {
+        self.wanted.notify_one();
+    }
+
+    /// Returns when other roots came with a certificate.
+    pub(super) async fn other_roots(&self) {
+        self.moved.notified().await;
     }
 
     /// Asks while the session lasts. Returns why it cannot go on.
     pub(super) async fn ask_when_due(&self, tx: &AgentSender) -> String {
+        let mut is_wanted = false;
         loop {
-            let pause = match self.look() {
+            let pause = match self.look(is_wanted) {
                 Ok((None, pause)) => pause,
                 Ok((Some(request), pause)) => {
                     tracing::info!("asking for a new certificate");
@@ -65,17 +82,21 @@ impl Renewal {
                     LOOK_EVERY
                 }
             };
-            tokio::time::sleep(pause).await;
+            is_wanted = tokio::select! {
+                () = tokio::time::sleep(pause) => false,
+                () = self.wanted.notified() => true,
+            };
         }
     }
 
-    /// The request, if it is time, and when to look again.
-    fn look(&self) -> Result<(Option<RenewCertificate>, Duration), String> {
+    /// The request, if it is time or wanted, and when to look again.
+    fn look(&self, is_wanted: bool) -> Result<(Option<RenewCertificate>, Duration), String> {
         let validity = self.files.validity().map_err(|error| chain(&error))?;
         let part = validity.ends_us.saturating_sub(validity.begins_us) / LOOKS_PER_LIFE;
         let pause = LOOK_EVERY.min(Duration::from_micros(part.max(0).unsigned_abs()));
         let is_by_hand = validity.generation == 0;
-        if is_by_hand || !is_due(validity.begins_us, validity.ends_us, self.clock.unix_us(), self.late) {
+        let is_due = is_due(validity.begins_us, validity.ends_us, self.clock.unix_us(), self.late);
+        if is_by_hand || !(is_due || is_wanted) {
             return Ok((None, pause));
         }
         let key = NodeKey::read_or_make(&self.files.key).map_err(|error| chain(&error))?;
@@ -90,11 +111,10 @@ impl Renewal {
             Ok(None) => {}
             Ok(Some((request, enrolment))) => {
                 tracing::warn!("the certificate of this node has expired; asking for another by its key");
-                match ask(&request, &enrolment).await {
-                    Ok(reply) => self.take(&RenewedCertificate {
-                        certificate: reply.certificate,
-                        authorities: reply.authorities,
-                    }),
+                match ask(&request, &enrolment, &self.roots(&enrolment)).await {
+                    Ok(EnrolReply { certificate, authorities, .. }) => {
+                        self.take(&RenewedCertificate { certificate, authorities });
+                    }
                     Err(reason) => tracing::warn!(reason, "no coordinator gave one"),
                 }
             }
@@ -114,6 +134,11 @@ impl Renewal {
         Ok(Some((RecoverNodeRequest { node, csr, renewal, generation }, enrolment)))
     }
 
+    /// What a coordinator is known by: the roots that the node was given since, or that of its token.
+    fn roots(&self, enrolment: &Enrolment) -> Vec<[u8; 32]> {
+        self.files.root_fingerprints().unwrap_or_else(|_unreadable| vec![enrolment.authority.0])
+    }
+
     /// The number of this renewal: the one that waits for its answer, or a new one.
     fn number(&self) -> Result<String, String> {
         let path = self.number_file();
@@ -130,8 +155,16 @@ impl Renewal {
         self.files.certificate.with_extension("renewal")
     }
 
-    /// Takes the answer up: the next connection shows the new certificate.
-    pub(super) fn take(&self, renewed: &RenewedCertificate) {
+    /// Takes the answer of a session up, which ends if other roots came with it.
+    pub(super) fn take_in_session(&self, renewed: &RenewedCertificate) {
+        let before = std::fs::read(&self.files.root).unwrap_or_default();
+        if self.take(renewed) && before != renewed.authorities {
+            self.moved.notify_one();
+        }
+    }
+
+    /// Takes the answer up: the next connection shows the new certificate. Roots first: whoever shows the certificate has them.
+    fn take(&self, renewed: &RenewedCertificate) -> bool {
         let write = |path: &Utf8PathBuf, bytes: &[u8]| {
             write_durably(path, bytes, 0o600).map_err(|error| format!("write `{path}`: {error}"))
         };
@@ -144,20 +177,26 @@ impl Renewal {
                 if let Err(error) = std::fs::remove_file(self.number_file()) {
                     tracing::warn!(%error, "the number of a renewal stays");
                 }
+                true
             }
-            Err(reason) => tracing::warn!(reason, "a new certificate cannot be kept"),
+            Err(reason) => {
+                tracing::warn!(reason, "a new certificate cannot be kept");
+                false
+            }
         }
     }
 }
 
 /// Asks one coordinator after the other.
-async fn ask(request: &RecoverNodeRequest, enrolment: &Enrolment) -> Result<EnrolReply, String> {
+async fn ask(
+    request: &RecoverNodeRequest,
+    enrolment: &Enrolment,
+    roots: &[[u8; 32]],
+) -> Result<EnrolReply, String> {
     let mut reason = "it is not known where coordinators are".to_owned();
     for address in &enrolment.coordinators {
         let answer = async {
-            let mut api = aap_transport::enrolment(address, enrolment.authority.0)
-                .await
-                .map_err(|error| chain(&error))?;
+            let mut api = aap_transport::enrolment(address, roots).await.map_err(|error| chain(&error))?;
             let reply = api.recover(request.clone()).await;
             Ok::<_, String>(reply.map_err(|status| problem_of_status(&status).message)?.into_inner())
         };

@@ -9,9 +9,17 @@ use aap_types::{Sequence, StreamKey, StreamName};
 
 use crate::board::Board;
 use crate::counters::Counters;
+use crate::drain::Drain;
 
 /// The report as of now.
-pub fn node_report(buffer: &Buffer, counters: &Counters, board: &Board, clock: &dyn Clock) -> NodeReport {
+pub fn node_report(
+    buffer: &Buffer,
+    counters: &Counters,
+    (board, drain): (&Board, &Drain),
+    clock: &dyn Clock,
+) -> NodeReport {
+    // Before the buffer is looked at: what was on its way until now is in what it holds.
+    let draining = drain.is_quiet();
     let stats = buffer.stats();
     let counted = counters.snapshot();
     let names: BTreeSet<&StreamName> = counted.keys().chain(stats.streams.keys()).collect();
@@ -40,6 +48,7 @@ pub fn node_report(buffer: &Buffer, counters: &Counters, board: &Board, clock: &
         capacity_bytes: stats.capacity_bytes,
         clock_unix_us: clock.unix_us(),
         problems,
+        draining,
     }
 }
 

@@ -38,6 +38,8 @@ pub(super) enum End {
     Stopped,
     /// A better carrier can be had: dial again at once.
     BetterCarrier,
+    /// There are other roots, and a certificate of the newest: dial again at once, to show it.
+    OtherRoots,
     /// This node belongs to another coordinator, whose address this should be.
     Redirected(String),
     /// It broke.
@@ -86,6 +88,7 @@ pub(super) async fn hold(
         end = receive_all(rx, &tx, deps, state, &running) => end,
         reason = report_all(&tx, deps) => End::Broken(reason),
         reason = renew(&tx, deps) => End::Broken(reason),
+        () = other_roots(deps) => End::OtherRoots,
         () = better.available() => End::BetterCarrier,
         () = flushed(deps, state, shutdown) => End::Stopped,
     };
@@ -97,6 +100,14 @@ pub(super) async fn hold(
 async fn renew(tx: &AgentSender, deps: &UplinkDeps) -> String {
     match &deps.renewal {
         Some(renewal) => renewal.ask_when_due(tx).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Returns when the node was given other roots.
+async fn other_roots(deps: &UplinkDeps) {
+    match &deps.renewal {
+        Some(renewal) => renewal.other_roots().await,
         None => std::future::pending().await,
     }
 }
@@ -153,6 +164,7 @@ fn refused_session(refusal: &Refusal) -> End {
 
 /// Does what the welcome says: deletions, positions, a new epoch, cursors.
 async fn follow(welcome: Welcome, deps: &UplinkDeps, state: &State) -> Result<(), String> {
+    deps.drain.follow(welcome.draining).await;
     deps.deletions.tell(&welcome.deleted);
     let positions: Vec<SourcePosition> = welcome.positions.into_iter().filter_map(position).collect();
     if !positions.is_empty() {
@@ -377,9 +389,15 @@ async fn take(
         Some(Down::Renewed(renewed)) => {
             if let Some(renewal) = deps.renewal.clone() {
                 // Some milliseconds of a disk, twice a day, and not on the thread that takes acknowledgements.
-                tokio::task::spawn_blocking(move || renewal.take(&renewed));
+                tokio::task::spawn_blocking(move || renewal.take_in_session(&renewed));
             }
         }
+        Some(Down::RenewNow(_)) => {
+            if let Some(renewal) = &deps.renewal {
+                renewal.renew_now();
+            }
+        }
+        Some(Down::Drain(drain)) => deps.drain.follow(drain.draining).await,
         Some(Down::Welcome(_)) => return Err("a second welcome".to_owned().into()),
         // A newer coordinator says something that this version does not know.
         None => {}
@@ -437,7 +455,8 @@ async fn hold_fork(key: &StreamKey, at: Sequence, why: &str, deps: &UplinkDeps) 
 async fn report_all(tx: &AgentSender, deps: &UplinkDeps) -> String {
     let mut last = (None, Duration::ZERO);
     loop {
-        let report = node_report(&deps.buffer, &deps.counters, &deps.board, deps.clock.as_ref());
+        let told = (deps.board.as_ref(), deps.drain.as_ref());
+        let report = node_report(&deps.buffer, &deps.counters, told, deps.clock.as_ref());
         let now = deps.clock.monotonic();
         let content = aap_proto::v1::NodeReport { clock_unix_us: 0, ..report.clone() };
         if last.0.as_ref() != Some(&content) || now.saturating_sub(last.1) >= REPORT_IDLE {

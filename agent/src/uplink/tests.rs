@@ -189,6 +189,7 @@ fn connect_by(rig: &Rig, dial: Arc<dyn Dial>) -> Uplink {
         state: Arc::new(State::default()),
         first_welcome: rig.deps.first_welcome.clone(),
         deletions: rig.deps.deletions.clone(),
+        drain: rig.deps.ingress.drain.clone(),
         queries: None,
         renewal: None,
     };

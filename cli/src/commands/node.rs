@@ -1,27 +1,39 @@
 //! `aap node`.
 
+use std::time::Duration;
+
 use aap_client::operations::{Field, FieldType, Id};
 use aap_client::v1::{
     LabelNodeRequest, ListNodesRequest, NodeIdentityReply, NodeStatus, NodeStatusRequest, RecoverRequest,
     SetNodeStateRequest,
 };
-use aap_client::{call, problem_of};
+use aap_client::{Clock, call, problem_of};
 use aap_types::{ExitCode, Problem};
 use clap::ArgMatches;
 use serde_json::{Value, json};
 
-use super::{text, token, views};
+use super::{site, text, token, views};
 use crate::confirm::{Answer, Question, confirm};
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::listing::{Object, object, print_item, print_list, print_table};
 
-pub(super) async fn ls(context: &mut Context<'_>) -> Result<ExitCode, Failure> {
-    let nodes = fetch(context, "").await?;
+/// How long `--wait` waits for a node that is drained, where nobody says.
+const DRAIN_WITHIN: Duration = Duration::from_secs(600);
+/// Between two looks meanwhile; nodes report once a second.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+pub(super) async fn ls(context: &mut Context<'_>, arguments: &ArgMatches) -> Result<ExitCode, Failure> {
+    let mut nodes = fetch(context, "").await?;
+    let wanted = text(arguments, "site");
+    nodes.retain(|node| wanted.is_empty() || site::of(node) == wanted);
     let as_of_us = context.now_us();
     print_list(context, Id::NodeLs, nodes.iter().map(views::node).collect(), as_of_us)?;
     if nodes.is_empty() {
-        context.printer.note("no node has connected yet");
+        context.printer.note(match wanted {
+            "" => "no node has connected yet",
+            _ => "no node belongs to this site",
+        });
     }
     Ok(ExitCode::Ok)
 }
@@ -104,6 +116,57 @@ pub(super) async fn set_state(
     print_standing(context, id, &reply)
 }
 
+/// Lets a node take no new rows, and waits until it has delivered all it has, where that is wanted.
+pub(super) async fn drain(context: &mut Context<'_>, arguments: &ArgMatches) -> Result<ExitCode, Failure> {
+    let name = text(arguments, "node");
+    let within = context.settings.timeout.unwrap_or(DRAIN_WITHIN);
+    let begun = context.clock.monotonic();
+    let request = SetNodeStateRequest {
+        node: name.to_owned(),
+        state: "draining".to_owned(),
+        reason: text(arguments, "reason").to_owned(),
+    };
+    let mut api = context.platform.access().await?;
+    let reply = call(context.call_timeout(), api.set_node_state(request)).await?;
+    if !arguments.get_flag("wait") {
+        return print_standing(context, Id::NodeDrain, &reply);
+    }
+    let mut told = None;
+    loop {
+        let nodes = fetch(context, name).await?;
+        let node = nodes.into_iter().find(|node| node.node == name).unwrap_or_default();
+        let identity = node.identity.clone().unwrap_or_default();
+        if identity.state == "drained" {
+            return print_standing(context, Id::NodeDrain, &NodeIdentityReply { node: Some(identity) });
+        }
+        if context.clock.monotonic().saturating_sub(begun) >= within {
+            return Err(not_drained(&node, within).into());
+        }
+        let left = (node.connected, node.waiting_batches);
+        if told.replace(left) != Some(left) {
+            context.printer.note(&backlog(&node));
+        }
+        tokio::time::sleep(LOOK_EVERY.min(within)).await;
+    }
+}
+
+fn backlog(node: &NodeStatus) -> String {
+    match node.connected {
+        true => {
+            format!("`{}`: {} batches wait, {} bytes", node.node, node.waiting_batches, node.waiting_bytes)
+        }
+        false => format!("`{}` is not connected", node.node),
+    }
+}
+
+fn not_drained(node: &NodeStatus, within: Duration) -> Problem {
+    let message = format!("`{}` is not drained after {} s, and goes on", node.node, within.as_secs_f64());
+    Problem::new("node.draining", ExitCode::Pending, message)
+        .cause(backlog(node))
+        .hint_command("look again", format!("aap node show {}", node.node))
+        .hint_command("wait for longer", format!("aap node drain {} --wait --timeout 1h", node.node))
+}
+
 pub(super) async fn label(context: &mut Context<'_>, arguments: &ArgMatches) -> Result<ExitCode, Failure> {
     let (set, removed): (Vec<&String>, Vec<&String>) = arguments
         .get_many::<String>("labels")
@@ -128,7 +191,7 @@ fn print_standing(context: &mut Context<'_>, id: Id, reply: &NodeIdentityReply) 
     Ok(ExitCode::Ok)
 }
 
-async fn fetch(context: &Context<'_>, node: &str) -> Result<Vec<NodeStatus>, Problem> {
+pub(super) async fn fetch(context: &Context<'_>, node: &str) -> Result<Vec<NodeStatus>, Problem> {
     let mut api = context.platform.operator().await?;
     let request = ListNodesRequest { node: node.to_owned() };
     Ok(call(context.call_timeout(), api.list_nodes(request)).await?.nodes)

@@ -170,7 +170,7 @@ fn absence(node: &NodeStatus, as_of_us: i64) -> Option<String> {
     let standing = node.identity.as_ref().map_or("", |identity| identity.state.as_str());
     match standing {
         // As somebody wanted it.
-        "banned" => return None,
+        "banned" | "drained" => return None,
         "pending" => {
             return Some(format!("node `{0}` waits for an operator: aap node approve {0}", node.node));
         }

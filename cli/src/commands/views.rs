@@ -51,6 +51,7 @@ pub(crate) fn standing(node: &NodeIdentity) -> Object {
         "certificate_expires": until(node.certificate_expires_us),
         "created": rfc3339(node.created_us),
         "updated": rfc3339(node.updated_us),
+        "draining": node.draining,
     }))
 }
 
@@ -262,9 +263,17 @@ mod tests {
         };
         check(Id::NodeLs, node(&NodeStatus::default()), &[]);
         check(Id::NodeShow, node(&NodeStatus::default()), &[]);
-        for id in [Id::NodeApprove, Id::NodeCordon, Id::NodeBan, Id::NodeLabel] {
+        let standings =
+            [Id::NodeApprove, Id::NodeCordon, Id::NodeBan, Id::NodeDrain, Id::NodeResume, Id::NodeLabel];
+        for id in standings {
             check(id, standing(&NodeIdentity::default()), &[]);
         }
+        use aap_client::v1::AuthorityReply;
+        for id in [Id::CaShow, Id::CaRotate] {
+            check(id, super::super::ca::authority(&AuthorityReply::default()), &[]);
+        }
+        check(Id::SiteLs, super::super::site::view("lyon", &Default::default()), &[]);
+        check(Id::SiteShow, super::super::site::view_with_nodes("lyon", &Default::default()), &[]);
         check(Id::AuditTail, audit_record(&AuditRecord::default()), &[]);
         check(Id::AuditSearch, audit_record(&AuditRecord::default()), &[]);
         check(Id::AuditVerify, audit_verification(&VerifyAuditReply::default()), &[]);

@@ -2,14 +2,49 @@
 
 use std::collections::HashMap;
 
-use aap_access::{Labels, NO_KEY, NodeIdentity};
+use aap_access::{Labels, NO_KEY, NodeIdentity, NodeState};
 use aap_proto::v1;
 use aap_types::Problem;
 
 use super::usage;
 
+/// What a served node is called that takes no new rows, and once all that it had is here.
+pub(crate) const DRAINING: &str = "draining";
+pub(crate) const DRAINED: &str = "drained";
 /// As long as a name.
 const LABEL_BYTES_MAX: usize = 63;
+
+/// What an operator decides about a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// It is in this state.
+    Is(NodeState),
+    /// It takes new rows, or none.
+    Draining(bool),
+}
+
+impl Standing {
+    pub(super) fn of(word: &str) -> Result<Self, Problem> {
+        Ok(match word {
+            "approved" => Self::Is(NodeState::Approved),
+            "cordoned" => Self::Is(NodeState::Cordoned),
+            "banned" => Self::Is(NodeState::Banned),
+            DRAINING => Self::Draining(true),
+            "resumed" => Self::Draining(false),
+            other => {
+                let message = format!("`{}` is no state that a node is put into", other.escape_default());
+                return Err(usage("node.bad_state", message));
+            }
+        })
+    }
+
+    pub(super) fn take(self, known: &mut NodeIdentity, reason: &str, now_us: i64) {
+        match self {
+            Self::Is(state) => known.set_state(state, reason, now_us),
+            Self::Draining(draining) => known.set_draining(draining, reason, now_us),
+        }
+    }
+}
 
 /// Labels that can be typed, and stand in a line.
 pub(super) fn checked(labels: HashMap<String, String>) -> Result<Labels, Problem> {
@@ -42,12 +77,16 @@ pub(crate) fn wire_identity(known: &NodeIdentity) -> v1::NodeIdentity {
         node: known.node.to_string(),
         site: known.site.to_string(),
         labels: wire(&known.labels),
-        state: known.state.to_string(),
+        state: match known.state {
+            NodeState::Approved if known.draining => DRAINING.to_owned(),
+            state => state.to_string(),
+        },
         reason: known.reason.clone(),
         key: if known.key == NO_KEY { String::new() } else { known.key.to_string() },
         generation: known.generation,
         certificate_expires_us: known.certificate.as_ref().map(|known| known.expires_us).unwrap_or_default(),
         created_us: known.created_us,
         updated_us: known.updated_us,
+        draining: known.draining,
     }
 }

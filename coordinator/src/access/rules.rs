@@ -45,7 +45,11 @@ pub(crate) const fn rule(call: Call) -> Rule {
         | Call::AccessCreateApiToken
         | Call::AccessListApiTokens
         | Call::AccessRevokeApiTokens
-        | Call::AccessCanI => Rule::Known,
+        | Call::AccessCanI
+        | Call::AccessListRoots => Rule::Known,
+
+        Call::AccessShowAuthority => needs(Kind::Platform, Verb::Read),
+        Call::AccessRotateAuthority => needs(Kind::Platform, Verb::Write),
 
         Call::AccessCreateEnrolmentToken | Call::AccessRevokeEnrolmentToken | Call::AccessSetNodeState => {
             needs(Kind::Node, Verb::Approve)
@@ -109,6 +113,7 @@ pub(crate) const fn action(call: Call) -> Option<&'static str> {
         Call::AccessRevokeEnrolmentToken => Some("token revoke"),
         Call::AccessSetNodeState => Some("node standing"),
         Call::AccessLabelNode => Some("node label"),
+        Call::AccessRotateAuthority => Some("ca rotate"),
         Call::AccessCreateUser => Some("user create"),
         Call::AccessChangeUser => Some("user set"),
         Call::AccessDeleteUser => Some("user delete"),
@@ -137,6 +142,8 @@ pub(crate) const fn action(call: Call) -> Option<&'static str> {
         | Call::AccessListApiTokens
         | Call::AccessCanI
         | Call::AccessWhoCan
+        | Call::AccessShowAuthority
+        | Call::AccessListRoots
         | Call::AuditRead
         | Call::AuditVerify
         | Call::AuditExport
@@ -178,7 +185,7 @@ mod tests {
         let of = |wanted: Rule| Call::ALL.into_iter().filter(move |call| rule(*call) == wanted);
         let open = [Call::AccessLogIn, Call::AccessStartLogin, Call::AccessFinishLogin];
         assert_eq!(of(Rule::Open).collect::<Vec<_>>(), open);
-        assert_eq!(of(Rule::Known).count(), 9);
+        assert_eq!(of(Rule::Known).count(), 10);
         for call in Call::ALL {
             assert_eq!(call_of(call.path()), Some(call));
         }

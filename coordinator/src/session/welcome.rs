@@ -96,6 +96,7 @@ impl Sessions {
             new_epoch: reason.is_some(),
             new_epoch_reason: reason.unwrap_or_default(),
             deleted: deletions::of_node(&self.store, node).await,
+            draining: false,
         })
     }
 

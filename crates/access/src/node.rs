@@ -69,6 +69,9 @@ pub struct Certificate {
     pub serial: String,
     /// Until when it holds.
     pub expires_us: i64,
+    /// The root that it leads to; none where an earlier version issued it.
+    #[serde(default)]
+    pub root: Option<Fingerprint>,
 }
 
 /// The record of a node that was enrolled.
@@ -94,6 +97,13 @@ pub struct NodeIdentity {
     pub renewal: String,
     /// The newest certificate.
     pub certificate: Option<Certificate>,
+    /// The root of the newest certificate that it is known to have. A node keeps the roots that come with a certificate before the
+    /// certificate itself, so it believes this one.
+    #[serde(default)]
+    pub trusts: Option<Fingerprint>,
+    /// Whether it shall take no new rows.
+    #[serde(default)]
+    pub draining: bool,
     /// How often it came back with an expired one since an operator last approved it.
     pub recoveries: u32,
     /// When it was enrolled.
@@ -151,6 +161,10 @@ impl NodeIdentity {
             self.lock(presented, now_us);
             return Renewal::Cloned;
         }
+        // Another number, so the answer to the former one has arrived and was kept.
+        if !is_again && self.renewal != renewal {
+            self.has(presented);
+        }
         let expired = self.certificate.as_ref().is_some_and(|known| known.expires_us <= now_us);
         if expired && self.recoveries >= RECOVERIES_MAX {
             return Renewal::RecoveriesUsedUp;
@@ -185,8 +199,16 @@ impl NodeIdentity {
             self.lock(presented, now_us);
             return Admission::Cloned;
         }
+        self.has(presented);
         self.shown = self.shown.max(presented);
         Admission::Admitted
+    }
+
+    /// It has the certificate of this generation.
+    fn has(&mut self, generation: u64) {
+        if generation == self.generation {
+            self.trusts = self.certificate.as_ref().and_then(|known| known.root);
+        }
     }
 
     /// Puts it into another state, as an operator decides. One who approves it has looked: it may recover anew.
@@ -195,6 +217,13 @@ impl NodeIdentity {
             self.recoveries = 0;
         }
         self.state = state;
+        reason.clone_into(&mut self.reason);
+        self.updated_us = now_us;
+    }
+
+    /// Lets it take no new rows, or take them again. Its state stays: what it has is still taken from it.
+    pub fn set_draining(&mut self, draining: bool, reason: &str, now_us: i64) {
+        self.draining = draining;
         reason.clone_into(&mut self.reason);
         self.updated_us = now_us;
     }

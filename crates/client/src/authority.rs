@@ -12,7 +12,8 @@ const END: &str = "-----END CERTIFICATE-----";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Authority {
     pem: String,
-    fingerprint: String,
+    /// Of each, the first one at least.
+    fingerprints: Vec<String>,
 }
 
 impl Authority {
@@ -22,16 +23,17 @@ impl Authority {
     /// `context.bad_authority` (2): `what` holds none.
     pub fn of(text: &str, what: &str) -> Result<Self, Problem> {
         let pem = certificates(text);
-        let mut found = CertificateDer::pem_slice_iter(pem.as_bytes());
-        let first = match found.next() {
-            Some(Ok(first)) => first,
-            Some(Err(error)) => return Err(bad(what).caused_by(&error)),
-            None => return Err(bad(what).cause("no certificate stands in it")),
-        };
-        let (_, certificate) =
-            x509_parser::parse_x509_certificate(&first).map_err(|error| bad(what).caused_by(&error))?;
-        let fingerprint = blake3::hash(certificate.public_key().raw).to_hex().to_string();
-        Ok(Self { pem, fingerprint })
+        let mut fingerprints = vec![];
+        for found in CertificateDer::pem_slice_iter(pem.as_bytes()) {
+            let found = found.map_err(|error| bad(what).caused_by(&error))?;
+            let (_, certificate) =
+                x509_parser::parse_x509_certificate(&found).map_err(|error| bad(what).caused_by(&error))?;
+            fingerprints.push(blake3::hash(certificate.public_key().raw).to_hex().to_string());
+        }
+        match fingerprints.is_empty() {
+            true => Err(bad(what).cause("no certificate stands in it")),
+            false => Ok(Self { pem, fingerprints }),
+        }
     }
 
     /// The certificates in a file.
@@ -51,7 +53,12 @@ impl Authority {
 
     /// BLAKE3 over the public key of the first certificate, in hexadecimal digits: it stays the same when that is signed anew.
     pub fn fingerprint(&self) -> &str {
-        &self.fingerprint
+        self.fingerprints.first().map_or("", String::as_str)
+    }
+
+    /// The same of every certificate: several while the root is being replaced, the newest first.
+    pub fn fingerprints(&self) -> &[String] {
+        &self.fingerprints
     }
 }
 

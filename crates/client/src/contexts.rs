@@ -323,6 +323,11 @@ impl Contexts {
     }
 }
 
+/// Where the authority of a context lies that was added here.
+pub(crate) fn authority_in(folder: &Utf8Path, name: &ContextName) -> Utf8PathBuf {
+    folder.join(authority_file(name))
+}
+
 fn authority_file(name: &ContextName) -> Utf8PathBuf {
     Utf8PathBuf::from(format!("ca/{name}.pem"))
 }

@@ -120,7 +120,8 @@ struct Personal {
     store: Arc<dyn CredentialStore>,
     /// What the login is stored under.
     key: String,
-    authority: Option<String>,
+    /// Fingerprints of the authority, the newest first; none where it is that of the home.
+    authorities: Vec<String>,
 }
 
 impl Credentials {
@@ -129,19 +130,19 @@ impl Credentials {
         Self { personal: None, home_token: Some(token) }
     }
 
-    /// What the environment, the store and the home have. `authority` is the fingerprint of the platform's, where it is not that of
-    /// the home.
+    /// What the environment, the store and the home have. `authorities` are the fingerprints of the platform's, the newest first, where it
+    /// is not that of the home.
     ///
     /// # Errors
     /// `auth.store_unknown` (2).
     pub(crate) fn new(
         environment: &Environment,
         key: String,
-        authority: Option<String>,
+        authorities: Vec<String>,
         home_token: Option<Utf8PathBuf>,
     ) -> Result<Self, Problem> {
         let personal =
-            Personal { environment: environment.clone(), store: store(environment)?, key, authority };
+            Personal { environment: environment.clone(), store: store(environment)?, key, authorities };
         Ok(Self { personal: Some(personal), home_token })
     }
 
@@ -180,15 +181,26 @@ impl Credentials {
     /// # Errors
     /// `auth.store_exposed` (4); `auth.store` (1).
     pub fn login(&self) -> Result<Option<Login>, Problem> {
-        let Some(Personal { store, key, authority, .. }) = &self.personal else { return Ok(None) };
+        let Some(Personal { store, key, authorities, .. }) = &self.personal else { return Ok(None) };
         let Some(record) = store.read(key)? else { return Ok(None) };
         let record: Record = serde_json::from_str(record.reveal()).map_err(|_its_text_is_a_secret| {
             Problem::new("auth.store", ExitCode::Failed, format!("`{}` holds no login", store.place(key)))
                 .hint_command("forget it, and log in again", "aap auth logout && aap auth login")
         })?;
         // A context that was made to lead elsewhere does not take the token along.
-        let is_of_this_platform = record.facts.authority == *authority;
-        Ok(is_of_this_platform.then(|| Login { facts: record.facts, token: Secret::from(record.token) }))
+        let is_of_this_platform = match &record.facts.authority {
+            Some(authority) => authorities.contains(authority),
+            None => authorities.is_empty(),
+        };
+        let login = Login { facts: record.facts, token: Secret::from(record.token) };
+        if !is_of_this_platform {
+            return Ok(None);
+        }
+        if login.facts.authority.as_ref() != authorities.first() {
+            // The root is being replaced: once the former one is gone, the login is still known by the new one.
+            self.keep(login.clone())?;
+        }
+        Ok(Some(login))
     }
 
     /// Whether a login could be stored: asked before somebody takes the trouble to log in.
@@ -206,8 +218,8 @@ impl Credentials {
     /// # Errors
     /// `auth.store` (1).
     pub fn keep(&self, mut login: Login) -> Result<(), Problem> {
-        let Some(Personal { store, key, authority, .. }) = &self.personal else { return Ok(()) };
-        login.facts.authority.clone_from(authority);
+        let Some(Personal { store, key, authorities, .. }) = &self.personal else { return Ok(()) };
+        login.facts.authority = authorities.first().cloned();
         let record = Record { token: login.token.reveal().to_owned(), facts: login.facts };
         let text = serde_json::to_string(&record).expect("texts and numbers are JSON");
         store.write(key, &Secret::from(text))
@@ -326,9 +338,9 @@ mod tests {
             let folder = ("AAP_STATE_DIR", self.0.path().to_str().unwrap().to_owned());
             let more = more.iter().map(|(name, text)| (*name, (*text).to_owned()));
             let environment = Environment::with([folder].into_iter().chain(more));
-            let authority = authority.map(str::to_owned);
-            Credentials::new(&environment, "context-a".into(), authority, home.map(Utf8Path::to_owned))
-                .unwrap()
+            let authorities = authority.into_iter().flat_map(|text| text.split(' ')).map(str::to_owned);
+            let home = home.map(Utf8Path::to_owned);
+            Credentials::new(&environment, "context-a".into(), authorities.collect(), home).unwrap()
         }
     }
 
@@ -391,6 +403,18 @@ mod tests {
         let problem = machine.credentials(&[], Some("another"), None).find().unwrap_err();
         assert_eq!(problem.hints[0].command.as_deref(), Some("aap auth login"));
         assert!(ours.forget().unwrap() && !ours.forget().unwrap());
+    }
+
+    #[test]
+    fn a_login_moves_along_while_the_root_of_its_platform_is_replaced() {
+        let machine = Machine::new();
+        machine.credentials(&[], Some("former"), None).keep(login()).unwrap();
+        // Nobody used it in between: it is of another platform now, for all that is known.
+        assert!(machine.credentials(&[], Some("new"), None).login().unwrap().is_none());
+        let during = machine.credentials(&[], Some("new former"), None);
+        assert_eq!(during.login().unwrap().unwrap().token.reveal(), "aaps_x");
+        assert!(machine.credentials(&[], Some("new"), None).login().unwrap().is_some());
+        assert!(machine.credentials(&[], None, None).login().unwrap().is_none());
     }
 
     #[test]

@@ -18,6 +18,7 @@
 //! | `loopback.rs` | [`Loopback`]: a log-in by a browser that comes back to this machine |
 //! | `environment.rs` | [`environment`]: variables and folders |
 //! | `names.rs` | [`names`]: names of objects, for completion |
+//! | `roots.rs` | a context learns of another root of its platform |
 //! | `rules.rs` | [`rules`]: a rule of a role as it is typed |
 //! | `problems.rs` | [`problem_of`]: any failed call as an [`aap_types::Problem`] |
 
@@ -38,6 +39,7 @@ pub mod operations;
 mod platform;
 mod problems;
 pub mod protection;
+mod roots;
 pub mod rules;
 mod target;
 

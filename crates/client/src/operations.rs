@@ -12,6 +12,8 @@
 //! | `data.rs` | query, ingest, stream, node |
 //! | `audit.rs` | audit: what was done with privilege |
 //! | `access.rs` | token; the standing of nodes |
+//! | `authority.rs` | ca: the certificate authority |
+//! | `sites.rs` | site: where nodes belong |
 //! | `auth.rs` | auth, auth session: one's own login |
 //! | `users.rs` | user, role, can-i, who-can |
 //! | `secrets.rs` | secret: what is kept for sinks, sources and catalogs |
@@ -26,6 +28,7 @@
 mod access;
 mod audit;
 mod auth;
+mod authority;
 mod buffer;
 mod cluster;
 mod contexts;
@@ -36,6 +39,7 @@ mod platform;
 mod resources;
 mod secrets;
 mod sinks;
+mod sites;
 mod sources;
 mod users;
 mod vocabulary;
@@ -52,10 +56,12 @@ pub const NOUNS: &[Noun] = &[
     Noun { name: "query", summary: "Ask with SQL; list and cancel what is running" },
     Noun { name: "stream", summary: "Streams: what they hold, their newest rows, their files" },
     Noun { name: "node", summary: "Nodes: machines that run an agent, and their standing" },
+    Noun { name: "site", summary: "Sites: where nodes belong" },
     Noun {
         name: "token",
         summary: "Tokens: with which machines become nodes, and with which programs act for users",
     },
+    Noun { name: "ca", summary: "The certificate authority: roots, their ends, and another root" },
     Noun { name: "user", summary: "Users: who may log in, and with which roles" },
     Noun { name: "role", summary: "Roles: what their bearers may do" },
     Noun { name: "secret", summary: "Secrets that the platform keeps for sinks, sources and catalogs" },
@@ -85,7 +91,9 @@ pub fn all() -> impl Iterator<Item = &'static Operation> {
         platform::OPERATIONS,
         resources::OPERATIONS,
         data::OPERATIONS,
+        sites::OPERATIONS,
         access::OPERATIONS,
+        authority::OPERATIONS,
         audit::OPERATIONS,
         users::OPERATIONS,
         secrets::OPERATIONS,

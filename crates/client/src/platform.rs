@@ -21,6 +21,7 @@ use crate::credentials::{Credential, Credentials, context_key};
 use crate::environment::{self, Environment};
 use crate::found;
 use crate::problems::{not_running, problem_of};
+use crate::roots;
 use crate::target::Target;
 use crate::v1::NodeStatusRequest;
 use crate::v1::access_client::AccessClient;
@@ -76,6 +77,8 @@ pub struct Platform {
     endpoint: Option<String>,
     /// By which authority the coordinator is known, where it is not that of the home.
     authority: Option<Authority>,
+    /// The context's own file of it, in which it learns of other roots.
+    learns: Option<Utf8PathBuf>,
     credentials: Credentials,
     /// Why something is done there, for its audit log.
     reason: Option<String>,
@@ -85,7 +88,8 @@ impl Platform {
     /// The platform at `home`, for programs that act for it: with its own token, whoever is logged in.
     pub fn at(home: Home) -> Self {
         let credentials = Credentials::of_home(home.operator_token_file());
-        Self { home: Some(home), context: None, endpoint: None, authority: None, credentials, reason: None }
+        let (home, reason) = (Some(home), None);
+        Self { home, context: None, endpoint: None, authority: None, learns: None, credentials, reason }
     }
 
     /// The platform that is meant, as whoever types reaches it.
@@ -99,19 +103,21 @@ impl Platform {
         };
         let endpoint =
             environment.get(environment::ENDPOINT).map(contexts::endpoint).transpose()?.or(facts.endpoint);
+        let own = context.as_ref().map(|name| contexts::authority_in(&environment.config_folder(), name));
         let ca = environment.get(environment::AUTHORITY).map(Utf8PathBuf::from).or(facts.ca);
+        let learns = own.filter(|own| ca.as_ref() == Some(own));
         let authority = ca.as_deref().map(Authority::read).transpose()?;
         let has_home = context.is_none() || facts.home.is_some();
         let home = has_home.then(|| Home::find(facts.home.as_deref()));
         let home_token = home.as_ref().filter(|_| authority.is_none()).map(Home::operator_token_file);
-        let fingerprint = authority.as_ref().map(|authority| authority.fingerprint().to_owned());
+        let fingerprints = authority.as_ref().map(|authority| authority.fingerprints().to_vec());
         let key = match (&context, &home) {
             (Some(name), _) => context_key(name),
             (None, Some(home)) => home_key(home),
             (None, None) => unreachable!("without a context there is a home"),
         };
-        let credentials = Credentials::new(environment, key, fingerprint, home_token)?;
-        Ok(Self { home, context, endpoint, authority, credentials, reason: None })
+        let credentials = Credentials::new(environment, key, fingerprints.unwrap_or_default(), home_token)?;
+        Ok(Self { home, context, endpoint, authority, learns, credentials, reason: None })
     }
 
     /// From now on every call says why it is made.
@@ -294,7 +300,11 @@ impl Platform {
             self.coordinator_endpoints()?;
         }
         let Credential { bearer, .. } = self.credentials.find()?;
-        Ok((self.coordinator_channel().await?, bearer.because(self.reason.as_deref())))
+        let channel = self.coordinator_channel().await?;
+        if let Some(path) = &self.learns {
+            roots::learn(path, &channel, &bearer).await;
+        }
+        Ok((channel, bearer.because(self.reason.as_deref())))
     }
 
     /// To the first that answers, where there are several.

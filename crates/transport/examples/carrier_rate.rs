@@ -13,7 +13,7 @@ use aap_proto::v1::coordinator_message::Kind as Answer;
 use aap_proto::v1::{Ack, AgentMessage, Batch, CoordinatorMessage, Schema};
 use aap_runtime::{Shutdown, SystemClock};
 use aap_transport::{
-    AgentReceiver, AgentSession, Authority, ClientConfig, CoordinatorSender, Error, Peer, Prefer,
+    AgentReceiver, AgentSession, Authority, ClientConfig, CoordinatorSender, Error, LiveTls, Peer, Prefer,
     ServerConfig, SessionHandler, connect, serve,
 };
 use bytes::Bytes;
@@ -37,7 +37,8 @@ async fn main() -> Result<()> {
     let tls = Utf8Path::from_path(directory.path()).ok_or("temporary path is not UTF-8")?;
     let authority = Authority::create_or_open(tls, Arc::new(SystemClock::default()))?;
     let shutdown = Shutdown::default();
-    let config = ServerConfig { bind: "127.0.0.1:0".parse()?, tls: authority.server_files(&[])? };
+    let tls = LiveTls::open(authority.server_files(&[])?, None)?;
+    let config = ServerConfig { bind: "127.0.0.1:0".parse()?, tls };
     let serving = serve(config, Arc::new(Sink), shutdown.clone()).await?;
     let node = authority.node_files(&"bench".parse()?)?;
     let client = |prefer| ClientConfig { address: serving.address().to_string(), tls: node.clone(), prefer };

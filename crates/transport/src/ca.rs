@@ -1,63 +1,66 @@
-//! The embedded certificate authority: a root key in a directory, and the certificates it issues.
+//! The embedded certificate authority: roots and an intermediate in a directory, and the certificates that they issue.
 //!
 //! ```text
-//! DIR/.lock                 held while the directory is changed
-//! DIR/root.pem  root.key    the authority: ECDSA P-256, self-signed
-//! DIR/server.pem .key       the coordinator: server authentication only, its DNS names and addresses
-//! DIR/nodes/ID.pem .key     a node: client authentication only, one URI name `spiffe://aap/node/ID`
-//! DIR/coordinator.pem .key  the coordinator as it calls others of its cluster: client authentication only, one URI name
-//!                           `spiffe://aap/coordinator/NAME`
+//! DIR/.lock                      held while the directory is changed
+//! DIR/root.pem  root.key         the root: ECDSA P-256, self-signed. During a rotation two, the new one first; the key is that of the
+//!                                first, and may be taken away
+//! DIR/intermediate.pem .key      what signs, issued by the first root
+//! DIR/cross.pem                  during a rotation: the new root, signed by the former one; part of every chain, so that whoever
+//!                                trusts only the former root goes on
+//! DIR/authority.id               what a cluster knows its authority by, whatever the root becomes
+//! DIR/server.pem .key            the coordinator: server authentication only, its DNS names and addresses
+//! DIR/nodes/ID.pem .key          a node of this home: client authentication only, one URI name `spiffe://aap/node/ID`
+//! DIR/coordinator.pem .key       the coordinator as it calls others of its cluster: client authentication only, one URI name
+//!                                `spiffe://aap/coordinator/NAME`
 //! ```
 //!
-//! Every file has mode 0600 and is replaced whole. The key is written before its certificate; a pair that does
-//! not belong together, as a crash between the two leaves it, is issued again.
+//! Every file has mode 0600 and is replaced whole. A key is written before its certificate; a pair that does not belong together, as a
+//! crash between the two leaves it, is issued again.
 //!
-//! Lifetimes: the design aims at 30 days for the coordinator and 24 hours for a node, with renewal over the
-//! session. Until there is such renewal, both get [`LEAF_DAYS`], so that a platform that runs for months without a
-//! restart does not lock its own agent out; a start past half of that issues them again. The root is signed anew, with
-//! the same key and name, before it would end earlier than what it issues: whoever trusts the former one trusts
-//! what either has signed.
+//! | file | owns |
+//! |---|---|
+//! | `ca/signing.rs` | roots and intermediate as they lie on disk; which of them is wanting |
+//! | `ca/rotation.rs` | another root in the place of the former |
+//! | `ca/params.rs` | what stands in certificates, how long they hold, and whether one is as it should be |
+
+mod params;
+mod rotation;
+mod signing;
 
 use std::fs::{DirBuilder, File};
-use std::net::IpAddr;
 use std::os::unix::fs::DirBuilderExt;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use aap_runtime::{Clock, write_durably};
 use aap_types::{CoordinatorName, NodeId};
 use camino::{Utf8Path, Utf8PathBuf};
-use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyPair, KeyUsagePurpose, PublicKeyData, SanType, date_time_ymd,
-};
-use tracing::info;
-use x509_parser::extensions::ParsedExtension;
+use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, Issuer, KeyPair, PublicKeyData, SanType};
+use tracing::{info, warn};
 use x509_parser::prelude::X509Certificate;
 
-use crate::request::fingerprint;
+use self::params::{DAY, authority_key_id, has_begun, has_names, is_half_over, server_names, uri_name};
+use self::signing::{Signing, blocks, text};
 use crate::tls::{TlsFiles, certificates, refuse_exposed};
 use crate::{Error, identity};
 
-/// Life of the root (reliability-security 4.4: ten years).
-const ROOT_DAYS: u64 = 3653;
-/// A root with less life left is signed anew: what it issues now would outlive it.
-const ROOT_LEFT_DAYS_MIN: u64 = LEAF_DAYS;
-/// Life of what the root issues; see the module's text.
-const LEAF_DAYS: u64 = 730;
-/// A certificate with less life left is issued again at the next start: half of it, so that a platform that is started
-/// once a year never runs out.
-const LEAF_LEFT_DAYS_MIN: u64 = LEAF_DAYS / 2;
-/// Certificates begin this much earlier, for nodes whose clock is slow; short-lived ones a tenth of their life.
-const SKEW_SECONDS: u64 = 3600;
-/// Seconds of a day.
-const DAY: u64 = 86_400;
+pub use self::params::is_host_name;
+pub use self::rotation::{AuthorityFacts, CertificateFacts};
 
-/// The authority of one platform.
+/// Life of the certificate that a coordinator shows (reliability-security 4.4); at half of it the next one is issued.
+const SERVER_SECONDS: u64 = 30 * DAY;
+/// Life of the certificates of nodes of this home, which the coordinator itself looks after (reliability-security 4.4).
+const NODE_SECONDS: u64 = DAY;
+
+/// What is said, once, when an operator has to bring the key of the root back.
+const AGEING: &str = "half of the life of the intermediate is over, and the key of the root is away: put it back as `tls/root.key` for a minute, \
+and the next one is issued";
+
+/// The authority of one platform. Cheap to clone.
+#[derive(Clone)]
 pub struct Authority {
     directory: Utf8PathBuf,
-    issuer: Issuer<'static, KeyPair>,
-    root_key_id: Vec<u8>,
+    signing: Arc<RwLock<Arc<Signing>>>,
     clock: Arc<dyn Clock>,
 }
 
@@ -68,78 +71,86 @@ impl std::fmt::Debug for Authority {
 }
 
 impl Authority {
-    /// Opens the authority in `directory`; makes directory, key and root certificate where there is none.
+    /// Opens the authority in `directory`; makes directory, root and intermediate where there is none.
+    ///
+    /// # Errors
+    /// A file cannot be used; the key of the root is away, and the intermediate is over or was never made.
     pub fn create_or_open(directory: &Utf8Path, clock: Arc<dyn Clock>) -> Result<Self, Error> {
         create_directory(&directory.join("nodes"))?;
         let _lock = lock(directory)?;
-        let (certificate, key_path) = (directory.join("root.pem"), directory.join("root.key"));
-        let key = match (key_path.exists(), certificate.exists()) {
-            (true, _) => read_key(&key_path)?,
-            (false, false) => new_key(&key_path)?,
-            (false, true) => return Err(Error::RootMismatch { path: key_path }),
-        };
-        if !certificate.exists() {
-            sign_root(&certificate, &key, clock.as_ref())?;
+        let signing = Signing::open(directory, clock.as_ref())?;
+        if signing.is_ageing {
+            warn!("{AGEING}");
         }
-        let mut der = certificates(&certificate)?.remove(0);
-        if parse(&certificate, &der)?.public_key().raw != key.subject_public_key_info() {
-            return Err(Error::RootMismatch { path: key_path });
-        }
-        if ends_within(&parse(&certificate, &der)?, ROOT_LEFT_DAYS_MIN, clock.as_ref()) {
-            sign_root(&certificate, &key, clock.as_ref())?;
-            der = certificates(&certificate)?.remove(0);
-            info!(%certificate, "the authority was near its end and is signed anew, with the same key");
-        }
-        let root = parse(&certificate, &der)?;
-        let root_key_id = subject_key_id(&root).unwrap_or_default();
-        let issuer = Issuer::from_ca_cert_der(&der, key).map_err(issue_error("root"))?;
-        Ok(Self { directory: directory.to_owned(), issuer, root_key_id, clock })
+        let signing = Arc::new(RwLock::new(Arc::new(signing)));
+        Ok(Self { directory: directory.to_owned(), signing, clock })
     }
 
-    /// The certificate of the authority, to be given to nodes.
+    /// Takes up what has changed in the directory since, such as what was copied there from another coordinator, and renews the
+    /// intermediate in time, if the key of the root is there.
+    ///
+    /// # Errors
+    /// As [`Self::create_or_open`]; what was there before goes on.
+    pub fn refresh(&self) -> Result<(), Error> {
+        let _lock = lock(&self.directory)?;
+        self.take_up()
+    }
+
+    /// The same under the lock.
+    fn take_up(&self) -> Result<(), Error> {
+        let signing = Signing::open(&self.directory, self.clock.as_ref())?;
+        if signing.is_ageing && !self.signing().is_ageing {
+            warn!("{AGEING}");
+        }
+        *self.signing.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(signing);
+        Ok(())
+    }
+
+    fn signing(&self) -> Arc<Signing> {
+        self.signing.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The certificates of the roots, to be given to nodes.
     pub fn root_path(&self) -> Utf8PathBuf {
         self.directory.join("root.pem")
     }
 
     /// The coordinator's identity for `names` (DNS names or addresses) and always `localhost`, `127.0.0.1`, `::1`.
-    /// Issued again when it is missing, damaged, lacks a name, or has less than half of its life left.
+    /// Issued again when it is missing, damaged, of another issuer, lacks a name, or has less than half of its life left.
+    ///
+    /// # Errors
+    /// A name that no certificate can carry; a file that cannot be written.
     pub fn server_files(&self, names: &[String]) -> Result<TlsFiles, Error> {
-        let files = self.files("server");
-        let wanted = server_names(names)?;
-        let _lock = lock(&self.directory)?;
-        if let Some(reason) = self.fault(&files, &wanted)? {
-            let (certificate, key) = self.issue_server(names)?;
-            replace(&files, &certificate, &key, reason)?;
-        }
-        Ok(files)
+        let wanted = Wanted {
+            subject: "aap-coordinator",
+            names: server_names(names)?,
+            usage: ExtendedKeyUsagePurpose::ServerAuth,
+            seconds: SERVER_SECONDS,
+        };
+        self.keep("server", &wanted)
     }
 
     /// The identity of `node`, issued again under the same conditions as [`Self::server_files`].
+    ///
+    /// # Errors
+    /// A file cannot be written.
     pub fn node_files(&self, node: &NodeId) -> Result<TlsFiles, Error> {
-        let files = self.files(&format!("nodes/{node}"));
-        let wanted = [uri_name(&identity::node_uri(node))?];
-        let _lock = lock(&self.directory)?;
-        if let Some(reason) = self.fault(&files, &wanted)? {
-            let (certificate, key) = self.issue_node(node)?;
-            replace(&files, &certificate, &key, reason)?;
-        }
-        Ok(files)
+        self.keep(&format!("nodes/{node}"), &Wanted::node(node)?)
     }
 
     /// The identity with which the coordinator `name` calls others of its cluster, issued again under the same conditions as
     /// [`Self::server_files`], and where it is another coordinator's: homes of a cluster begin as copies of the first one's `tls`.
+    ///
+    /// # Errors
+    /// A file cannot be written.
     pub fn coordinator_files(&self, name: &CoordinatorName) -> Result<TlsFiles, Error> {
-        let files = self.files("coordinator");
-        let wanted = [uri_name(&identity::coordinator_uri(name))?];
-        let _lock = lock(&self.directory)?;
-        if let Some(reason) = self.fault(&files, &wanted)? {
-            let (certificate, key) = self.issue_coordinator(name)?;
-            replace(&files, &certificate, &key, reason)?;
-        }
-        Ok(files)
+        self.keep("coordinator", &Wanted::coordinator(name)?)
     }
 
     /// The nodes that were issued an identity here.
+    ///
+    /// # Errors
+    /// The folder cannot be listed.
     pub fn nodes(&self) -> Result<Vec<NodeId>, Error> {
         let folder = self.directory.join("nodes");
         let entries = folder.read_dir_utf8().map_err(Error::file("list", &folder))?;
@@ -152,31 +163,52 @@ impl Authority {
         Ok(nodes)
     }
 
-    /// A fresh server certificate and key, PEM; nothing is written.
+    /// A fresh server certificate with its chain, and its key, PEM; nothing is written.
+    ///
+    /// # Errors
+    /// A name that no certificate can carry.
     pub fn issue_server(&self, names: &[String]) -> Result<(String, String), Error> {
-        self.issue("aap-coordinator", server_names(names)?, ExtendedKeyUsagePurpose::ServerAuth)
+        let names = server_names(names)?;
+        let usage = ExtendedKeyUsagePurpose::ServerAuth;
+        self.issue(&Wanted { subject: "aap-coordinator", names, usage, seconds: SERVER_SECONDS })
     }
 
-    /// A fresh node certificate and key, PEM; nothing is written.
+    /// A fresh node certificate with its chain, and its key, PEM; nothing is written.
+    ///
+    /// # Errors
+    /// Signing fails.
     pub fn issue_node(&self, node: &NodeId) -> Result<(String, String), Error> {
-        let name = uri_name(&identity::node_uri(node))?;
-        self.issue(node.as_str(), vec![name], ExtendedKeyUsagePurpose::ClientAuth)
+        self.issue(&Wanted::node(node)?)
     }
 
-    /// A fresh certificate and key of a coordinator that calls others, PEM; nothing is written.
+    /// A fresh certificate of a coordinator that calls others with its chain, and its key, PEM; nothing is written.
+    ///
+    /// # Errors
+    /// Signing fails.
     pub fn issue_coordinator(&self, name: &CoordinatorName) -> Result<(String, String), Error> {
-        let uri = uri_name(&identity::coordinator_uri(name))?;
-        self.issue(name.as_str(), vec![uri], ExtendedKeyUsagePurpose::ClientAuth)
+        self.issue(&Wanted::coordinator(name)?)
     }
 
-    /// What signs.
-    pub(crate) fn issuer(&self) -> &Issuer<'static, KeyPair> {
-        &self.issuer
-    }
-
-    /// What the authority is known by: BLAKE3 over its public key, so that it stays the same when it is signed anew.
+    /// What the authority is known by: BLAKE3 over the public key of its newest root, so that it stays the same when that is signed anew.
     pub fn fingerprint(&self) -> [u8; 32] {
-        fingerprint(&self.issuer.key().subject_public_key_info())
+        self.signing().root
+    }
+
+    /// Whether a former root is still trusted beside the newest.
+    pub fn is_rotating(&self) -> bool {
+        self.signing().is_rotating
+    }
+
+    /// Signs for `key` what stands in `params`, with all that leads to the root, PEM; and the root that it leads to.
+    pub(crate) fn sign(
+        &self,
+        subject: &str,
+        params: &CertificateParams,
+        key: &impl PublicKeyData,
+    ) -> Result<(String, [u8; 32]), Error> {
+        let signing = self.signing();
+        let certificate = params.signed_by(key, &signing.issuer).map_err(issue_error(subject))?;
+        Ok((certificate.pem() + &signing.chain, signing.root))
     }
 
     /// A certificate of `node` but for its key and number, and the moment at which it ends, in microseconds since 1970.
@@ -185,51 +217,44 @@ impl Authority {
         node: &NodeId,
         life: Duration,
     ) -> Result<(CertificateParams, i64), Error> {
-        let name = uri_name(&identity::node_uri(node))?;
-        let (params, ends) =
-            self.leaf(node.as_str(), vec![name], ExtendedKeyUsagePurpose::ClientAuth, life.as_secs());
+        let (params, ends) = self.leaf(&Wanted { seconds: life.as_secs(), ..Wanted::node(node)? });
         Ok((params, i64::try_from(ends).unwrap_or(i64::MAX).saturating_mul(1_000_000)))
     }
 
-    fn leaf(
-        &self,
-        subject: &str,
-        names: Vec<SanType>,
-        usage: ExtendedKeyUsagePurpose,
-        seconds: u64,
-    ) -> (CertificateParams, u64) {
-        let (mut params, ends) = params(subject, seconds, self.clock.as_ref());
-        params.subject_alt_names = names;
-        params.is_ca = IsCa::ExplicitNoCa;
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![usage];
-        params.use_authority_key_identifier_extension = true;
-        (params, ends)
+    /// Nothing outlives what it was issued by.
+    fn leaf(&self, wanted: &Wanted<'_>) -> (CertificateParams, u64) {
+        let now = self.clock.unix_ms() / 1000;
+        let seconds = wanted.seconds.min(self.signing().ends.saturating_sub(now));
+        params::leaf(wanted.subject, (wanted.names.as_slice(), wanted.usage.clone()), seconds, now)
     }
 
-    fn issue(
-        &self,
-        subject: &str,
-        names: Vec<SanType>,
-        usage: ExtendedKeyUsagePurpose,
-    ) -> Result<(String, String), Error> {
-        let (params, _) = self.leaf(subject, names, usage, LEAF_DAYS * DAY);
-        let key = KeyPair::generate().map_err(issue_error(subject))?;
-        let certificate = params.signed_by(&key, &self.issuer).map_err(issue_error(subject))?;
-        Ok((certificate.pem(), key.serialize_pem()))
+    fn issue(&self, wanted: &Wanted<'_>) -> Result<(String, String), Error> {
+        let (params, _) = self.leaf(wanted);
+        let key = KeyPair::generate().map_err(issue_error(wanted.subject))?;
+        let (chain, _) = self.sign(wanted.subject, &params, &key)?;
+        Ok((chain, key.serialize_pem()))
     }
 
-    fn files(&self, stem: &str) -> TlsFiles {
-        TlsFiles {
+    /// What lies on disk under `stem`, issued again where that is not as it should be.
+    fn keep(&self, stem: &str, wanted: &Wanted<'_>) -> Result<TlsFiles, Error> {
+        let files = TlsFiles {
             root: self.root_path(),
             certificate: self.directory.join(format!("{stem}.pem")),
             key: self.directory.join(format!("{stem}.key")),
+        };
+        let _lock = lock(&self.directory)?;
+        if let Some(reason) = self.fault(&files, wanted)? {
+            let (certificate, key) = self.issue(wanted)?;
+            write(&files.key, key.as_bytes())?;
+            write(&files.certificate, certificate.as_bytes())?;
+            info!(certificate = %files.certificate, reason, "certificate issued");
         }
+        Ok(files)
     }
 
-    /// Why the pair on disk must be issued again, unless it is ours, complete, carries `wanted`, and lives long enough. An
+    /// Why the pair on disk must be issued again, unless it is ours, complete, carries what is wanted, and lives long enough. An
     /// exposed key is an error and not a reason to issue a new one: somebody must learn of it.
-    fn fault(&self, files: &TlsFiles, wanted: &[SanType]) -> Result<Option<&'static str>, Error> {
+    fn fault(&self, files: &TlsFiles, wanted: &Wanted<'_>) -> Result<Option<&'static str>, Error> {
         if !files.key.exists() || !files.certificate.exists() {
             return Ok(Some("there was none"));
         }
@@ -240,118 +265,49 @@ impl Authority {
         let Ok(mut chain) = certificates(&files.certificate) else { return Ok(Some("it could not be read")) };
         let der = chain.remove(0);
         let Ok(leaf) = parse(&files.certificate, &der) else { return Ok(Some("it could not be read")) };
+        let (signing, clock) = (self.signing(), self.clock.as_ref());
         let checks = [
             (leaf.public_key().raw == key.subject_public_key_info(), "it was not of its key"),
             (
-                authority_key_id(&leaf).is_some_and(|id| id == self.root_key_id),
+                authority_key_id(&leaf).is_some_and(|id| id == signing.key_id),
                 "another authority had issued it",
             ),
-            (has_begun(&leaf, self.clock.as_ref()), "it did not count yet"),
-            (!ends_within(&leaf, LEAF_LEFT_DAYS_MIN, self.clock.as_ref()), "half of its life was over"),
-            (has_names(&leaf, wanted), "it lacked a name"),
+            (
+                blocks(&text(&files.certificate)?).get(1..) == Some(blocks(&signing.chain).as_slice()),
+                "another chain leads to the root",
+            ),
+            (has_begun(&leaf, clock), "it did not count yet"),
+            (!is_half_over(&leaf, clock), "half of its life was over"),
+            (has_names(&leaf, &wanted.names), "it lacked a name"),
         ];
         Ok(checks.into_iter().find(|(is_good, _)| !is_good).map(|(_, fault)| fault))
     }
 }
 
-fn has_begun(certificate: &X509Certificate<'_>, clock: &dyn Clock) -> bool {
-    clock.unix_us() / 1_000_000 >= certificate.validity().not_before.timestamp()
+/// A certificate that there shall be.
+struct Wanted<'a> {
+    subject: &'a str,
+    names: Vec<SanType>,
+    usage: ExtendedKeyUsagePurpose,
+    seconds: u64,
 }
 
-/// Whether so many days or fewer are left.
-fn ends_within(certificate: &X509Certificate<'_>, days: u64, clock: &dyn Clock) -> bool {
-    let left = certificate.validity().not_after.timestamp() - clock.unix_us() / 1_000_000;
-    left <= i64::try_from(days * DAY).unwrap_or(i64::MAX)
-}
-
-fn sign_root(path: &Utf8Path, key: &KeyPair, clock: &dyn Clock) -> Result<(), Error> {
-    let root = root_params(clock).self_signed(key).map_err(issue_error("root"))?;
-    write(path, root.pem().as_bytes())
-}
-
-/// A certificate that holds for so many seconds, and the second at which it ends.
-fn params(subject: &str, seconds: u64, clock: &dyn Clock) -> (CertificateParams, u64) {
-    let mut params = CertificateParams::default();
-    let mut name = DistinguishedName::new();
-    name.push(DnType::OrganizationName, "AAP");
-    name.push(DnType::CommonName, subject);
-    params.distinguished_name = name;
-    let now = clock.unix_ms() / 1000;
-    let epoch = date_time_ymd(1970, 1, 1);
-    params.not_before = epoch + Duration::from_secs(now.saturating_sub(SKEW_SECONDS.min(seconds / 10)));
-    let ends = now + seconds;
-    params.not_after = epoch + Duration::from_secs(ends);
-    (params, ends)
-}
-
-fn root_params(clock: &dyn Clock) -> CertificateParams {
-    let (mut params, _) = params("AAP authority", ROOT_DAYS * DAY, clock);
-    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    params
-}
-
-/// The names of the coordinator, each once.
-fn server_names(names: &[String]) -> Result<Vec<SanType>, Error> {
-    let mut wanted = Vec::new();
-    for name in names.iter().map(String::as_str).chain(["localhost", "127.0.0.1", "::1"]) {
-        let entry = match name.parse::<IpAddr>() {
-            Ok(address) => SanType::IpAddress(address),
-            Err(_) => SanType::DnsName(dns_name(name)?),
-        };
-        if !wanted.contains(&entry) {
-            wanted.push(entry);
-        }
+impl<'a> Wanted<'a> {
+    fn node(node: &'a NodeId) -> Result<Self, Error> {
+        let names = vec![uri_name(&identity::node_uri(node))?];
+        let usage = ExtendedKeyUsagePurpose::ClientAuth;
+        Ok(Self { subject: node.as_str(), names, usage, seconds: NODE_SECONDS })
     }
-    Ok(wanted)
-}
 
-/// Whether a certificate can carry `name` as the name of a host.
-pub fn is_host_name(name: &str) -> bool {
-    rustls_pki_types::DnsName::try_from(name).is_ok()
-}
-
-fn dns_name(name: &str) -> Result<rcgen::string::Ia5String, Error> {
-    let bad = || Error::BadName { name: name.to_owned() };
-    if !is_host_name(name) {
-        return Err(bad());
+    fn coordinator(name: &'a CoordinatorName) -> Result<Self, Error> {
+        let names = vec![uri_name(&identity::coordinator_uri(name))?];
+        let usage = ExtendedKeyUsagePurpose::ClientAuth;
+        Ok(Self { subject: name.as_str(), names, usage, seconds: SERVER_SECONDS })
     }
-    name.try_into().map_err(|_| bad())
 }
 
-fn uri_name(uri: &str) -> Result<SanType, Error> {
-    uri.try_into().map(SanType::URI).map_err(issue_error(uri))
-}
-
-/// Whether `leaf` carries every name of `wanted`.
-fn has_names(leaf: &X509Certificate<'_>, wanted: &[SanType]) -> bool {
-    use x509_parser::extensions::GeneralName;
-    let Ok(Some(names)) = leaf.subject_alternative_name() else { return false };
-    let carries = |want: &SanType| {
-        names.value.general_names.iter().any(|name| match (name, want) {
-            (GeneralName::DNSName(have), SanType::DnsName(want)) => *have == want.as_str(),
-            (GeneralName::URI(have), SanType::URI(want)) => *have == want.as_str(),
-            (GeneralName::IPAddress(have), SanType::IpAddress(IpAddr::V4(want))) => *have == want.octets(),
-            (GeneralName::IPAddress(have), SanType::IpAddress(IpAddr::V6(want))) => *have == want.octets(),
-            _ => false,
-        })
-    };
-    wanted.iter().all(carries)
-}
-
-fn subject_key_id(certificate: &X509Certificate<'_>) -> Option<Vec<u8>> {
-    certificate.extensions().iter().find_map(|extension| match extension.parsed_extension() {
-        ParsedExtension::SubjectKeyIdentifier(id) => Some(id.0.to_vec()),
-        _ => None,
-    })
-}
-
-fn authority_key_id(certificate: &X509Certificate<'_>) -> Option<Vec<u8>> {
-    certificate.extensions().iter().find_map(|extension| match extension.parsed_extension() {
-        ParsedExtension::AuthorityKeyIdentifier(id) => id.key_identifier.as_ref().map(|id| id.0.to_vec()),
-        _ => None,
-    })
-}
+/// What signs: the key of a root or an intermediate, with its certificate.
+type Signer = Issuer<'static, KeyPair>;
 
 fn parse<'a>(path: &Utf8Path, der: &'a [u8]) -> Result<X509Certificate<'a>, Error> {
     let parsed = x509_parser::parse_x509_certificate(der);
@@ -367,21 +323,18 @@ pub(crate) fn read_key(path: &Utf8Path) -> Result<KeyPair, Error> {
         .map_err(|error| Error::Unreadable { path: path.to_owned(), reason: error.to_string() })
 }
 
-fn new_key(path: &Utf8Path) -> Result<KeyPair, Error> {
-    let key = KeyPair::generate().map_err(issue_error("root"))?;
-    write(path, key.serialize_pem().as_bytes())?;
-    Ok(key)
-}
-
-fn replace(files: &TlsFiles, certificate: &str, key: &str, reason: &str) -> Result<(), Error> {
-    write(&files.key, key.as_bytes())?;
-    write(&files.certificate, certificate.as_bytes())?;
-    info!(certificate = %files.certificate, reason, "certificate issued");
-    Ok(())
-}
-
 fn write(path: &Utf8Path, bytes: &[u8]) -> Result<(), Error> {
     write_durably(path, bytes, 0o600).map_err(Error::file("write", path))
+}
+
+/// Removes what may not be there.
+fn remove(path: &Utf8Path) {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            warn!(%path, %error, "a file of the authority that is over stays");
+        }
+        Ok(()) | Err(_) => {}
+    }
 }
 
 fn create_directory(path: &Utf8Path) -> Result<(), Error> {

@@ -27,14 +27,14 @@ const MESSAGE_BYTES_MAX: usize = 64 << 10;
 /// What a node that is not one yet calls.
 pub type EnrolmentApi = EnrolmentClient<Channel>;
 
-/// Connects to the operators' port of the coordinator at `address` (`HOST:PORT`), if its certificate leads to the authority whose public
-/// key has this fingerprint.
+/// Connects to the operators' port of the coordinator at `address` (`HOST:PORT`), if its certificate leads to an authority whose public
+/// key has one of these fingerprints.
 ///
 /// # Errors
 /// Nobody answers, or it is another platform's coordinator.
-pub async fn enrolment(address: &str, authority: [u8; 32]) -> Result<EnrolmentApi, Error> {
+pub async fn enrolment(address: &str, authorities: &[[u8; 32]]) -> Result<EnrolmentApi, Error> {
     let target = Target::parse(address)?;
-    let tls = Arc::new(client(authority)?);
+    let tls = Arc::new(client(authorities.to_vec())?);
     let connect = async {
         let stream = grpc::dial(&target, tls).await.map_err(|error| target.failed(NAME, error))?;
         grpc::http2(stream).await.map_err(|error| target.failed(NAME, error))
@@ -46,12 +46,12 @@ pub async fn enrolment(address: &str, authority: [u8; 32]) -> Result<EnrolmentAp
     Ok(client.max_decoding_message_size(MESSAGE_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX))
 }
 
-fn client(authority: [u8; 32]) -> Result<ClientConfig, Error> {
+fn client(authorities: Vec<[u8; 32]>) -> Result<ClientConfig, Error> {
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(Error::tls)?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Pinned { authority }))
+        .with_custom_certificate_verifier(Arc::new(Pinned { authorities }))
         .with_no_client_auth();
     config.alpn_protocols = vec![ALPN_ENROL.to_vec()];
     config.resumption = rustls::client::Resumption::disabled();
@@ -59,16 +59,16 @@ fn client(authority: [u8; 32]) -> Result<ClientConfig, Error> {
     Ok(config)
 }
 
-/// Takes chains that lead to one authority, which they contain.
+/// Takes chains that lead to one of some authorities, which they contain.
 #[derive(Debug)]
 struct Pinned {
-    authority: [u8; 32],
+    authorities: Vec<[u8; 32]>,
 }
 
 impl Pinned {
     fn is_it(&self, certificate: &CertificateDer<'_>) -> bool {
         let parsed = x509_parser::parse_x509_certificate(certificate);
-        parsed.is_ok_and(|(_, parsed)| fingerprint(parsed.public_key().raw) == self.authority)
+        parsed.is_ok_and(|(_, parsed)| self.authorities.contains(&fingerprint(parsed.public_key().raw)))
     }
 }
 

@@ -28,6 +28,15 @@ pub enum Error {
     /// The root certificate without its key, or with another.
     #[error("`{path}` does not belong to the root certificate beside it")]
     RootMismatch { path: Utf8PathBuf },
+    /// The key of the root is away, and is needed.
+    #[error("the key of the root is away, and only it can issue what is needed here")]
+    RootOffline { path: Utf8PathBuf },
+    /// A second rotation before the end of the first.
+    #[error("a rotation of the certificate authority is under way already")]
+    RotationUnderWay,
+    /// The end of a rotation that nobody began.
+    #[error("no rotation of the certificate authority is under way")]
+    NoRotation,
     /// Text that is no certificate or key.
     #[error("read certificate or key in `{path}`: {reason}")]
     Unreadable { path: Utf8PathBuf, reason: String },
@@ -123,6 +132,9 @@ impl Error {
             Self::RootMismatch { .. } | Self::Unreadable { .. } => {
                 ("transport.bad_certificate", ExitCode::Failed)
             }
+            Self::RootOffline { .. } => ("ca.root_offline", ExitCode::Conflict),
+            Self::RotationUnderWay => ("ca.rotation_under_way", ExitCode::Conflict),
+            Self::NoRotation => ("ca.no_rotation", ExitCode::Conflict),
             Self::NoNode { .. } => ("transport.no_node", ExitCode::Denied),
             Self::BadRequest { .. } => ("enrolment.bad_request", ExitCode::Usage),
             Self::BadAddress { .. } | Self::BadName { .. } => ("transport.bad_address", ExitCode::Usage),
@@ -139,6 +151,13 @@ impl Error {
             Self::KeyExposed { path, .. } => {
                 problem.hint_command("let only the owner read it", format!("chmod 600 {path}"))
             }
+            Self::RootOffline { path } => {
+                problem.hint(format!("put it back for a moment, as `{path}`, mode 0600; then try again"))
+            }
+            Self::RotationUnderWay => problem
+                .hint_command("see how far it is", "aap ca show")
+                .hint_command("end it", "aap ca rotate --finish"),
+            Self::NoRotation => problem.hint_command("begin one", "aap ca rotate"),
             _ => problem,
         }
     }

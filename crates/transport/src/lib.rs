@@ -22,11 +22,12 @@
 //!
 //! | file | owns |
 //! |---|---|
-//! | `ca.rs` | [`Authority`]: the embedded certificate authority in a directory |
+//! | `ca.rs` | [`Authority`]: the embedded certificate authority in a directory, and its rotation |
 //! | `request.rs` | [`CertificateRequest`]: keys of nodes, and certificates for them |
 //! | `enrol.rs` | [`enrolment`]: the first connection of a node |
 //! | `identity.rs` | the name of a node or a coordinator in its certificate |
 //! | `tls.rs` | [`TlsFiles`] and the TLS configurations of both sides; those of sources: [`ListenerTls`], [`OutwardTls`] |
+//! | `live.rs` | [`LiveTls`]: the identity of a listener, which is taken up anew while it listens |
 //! | `session.rs` | [`AgentSession`] and the sender and receiver halves of both sides |
 //! | `client.rs` | [`Dialer`]: choice of carrier, fallback and return |
 //! | `server.rs` | [`Server`]: the listener and its limits |
@@ -49,6 +50,7 @@ mod identity;
 mod inbox;
 mod limits;
 mod listener;
+mod live;
 mod proxy_protocol;
 mod quic;
 mod request;
@@ -58,13 +60,14 @@ mod session;
 pub mod testing;
 mod tls;
 
-pub use ca::{Authority, is_host_name};
+pub use ca::{Authority, AuthorityFacts, CertificateFacts, is_host_name};
 pub use client::{ClientConfig, Dialer, Prefer, connect, is_address};
 pub use enrol::{EnrolmentApi, enrolment};
 pub use error::Error;
 pub use grpc::{PeerChannel, peer_channel};
 pub use limits::{QUIC_CONNECT_DEADLINE, STALL_DEADLINE};
 pub use listener::{Client, HttpListener, Protection, Security};
+pub use live::{LiveTls, OwnFiles};
 pub use request::{CertificateRequest, IssuedCertificate, NodeKey, Serial};
 pub use server::{Server, ServerConfig, Serving, serve};
 pub use session::{

@@ -1,7 +1,6 @@
 //! Requests for certificates (PKCS #10, RFC 2986): a node makes its key, which never leaves it, and asks for a certificate. Of what it
 //! asks for, its key counts and nothing else: who it is, for how long and for what stands in what the authority knows.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use aap_runtime::write_durably;
@@ -104,6 +103,8 @@ pub struct IssuedCertificate {
     pub serial: Serial,
     /// Microseconds since 1970 at which it ends.
     pub expires_us: i64,
+    /// The fingerprint of the root that the chain leads to.
+    pub root: [u8; 32],
 }
 
 /// The serial number of a node's certificate: 16 bytes, in which the generation stands for whoever sees the certificate.
@@ -158,9 +159,7 @@ impl Authority {
         let serial = Serial::new(generation)?;
         let (mut params, expires_us) = self.node_params(node, life)?;
         params.serial_number = Some(rcgen::SerialNumber::from_slice(&serial.0));
-        let certificate = params
-            .signed_by(&request.key, self.issuer())
-            .map_err(|source| Error::Issue { subject: node.to_string(), source: Arc::new(source) })?;
-        Ok(IssuedCertificate { chain: certificate.pem(), serial, expires_us })
+        let (chain, root) = self.sign(node.as_str(), &params, &request.key)?;
+        Ok(IssuedCertificate { chain, serial, expires_us, root })
     }
 }

@@ -22,15 +22,15 @@ use crate::limits::{
     ACCEPT_PAUSE, CLOSE_DEADLINE, HANDSHAKE_DEADLINE, HTTP2_STREAMS_MAX, PEER_STREAMS_MAX, PORT_TRIES,
 };
 use crate::tls::ALPN_GRPC;
-use crate::{Error, SessionHandler, TlsFiles, quic};
+use crate::{Error, LiveTls, SessionHandler, quic};
 
 /// Where a coordinator listens for agents, and as whom.
 #[derive(Debug, Clone)]
 pub struct ServerConfig {
     /// Address of both UDP and TCP; port 0 takes one that is free for both.
     pub bind: SocketAddr,
-    /// Identity of the coordinator and root of the authority.
-    pub tls: TlsFiles,
+    /// Identity of the coordinator and roots of the authority.
+    pub tls: LiveTls,
 }
 
 /// A bound listener that does not accept yet.
@@ -39,7 +39,7 @@ pub struct Server {
     tcp: TcpListener,
     udp: UdpSocket,
     address: SocketAddr,
-    tls: TlsFiles,
+    tls: LiveTls,
     /// What other coordinators call, where this is one of several.
     peers: Option<Routes>,
 }
@@ -91,8 +91,6 @@ pub(crate) struct Listening {
 impl Server {
     /// Takes the port. Agents that dial before [`Server::run`] wait.
     pub async fn bind(config: &ServerConfig) -> Result<Self, Error> {
-        // Unusable certificates are refused now, not at the first agent.
-        config.tls.server(ALPN_GRPC)?;
         let fail = |source| Error::Bind { address: config.bind, source: Arc::new(source) };
         let (tcp, udp) = bind_both(config.bind).await.map_err(fail)?;
         let address = tcp.local_addr().map_err(fail)?;
@@ -114,7 +112,7 @@ impl Server {
     /// Serves until `shutdown`; then sessions get their end (`recv` gives `None`) and five seconds to finish.
     pub async fn run(self, handler: Arc<dyn SessionHandler>, shutdown: Shutdown) -> Result<(), Error> {
         let listening = Listening { handler, tasks: TaskTracker::new(), gate: Gate::default() };
-        let tls = self.tls.server(ALPN_GRPC)?;
+        let tls = self.tls.agents(ALPN_GRPC)?;
         let tcp = run_tcp(self.tcp, tls, self.peers, listening.clone(), shutdown.clone());
         let udp = quic::run(self.udp, &self.tls, listening.clone(), shutdown.clone());
         let too_late = async {

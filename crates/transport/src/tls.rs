@@ -5,7 +5,7 @@ use std::sync::Arc;
 use aap_runtime::exposed_mode;
 use camino::{Utf8Path, Utf8PathBuf};
 use rustls::crypto::CryptoProvider;
-use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::server::WebPkiClientVerifier;
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use rustls_pki_types::pem::PemObject;
@@ -13,7 +13,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
-use crate::request::Serial;
+use crate::request::{Serial, fingerprint};
 
 /// Application protocol of the gRPC carrier.
 pub(crate) const ALPN_GRPC: &[u8] = b"h2";
@@ -47,14 +47,14 @@ pub struct Validity {
 }
 
 /// A loaded [`TlsFiles`].
-struct Loaded {
-    roots: Arc<RootCertStore>,
+pub(crate) struct Loaded {
+    pub(crate) roots: Arc<RootCertStore>,
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
 }
 
 impl TlsFiles {
-    fn load(&self) -> Result<Loaded, Error> {
+    pub(crate) fn load(&self) -> Result<Loaded, Error> {
         refuse_exposed(&self.key)?;
         let mut roots = RootCertStore::empty();
         for certificate in certificates(&self.root)? {
@@ -65,47 +65,16 @@ impl TlsFiles {
         Ok(Loaded { roots: Arc::new(roots), chain: certificates(&self.certificate)?, key })
     }
 
-    /// What the coordinator accepts with: the client must have a certificate of the authority.
-    pub(crate) fn server(&self, protocol: &[u8]) -> Result<ServerConfig, Error> {
-        let loaded = self.load()?;
-        let verifier = WebPkiClientVerifier::builder_with_provider(loaded.roots, provider())
-            .build()
-            .map_err(Error::tls)?;
-        let mut config = ServerConfig::builder_with_provider(provider())
-            .with_protocol_versions(&[&rustls::version::TLS13])
-            .map_err(Error::tls)?
-            .with_client_cert_verifier(verifier)
-            .with_single_cert(loaded.chain, loaded.key)
-            .map_err(Error::tls)?;
-        config.alpn_protocols = vec![protocol.to_vec()];
-        // No resumption: every session shows its certificate again, and a ticket is state an attacker can ask for.
-        config.send_tls13_tickets = 0;
-        config.max_early_data_size = 0;
-        Ok(config)
-    }
-
-    /// What operators' clients are answered with: `own` to those who ask for a host by name, which a public authority may have
-    /// certified; the embedded authority's to all others, such as the programs of this machine, which come by address.
-    /// No client shows a certificate here.
-    pub fn operators(
-        &self,
-        own: Option<(&Utf8Path, &Utf8Path)>,
-        protocols: &[&[u8]],
-    ) -> Result<Arc<ServerConfig>, Error> {
-        let embedded = certified(&self.certificate, &self.key)?;
-        let mut with_authority = CertifiedKey::clone(&embedded);
-        with_authority.cert.extend(certificates(&self.root)?);
-        let with_authority = Arc::new(with_authority);
-        let own = own.map(|(certificate, key)| certified(certificate, key)).transpose()?;
-        let mut config = ServerConfig::builder_with_provider(provider())
-            .with_protocol_versions(&[&rustls::version::TLS13])
-            .map_err(Error::tls)?
-            .with_no_client_auth()
-            .with_cert_resolver(Arc::new(ByName { embedded, with_authority, own }));
-        config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
-        config.send_tls13_tickets = 0;
-        config.max_early_data_size = 0;
-        Ok(Arc::new(config))
+    /// What the roots are known by: BLAKE3 over their public keys.
+    ///
+    /// # Errors
+    /// They cannot be read.
+    pub fn root_fingerprints(&self) -> Result<Vec<[u8; 32]>, Error> {
+        let of = |der: &CertificateDer<'_>| match x509_parser::parse_x509_certificate(der) {
+            Ok((_, root)) => Ok(fingerprint(root.public_key().raw)),
+            Err(error) => Err(unreadable(&self.root, &error)),
+        };
+        certificates(&self.root)?.iter().map(of).collect()
     }
 
     /// How long the own certificate holds.
@@ -145,27 +114,8 @@ impl TlsFiles {
     }
 }
 
-/// Which of two certificates a client gets.
-#[derive(Debug)]
-struct ByName {
-    embedded: Arc<CertifiedKey>,
-    /// With the authority itself at its end, for who knows that by its fingerprint alone.
-    with_authority: Arc<CertifiedKey>,
-    own: Option<Arc<CertifiedKey>>,
-}
-
-impl ResolvesServerCert for ByName {
-    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        if hello.alpn().is_some_and(|mut offered| offered.any(|protocol| protocol == ALPN_ENROL)) {
-            return Some(self.with_authority.clone());
-        }
-        let by_name = hello.server_name().is_some_and(|name| name != "localhost");
-        let own = self.own.as_ref().filter(|_| by_name);
-        Some(own.unwrap_or(&self.embedded).clone())
-    }
-}
-
-fn certified(certificate: &Utf8Path, key: &Utf8Path) -> Result<Arc<CertifiedKey>, Error> {
+/// A certificate and its key, ready to be shown.
+pub(crate) fn certified(certificate: &Utf8Path, key: &Utf8Path) -> Result<Arc<CertifiedKey>, Error> {
     refuse_exposed(key)?;
     let private = PrivateKeyDer::from_pem_slice(&read(key)?).map_err(|error| unreadable(key, &error))?;
     let pair = CertifiedKey::from_der(certificates(certificate)?, private, &provider());

@@ -52,7 +52,10 @@ pub mod agent_message {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct CoordinatorMessage {
-    #[prost(oneof = "coordinator_message::Kind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10")]
+    #[prost(
+        oneof = "coordinator_message::Kind",
+        tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12"
+    )]
     pub kind: ::core::option::Option<coordinator_message::Kind>,
 }
 /// Nested message and enum types in `CoordinatorMessage`.
@@ -79,6 +82,10 @@ pub mod coordinator_message {
         QueryCredit(super::QueryCredit),
         #[prost(message, tag = "10")]
         Renewed(super::RenewedCertificate),
+        #[prost(message, tag = "11")]
+        RenewNow(super::RenewNow),
+        #[prost(message, tag = "12")]
+        Drain(super::Drain),
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -130,6 +137,9 @@ pub struct Welcome {
     /// Deletions of streams that concern this node, as in `Deleted`. All of them, every time.
     #[prost(message, repeated, tag = "9")]
     pub deleted: ::prost::alloc::vec::Vec<StreamTail>,
+    /// The node takes no new rows until it is told otherwise; it remembers that.
+    #[prost(bool, tag = "10")]
+    pub draining: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Schema {
@@ -305,6 +315,9 @@ pub struct NodeReport {
     /// Degraded health in words; empty when all is well.
     #[prost(string, repeated, tag = "7")]
     pub problems: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// It takes no new rows.
+    #[prost(bool, tag = "8")]
+    pub draining: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Refusal {
@@ -331,6 +344,15 @@ pub struct RenewCertificate {
     /// The number of this renewal: asked again under the same one, the node gets the same generation.
     #[prost(string, tag = "2")]
     pub renewal: ::prost::alloc::string::String,
+}
+/// There is another root: the node asks for its next certificate now, takes the roots that come with it, and connects with it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RenewNow {}
+/// Whether the node takes new rows: as in the welcome, whenever it changes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Drain {
+    #[prost(bool, tag = "1")]
+    pub draining: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RenewedCertificate {
@@ -737,7 +759,7 @@ pub struct NodeIdentity {
         ::prost::alloc::string::String,
         ::prost::alloc::string::String,
     >,
-    /// "pending", "approved", "cordoned", "banned", "locked"
+    /// "pending", "approved", "cordoned", "banned", "locked"; "draining", "drained"
     #[prost(string, tag = "4")]
     pub state: ::prost::alloc::string::String,
     #[prost(string, tag = "5")]
@@ -754,6 +776,9 @@ pub struct NodeIdentity {
     pub created_us: i64,
     #[prost(int64, tag = "10")]
     pub updated_us: i64,
+    /// it takes no new rows
+    #[prost(bool, tag = "11")]
+    pub draining: bool,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ListNodeIdentitiesReply {
@@ -764,7 +789,7 @@ pub struct ListNodeIdentitiesReply {
 pub struct SetNodeStateRequest {
     #[prost(string, tag = "1")]
     pub node: ::prost::alloc::string::String,
-    /// "approved", "cordoned", "banned"
+    /// "approved", "cordoned", "banned"; "draining", and "resumed" after it
     #[prost(string, tag = "2")]
     pub state: ::prost::alloc::string::String,
     #[prost(string, tag = "3")]
@@ -789,6 +814,58 @@ pub struct LabelNodeRequest {
 pub struct NodeIdentityReply {
     #[prost(message, optional, tag = "1")]
     pub node: ::core::option::Option<NodeIdentity>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ShowAuthorityRequest {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RotateAuthorityRequest {
+    /// "begin"; "finish": the former root is trusted no more
+    #[prost(string, tag = "1")]
+    pub step: ::prost::alloc::string::String,
+    /// although nodes have not confirmed the new one
+    #[prost(bool, tag = "2")]
+    pub force: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AuthorityCertificate {
+    /// "root", "former root", "intermediate"
+    #[prost(string, tag = "1")]
+    pub role: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub fingerprint: ::prost::alloc::string::String,
+    #[prost(int64, tag = "4")]
+    pub begins_us: i64,
+    #[prost(int64, tag = "5")]
+    pub expires_us: i64,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct AuthorityReply {
+    #[prost(message, repeated, tag = "1")]
+    pub certificates: ::prost::alloc::vec::Vec<AuthorityCertificate>,
+    /// the key of the newest root is with the coordinator
+    #[prost(bool, tag = "2")]
+    pub has_root_key: bool,
+    /// that have a certificate and are served
+    #[prost(uint64, tag = "3")]
+    pub nodes: u64,
+    /// of them, those that have shown one below the newest root
+    #[prost(uint64, tag = "4")]
+    pub confirmed: u64,
+    /// the others
+    #[prost(string, repeated, tag = "5")]
+    pub waiting: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// whose certificates were issued by hand, elsewhere
+    #[prost(string, repeated, tag = "6")]
+    pub by_hand: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListRootsRequest {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListRootsReply {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub roots: ::prost::bytes::Bytes,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct LogInRequest {
@@ -1420,6 +1497,68 @@ pub mod access_client {
             req.extensions_mut().insert(GrpcMethod::new("aap.v1.Access", "LabelNode"));
             self.inner.unary(req, path, codec).await
         }
+        /// The certificate authority, and how far its rotation is.
+        pub async fn show_authority(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ShowAuthorityRequest>,
+        ) -> std::result::Result<tonic::Response<super::AuthorityReply>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/aap.v1.Access/ShowAuthority",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("aap.v1.Access", "ShowAuthority"));
+            self.inner.unary(req, path, codec).await
+        }
+        pub async fn rotate_authority(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RotateAuthorityRequest>,
+        ) -> std::result::Result<tonic::Response<super::AuthorityReply>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/aap.v1.Access/RotateAuthority",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("aap.v1.Access", "RotateAuthority"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// The roots by which this platform is known: whoever knew one of them learns of another.
+        pub async fn list_roots(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListRootsRequest>,
+        ) -> std::result::Result<tonic::Response<super::ListRootsReply>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/aap.v1.Access/ListRoots");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("aap.v1.Access", "ListRoots"));
+            self.inner.unary(req, path, codec).await
+        }
         /// A session for the name and password of a user. Logging in, in this and the next two ways, needs no bearer token.
         pub async fn log_in(
             &mut self,
@@ -1856,6 +1995,20 @@ pub mod access_server {
             tonic::Response<super::NodeIdentityReply>,
             tonic::Status,
         >;
+        /// The certificate authority, and how far its rotation is.
+        async fn show_authority(
+            &self,
+            request: tonic::Request<super::ShowAuthorityRequest>,
+        ) -> std::result::Result<tonic::Response<super::AuthorityReply>, tonic::Status>;
+        async fn rotate_authority(
+            &self,
+            request: tonic::Request<super::RotateAuthorityRequest>,
+        ) -> std::result::Result<tonic::Response<super::AuthorityReply>, tonic::Status>;
+        /// The roots by which this platform is known: whoever knew one of them learns of another.
+        async fn list_roots(
+            &self,
+            request: tonic::Request<super::ListRootsRequest>,
+        ) -> std::result::Result<tonic::Response<super::ListRootsReply>, tonic::Status>;
         /// A session for the name and password of a user. Logging in, in this and the next two ways, needs no bearer token.
         async fn log_in(
             &self,
@@ -2285,6 +2438,139 @@ pub mod access_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = LabelNodeSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/aap.v1.Access/ShowAuthority" => {
+                    #[allow(non_camel_case_types)]
+                    struct ShowAuthoritySvc<T: Access>(pub Arc<T>);
+                    impl<
+                        T: Access,
+                    > tonic::server::UnaryService<super::ShowAuthorityRequest>
+                    for ShowAuthoritySvc<T> {
+                        type Response = super::AuthorityReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ShowAuthorityRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Access>::show_authority(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ShowAuthoritySvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/aap.v1.Access/RotateAuthority" => {
+                    #[allow(non_camel_case_types)]
+                    struct RotateAuthoritySvc<T: Access>(pub Arc<T>);
+                    impl<
+                        T: Access,
+                    > tonic::server::UnaryService<super::RotateAuthorityRequest>
+                    for RotateAuthoritySvc<T> {
+                        type Response = super::AuthorityReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RotateAuthorityRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Access>::rotate_authority(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RotateAuthoritySvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/aap.v1.Access/ListRoots" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListRootsSvc<T: Access>(pub Arc<T>);
+                    impl<T: Access> tonic::server::UnaryService<super::ListRootsRequest>
+                    for ListRootsSvc<T> {
+                        type Response = super::ListRootsReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListRootsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Access>::list_roots(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListRootsSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
@@ -3183,6 +3469,9 @@ pub struct NodeStatus {
     /// absent: it never enrolled, and nobody changed its standing
     #[prost(message, optional, tag = "16")]
     pub identity: ::core::option::Option<NodeIdentity>,
+    /// it is being drained, and no rows are on their way into its buffer any more
+    #[prost(bool, tag = "17")]
+    pub quiet: bool,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct StreamStatus {

@@ -14,6 +14,12 @@ pub enum Call {
     AccessSetNodeState,
     /// `/aap.v1.Access/LabelNode`.
     AccessLabelNode,
+    /// `/aap.v1.Access/ShowAuthority`.
+    AccessShowAuthority,
+    /// `/aap.v1.Access/RotateAuthority`.
+    AccessRotateAuthority,
+    /// `/aap.v1.Access/ListRoots`.
+    AccessListRoots,
     /// `/aap.v1.Access/LogIn`.
     AccessLogIn,
     /// `/aap.v1.Access/StartLogin`.
@@ -108,13 +114,16 @@ pub enum Call {
 
 impl Call {
     /// All of them.
-    pub const ALL: [Self; 51] = [
+    pub const ALL: [Self; 54] = [
         Self::AccessCreateEnrolmentToken,
         Self::AccessListEnrolmentTokens,
         Self::AccessRevokeEnrolmentToken,
         Self::AccessListNodeIdentities,
         Self::AccessSetNodeState,
         Self::AccessLabelNode,
+        Self::AccessShowAuthority,
+        Self::AccessRotateAuthority,
+        Self::AccessListRoots,
         Self::AccessLogIn,
         Self::AccessStartLogin,
         Self::AccessFinishLogin,
@@ -171,6 +180,9 @@ impl Call {
             Self::AccessListNodeIdentities => "/aap.v1.Access/ListNodeIdentities",
             Self::AccessSetNodeState => "/aap.v1.Access/SetNodeState",
             Self::AccessLabelNode => "/aap.v1.Access/LabelNode",
+            Self::AccessShowAuthority => "/aap.v1.Access/ShowAuthority",
+            Self::AccessRotateAuthority => "/aap.v1.Access/RotateAuthority",
+            Self::AccessListRoots => "/aap.v1.Access/ListRoots",
             Self::AccessLogIn => "/aap.v1.Access/LogIn",
             Self::AccessStartLogin => "/aap.v1.Access/StartLogin",
             Self::AccessFinishLogin => "/aap.v1.Access/FinishLogin",

@@ -5,6 +5,9 @@ use axum::response::{IntoResponse, Response};
 
 use crate::ingress::IngressError;
 
+/// When to ask a node again that is being drained: somebody works on it.
+const DRAINING_SECONDS: u64 = 30;
+
 /// Why a request was not taken.
 #[derive(Debug)]
 pub(in crate::source) struct Refused {
@@ -53,6 +56,11 @@ pub(in crate::source) fn not_stored(error: &IngressError) -> Refused {
         None => error.to_string(),
     };
     match error {
+        IngressError::Draining => {
+            let message =
+                "this node is being drained; nothing of this request was taken, send it to another one";
+            Refused::new(StatusCode::SERVICE_UNAVAILABLE, "http.draining", message).after(DRAINING_SECONDS)
+        }
         IngressError::Append(aap_buffer::Error::Full) => {
             let message =
                 "the buffer is full until the coordinator takes data; nothing of this request was taken";

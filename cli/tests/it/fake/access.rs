@@ -171,6 +171,22 @@ impl Access for Fake {
         Ok(Response::new(NodeIdentityReply { node: Some(node) }))
     }
 
+    async fn show_authority(&self, request: Request<ShowAuthorityRequest>) -> Answer<AuthorityReply> {
+        self.operator(request)?;
+        Ok(Response::new(authority(false)))
+    }
+
+    async fn rotate_authority(&self, request: Request<RotateAuthorityRequest>) -> Answer<AuthorityReply> {
+        let RotateAuthorityRequest { step, force } = self.operator(request)?;
+        self.called(format!("rotate {step} force={force}"));
+        Ok(Response::new(authority(step == "begin")))
+    }
+
+    async fn list_roots(&self, request: Request<ListRootsRequest>) -> Answer<ListRootsReply> {
+        self.asks(request)?;
+        Ok(Response::new(ListRootsReply { roots: b"-----BEGIN CERTIFICATE-----\n".to_vec().into() }))
+    }
+
     async fn log_in(&self, request: Request<LogInRequest>) -> Answer<LogInReply> {
         let LogInRequest { user, password } = request.into_inner();
         if user != "ana" || password != PASSWORD {
@@ -306,4 +322,19 @@ impl Access for Fake {
         let who = who_can_reply::Who { user: "ana".into(), because: "the role `viewer`".into() };
         Ok(Response::new(WhoCanReply { who: vec![who] }))
     }
+}
+
+/// An authority whose rotation one node of two has confirmed.
+fn authority(rotating: bool) -> AuthorityReply {
+    let certificate = |role: &str| AuthorityCertificate {
+        role: role.to_owned(),
+        name: "AAP authority".to_owned(),
+        fingerprint: "f0".repeat(32),
+        begins_us: CREATED_US,
+        expires_us: CREATED_US * 2,
+    };
+    let mut certificates = vec![certificate("root"), certificate("intermediate")];
+    certificates.extend(rotating.then(|| certificate("former root")));
+    let (nodes, confirmed, waiting) = (2, 1, vec!["edge-2".to_owned()]);
+    AuthorityReply { certificates, has_root_key: true, nodes, confirmed, waiting, by_hand: vec![] }
 }

@@ -14,6 +14,8 @@ fn node() -> NodeIdentity {
         shown: 0,
         renewal: String::new(),
         certificate: None,
+        trusts: None,
+        draining: false,
         recoveries: 0,
         created_us: 0,
         updated_us: 0,
@@ -22,7 +24,18 @@ fn node() -> NodeIdentity {
 
 /// A certificate that holds for a hundred.
 fn renew(node: &mut NodeIdentity, presented: u64, number: &str, now_us: i64) -> Renewal {
-    let certificate = Certificate { serial: format!("{number}@{now_us}"), expires_us: now_us + 100 };
+    renew_below(node, presented, number, now_us, None)
+}
+
+/// The same below a root.
+fn renew_below(
+    node: &mut NodeIdentity,
+    presented: u64,
+    number: &str,
+    now_us: i64,
+    root: Option<Fingerprint>,
+) -> Renewal {
+    let certificate = Certificate { serial: format!("{number}@{now_us}"), expires_us: now_us + 100, root };
     node.renew(presented, number, &certificate, now_us)
 }
 
@@ -42,6 +55,26 @@ fn a_renewal_whose_answer_was_lost_is_answered_again() {
     assert_eq!(serial(&node), "second@60");
     assert_eq!(node.admit(2, 61), Admission::Admitted);
     assert_eq!((node.generation, node.state), (2, NodeState::Approved));
+}
+
+#[test]
+fn a_node_trusts_a_root_once_it_shows_a_certificate_of_it_or_asks_for_the_next() {
+    let (former, new) = (Some(Fingerprint([7; 32])), Some(Fingerprint([8; 32])));
+    let mut node = node();
+    renew_below(&mut node, 0, "first", 1, former);
+    assert_eq!(node.trusts, None, "it may never have arrived");
+    node.admit(1, 2);
+    assert_eq!(node.trusts, former);
+    renew_below(&mut node, 1, "second", 3, new);
+    assert_eq!(node.trusts, former);
+    node.admit(1, 4);
+    renew_below(&mut node, 1, "second", 5, new);
+    assert_eq!(node.trusts, former, "the answer was lost");
+    let mut by_asking = node.clone();
+    node.admit(2, 6);
+    assert_eq!(node.trusts, new);
+    renew_below(&mut by_asking, 2, "third", 6, new);
+    assert_eq!(by_asking.trusts, new, "in a session that goes on");
 }
 
 #[test]

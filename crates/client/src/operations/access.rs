@@ -52,6 +52,7 @@ const STANDING: &[Field] = &[
     Field::json("certificate_expires", FieldType::Time),
     Field::json("created", FieldType::Time),
     Field::json("updated", FieldType::Time),
+    Field::json("draining", FieldType::Boolean),
 ];
 
 const NODE: Argument = Argument::position("node", Value::Node, "Which");
@@ -212,6 +213,40 @@ in other hands: `aap-agent enroll --again TOKEN`.",
             command: "aap node ban edge-17 --reason stolen",
             purpose: "the machine is in other hands",
         }],
+    ),
+    Operation {
+        id: Id::NodeDrain,
+        noun: "node",
+        verb: "drain",
+        is_default: false,
+        summary: "Let a node take no new rows, and deliver all it has",
+        details: "Sources that read stop, sources that are asked refuse for now, and `aap ingest` on it, too. The node remembers it over restarts. Its state is `draining` until all it has is with the coordinator, then `drained`. --wait shows what is left and waits for the end; past --timeout (10m) it ends with 8, and the node goes on.",
+        arguments: &[NODE, REASON, Argument::flag("wait", "Wait until it is drained")],
+        effect: Effect::Mutate,
+        permission: "node:approve",
+        output: Output::Item { kind: "node.standing", fields: STANDING },
+        formats: ITEM,
+        exits: &[
+            ExitCode::Ok,
+            ExitCode::NotFound,
+            ExitCode::LoginNeeded,
+            ExitCode::Denied,
+            ExitCode::Unavailable,
+            ExitCode::Pending,
+        ],
+        examples: &[Example {
+            command: "aap node drain edge-17 --wait --reason 'new disk'",
+            purpose: "before the machine is taken out",
+        }],
+        hints: &["aap node resume NODE"],
+    },
+    standing(
+        Id::NodeResume,
+        "resume",
+        "Let a node that was drained take rows again",
+        "Sources go on where they stopped.",
+        Effect::Mutate,
+        &[Example { command: "aap node resume edge-17", purpose: "the machine is back" }],
     ),
     Operation {
         id: Id::NodeLabel,

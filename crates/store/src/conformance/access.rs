@@ -353,7 +353,7 @@ fn of_many_who_take_a_token_at_once_as_many_get_it_as_it_is_for(shared: &Shared)
 }
 
 fn of_many_who_renew_one_generation_one_does_and_the_node_is_locked(shared: &Shared) {
-    let certificate = |serial: &str| Certificate { serial: serial.to_owned(), expires_us: 100 };
+    let certificate = |serial: &str| Certificate { serial: serial.to_owned(), expires_us: 100, root: None };
     for round in 0..ROUNDS {
         let node = NodeIdentity {
             node: format!("n{round}").parse().unwrap(),
@@ -366,6 +366,8 @@ fn of_many_who_renew_one_generation_one_does_and_the_node_is_locked(shared: &Sha
             shown: 7,
             renewal: "earlier".to_owned(),
             certificate: Some(certificate("7")),
+            trusts: None,
+            draining: false,
             recoveries: 0,
             created_us: 1,
             updated_us: 1,

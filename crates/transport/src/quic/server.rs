@@ -26,7 +26,7 @@ use crate::limits::{
 };
 use crate::server::Listening;
 use crate::tls::ALPN_QUIC;
-use crate::{AgentReceiver, Carrier, CoordinatorSender, Error, Peer, TlsFiles, identity};
+use crate::{AgentReceiver, Carrier, CoordinatorSender, Error, LiveTls, Peer, identity};
 
 /// The endpoint's configuration over the TLS of the coordinator.
 fn server_config(tls: rustls::ServerConfig) -> Result<quinn::ServerConfig, Error> {
@@ -54,12 +54,12 @@ fn endpoint_config(secret: [u8; 32]) -> EndpointConfig {
 /// Serves until `stop`, then until the sessions have ended. No peer ends it.
 pub(crate) async fn run(
     socket: UdpSocket,
-    files: &TlsFiles,
+    tls: &LiveTls,
     listening: Listening,
     stop: Shutdown,
 ) -> Result<(), Error> {
-    let server = server_config(files.server(ALPN_QUIC)?)?;
-    let config = endpoint_config(files.reset_secret()?);
+    let server = server_config(tls.agents(ALPN_QUIC)?)?;
+    let config = endpoint_config(tls.files().reset_secret()?);
     let endpoint = super::endpoint(socket, config, Some(server)).map_err(Error::broken)?;
     let sessions = TaskTracker::new();
     loop {

@@ -7,7 +7,7 @@ use aap_proto::MESSAGE_BYTES_MAX;
 use aap_proto::v1::AgentMessage;
 use aap_proto::v1::agent_message::Kind;
 use aap_proto::v1::uplink_client::UplinkClient;
-use aap_transport::{Prefer, Server, ServerConfig, connect};
+use aap_transport::{LiveTls, Prefer, Server, ServerConfig, connect};
 use hyper_util::rt::TokioIo;
 use quinn::crypto::rustls::QuicClientConfig;
 use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
@@ -21,7 +21,7 @@ use tonic::transport::Endpoint;
 use crate::support::{Platform, greet, hello, make_batch, node, within};
 
 /// A TLS client as a stranger would set it up: with or without the node's certificate.
-fn tls(
+pub(crate) fn tls(
     platform: &Platform,
     with_identity: bool,
     version: &'static SupportedProtocolVersion,
@@ -35,7 +35,8 @@ fn tls(
         .unwrap()
         .with_root_certificates(roots);
     let mut config = if with_identity {
-        let chain = vec![CertificateDer::from_pem_file(&files.certificate).unwrap()];
+        let chain = CertificateDer::pem_file_iter(&files.certificate).unwrap();
+        let chain = chain.collect::<Result<_, _>>().unwrap();
         builder.with_client_auth_cert(chain, PrivateKeyDer::from_pem_file(&files.key).unwrap()).unwrap()
     } else {
         builder.with_no_client_auth()
@@ -45,7 +46,7 @@ fn tls(
 }
 
 /// Whether a TLS session gets as far as reading a byte from the server.
-async fn tcp_answers(platform: &Platform, config: ClientConfig) -> bool {
+pub(crate) async fn tcp_answers(platform: &Platform, config: ClientConfig) -> bool {
     let stream = TcpStream::connect(platform.serving.address()).await.unwrap();
     let name = ServerName::try_from("localhost").unwrap();
     let answer = async {
@@ -56,7 +57,7 @@ async fn tcp_answers(platform: &Platform, config: ClientConfig) -> bool {
     within(answer).await.is_ok()
 }
 
-async fn quic_connection(platform: &Platform, config: ClientConfig) -> quinn::Connection {
+pub(crate) async fn quic_connection(platform: &Platform, config: ClientConfig) -> quinn::Connection {
     let endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
     let config = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(config).unwrap()));
     let connecting = endpoint.connect_with(config, platform.serving.address(), "localhost").unwrap();
@@ -165,7 +166,7 @@ async fn a_message_beyond_the_limit_ends_that_session_only() {
 #[tokio::test]
 async fn a_port_that_is_taken_for_udp_or_tcp_is_refused() {
     let platform = Platform::start().await;
-    let tls = platform.authority.server_files(&[]).unwrap();
+    let tls = LiveTls::open(platform.authority.server_files(&[]).unwrap(), None).unwrap();
     let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     for bind in [udp.local_addr().unwrap(), platform.serving.address()] {
         let error = Server::bind(&ServerConfig { bind, tls: tls.clone() }).await.unwrap_err();

@@ -7,5 +7,8 @@ mod conformance;
 mod fallback;
 mod hostile;
 mod identity;
+mod live;
 mod peers;
+mod requests;
+mod rotation;
 mod support;

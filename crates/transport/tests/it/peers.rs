@@ -8,7 +8,7 @@ use aap_proto::v1::peer_server::Peer;
 use aap_proto::v1::uplink_client::UplinkClient;
 use aap_proto::v1::{self, AgentMessage};
 use aap_runtime::Shutdown;
-use aap_transport::{Prefer, Server, ServerConfig, TlsFiles, connect, peer_channel};
+use aap_transport::{LiveTls, Prefer, Server, ServerConfig, TlsFiles, connect, peer_channel};
 use aap_types::CoordinatorName;
 use futures::stream::{BoxStream, StreamExt};
 use tokio::net::TcpListener;
@@ -51,7 +51,7 @@ impl Peer for Echo {
 
 /// A coordinator of a cluster beside the platform's own one, which is in none.
 async fn in_cluster(platform: &Platform, echo: &Echo) -> String {
-    let tls = platform.authority.server_files(&[]).unwrap();
+    let tls = LiveTls::open(platform.authority.server_files(&[]).unwrap(), None).unwrap();
     let bind = "127.0.0.1:0".parse().unwrap();
     let server = Server::bind(&ServerConfig { bind, tls }).await.unwrap().with_peers(echo.clone());
     let address = server.address().to_string();
@@ -127,7 +127,7 @@ async fn a_peer_that_is_gone_or_frozen_fails_the_call_and_the_next_one_dials_aga
     assert_eq!(refused.code(), Code::Unavailable, "{refused}");
 
     let shutdown = Shutdown::default();
-    let tls = platform.authority.server_files(&[]).unwrap();
+    let tls = LiveTls::open(platform.authority.server_files(&[]).unwrap(), None).unwrap();
     let bind = async |bind: &str| {
         let config = ServerConfig { bind: bind.parse().unwrap(), tls: tls.clone() };
         Server::bind(&config).await.unwrap().with_peers(echo.clone())

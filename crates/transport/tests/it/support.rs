@@ -8,8 +8,8 @@ use aap_proto::v1::agent_message::Kind;
 use aap_proto::v1::{Ack, AgentMessage, Batch, CoordinatorMessage, Schema, StreamTail, coordinator_message};
 use aap_runtime::{Shutdown, SystemClock};
 use aap_transport::{
-    AgentReceiver, AgentSession, Authority, ClientConfig, CoordinatorSender, Peer, Prefer, ServerConfig,
-    Serving, SessionHandler, TlsFiles, serve,
+    AgentReceiver, AgentSession, Authority, ClientConfig, CoordinatorSender, LiveTls, Peer, Prefer,
+    ServerConfig, Serving, SessionHandler, TlsFiles, serve,
 };
 use aap_types::NodeId;
 use bytes::Bytes;
@@ -43,7 +43,13 @@ pub(crate) fn authority(directory: &tempfile::TempDir) -> Authority {
     Authority::create_or_open(&path(directory).join("tls"), Arc::new(SystemClock::default())).unwrap()
 }
 
-async fn listen(address: &str, tls: TlsFiles, checker: &Arc<Checker>, shutdown: &Shutdown) -> Serving {
+pub(crate) async fn listen(
+    address: &str,
+    tls: TlsFiles,
+    checker: &Arc<Checker>,
+    shutdown: &Shutdown,
+) -> Serving {
+    let tls = LiveTls::open(tls, None).unwrap();
     let config = ServerConfig { bind: address.parse().unwrap(), tls };
     serve(config, checker.clone(), shutdown.clone()).await.unwrap()
 }
