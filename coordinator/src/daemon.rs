@@ -289,6 +289,7 @@ async fn serve(
         lead,
         joined: joined.clone(),
         secrets: secret_source,
+        home: home.root().to_owned(),
         turn: Arc::default(),
     };
     let sessions = Sessions {

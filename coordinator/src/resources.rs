@@ -13,6 +13,7 @@ use aap_runtime::documents::{Document, documents};
 use aap_runtime::{Clock, SecretSource, resolve_secrets};
 use aap_store::{ResourceRecord, ResourceStore, SinkState};
 use aap_types::{ExitCode, Problem};
+use camino::Utf8PathBuf;
 use tonic::{Request, Response, Status};
 
 use crate::access::{self, Caller, Guard, People};
@@ -47,6 +48,8 @@ pub(crate) struct ResourceService {
     pub(crate) joined: Option<Joined>,
     /// Who is asked for the secrets that documents refer to.
     pub(crate) secrets: Arc<dyn SecretSource>,
+    /// Where the platform's own files are.
+    pub(crate) home: Utf8PathBuf,
     /// One change at a time: what was checked is still so when it is written.
     pub(crate) turn: Arc<tokio::sync::Mutex<()>>,
 }
@@ -124,7 +127,7 @@ impl ResourceService {
     async fn apply_now(&self, caller: &Caller, request: v1::ApplyRequest) -> Result<v1::ApplyReply, Problem> {
         let _turn = self.turn.lock().await;
         let wanted = self.wanted(&request.files)?;
-        wanted.iter().try_for_each(|wanted| may_apply(caller, wanted))?;
+        wanted.iter().try_for_each(|wanted| may_apply(caller, wanted, &self.home))?;
         let plan = self.plan(wanted, &self.all().await?);
         let mut changes = vec![];
         if let Some(lead) = &self.lead

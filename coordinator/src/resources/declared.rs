@@ -6,6 +6,7 @@ use aap_runtime::documents::Document;
 use aap_runtime::{SecretPlace, SecretRef};
 use aap_store::ResourceRecord;
 use aap_types::{ExitCode, Problem, StreamName, nearest};
+use camino::Utf8Path;
 
 use crate::access::{self, Caller};
 use crate::catalogs::{self, CatalogSpec};
@@ -30,9 +31,9 @@ pub(super) struct Wanted {
 }
 
 /// Lets on who may declare that. A sink carries rows out of the platform: only who sees them all may send them.
-pub(super) fn may_apply(caller: &Caller, wanted: &Wanted) -> Result<(), Problem> {
+pub(super) fn may_apply(caller: &Caller, wanted: &Wanted, home: &Utf8Path) -> Result<(), Problem> {
     caller.require(Verb::Write, object(wanted.kind, &wanted.name))?;
-    may_use(caller, &wanted.secrets)?;
+    wanted.secrets.iter().try_for_each(|secret| may_use(caller, secret, home))?;
     if wanted.kind != sinks::KIND {
         return Ok(());
     }
@@ -52,17 +53,33 @@ pub(super) fn may_apply(caller: &Caller, wanted: &Wanted) -> Result<(), Problem>
         .hint("name the streams, each one that you may query whole, rather than globs"))
 }
 
-/// A document sends its secrets to the server that it names: only who may use them may say which server that is.
-fn may_use(caller: &Caller, secrets: &[SecretRef]) -> Result<(), Problem> {
-    let places = secrets.iter().filter_map(SecretRef::place);
-    places
-        .map(|place| match place {
-            SecretPlace::Kept(name) => {
-                caller.require(Verb::Operate, Object::named(Kind::Secret, name.as_str()))
-            }
-            place => caller.require(Verb::Operate, Object::named(Kind::Secret, &place.to_string())),
-        })
-        .collect()
+/// A document sends its secrets to the server that it names: only who may use them may say which server that is. What is in the platform's
+/// own home is for nobody: the token of its operator stands there, and keys.
+fn may_use(caller: &Caller, secret: &SecretRef, home: &Utf8Path) -> Result<(), Problem> {
+    if let SecretRef::File(path) = secret
+        && is_within(path, home)
+    {
+        let message = format!("`{path}` is one of the platform's own files, or none that a secret stands in");
+        return Err(Problem::new("secret.own_file", ExitCode::Denied, message)
+            .hint_command("keep the secret in the platform instead", "aap secret set NAME"));
+    }
+    let name = match secret.place() {
+        Some(SecretPlace::Kept(name)) => name.to_string(),
+        _ => secret.to_string(),
+    };
+    caller.require(Verb::Operate, Object::named(Kind::Secret, &name))
+}
+
+/// Folders of the kernel, where memory and the environment of processes can be read.
+const KERNEL: [&str; 3] = ["/proc", "/sys", "/dev"];
+
+/// Whether a path leads into a folder or one of the kernel's, by whatever links. What cannot be told is taken to.
+fn is_within(path: &Utf8Path, folder: &Utf8Path) -> bool {
+    let whole = |path: &Utf8Path| path.canonicalize_utf8().ok();
+    let file = || Some(whole(path.parent()?)?.join(path.file_name()?));
+    let Some(real) = whole(path).or_else(file) else { return true };
+    let real_folder = whole(folder).unwrap_or_else(|| folder.to_owned());
+    real.starts_with(&real_folder) || KERNEL.iter().any(|kernel| real.starts_with(kernel))
 }
 
 /// What a declared object refers to; nothing where its document is one of an earlier version that this one does not take.
@@ -183,5 +200,35 @@ pub(super) fn not_found(kind: &str, name: &str, known: &[ResourceRecord]) -> Pro
             problem.hint_command(format!("did you mean `{near}`?"), format!("aap get {kind} {near}"))
         }
         None => problem.hint_command("list them", format!("aap get {kind}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_of_the_home_and_of_the_kernel_are_known_by_whatever_path() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = Utf8Path::from_path(folder.path()).unwrap();
+        let home = root.join("home");
+        std::fs::create_dir_all(home.join("run")).unwrap();
+        std::fs::create_dir_all(root.join("secrets")).unwrap();
+        std::fs::write(home.join("run/operator.token"), "t").unwrap();
+        std::fs::write(root.join("secrets/key"), "k").unwrap();
+        std::os::unix::fs::symlink(home.join("run"), root.join("secrets/link")).unwrap();
+        for within in [
+            home.join("run/operator.token"),
+            home.join("run/../run/operator.token"),
+            home.join("run/not-yet"),
+            root.join("secrets/link/operator.token"),
+            root.join("secrets/../home/run/operator.token"),
+            root.join("nowhere/at/all"),
+            "/proc/self/environ".into(),
+        ] {
+            assert!(is_within(&within, &home), "{within}");
+        }
+        assert!(!is_within(&root.join("secrets/key"), &home));
+        assert!(!is_within(&root.join("secrets/not-yet"), &home));
     }
 }
