@@ -119,6 +119,7 @@ fn a_home_of_one_certificate_goes_on_with_its_root_and_gets_an_intermediate() {
     // As the version before made it: nothing may stand below its root but leaves, and it issued them itself.
     let key = rcgen::KeyPair::generate().unwrap();
     let mut params = rcgen::CertificateParams::default();
+    params.distinguished_name = rcgen::DistinguishedName::new();
     params.distinguished_name.push(rcgen::DnType::OrganizationName, "AAP");
     params.distinguished_name.push(rcgen::DnType::CommonName, "AAP authority");
     params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Constrained(0));

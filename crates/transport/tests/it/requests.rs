@@ -91,7 +91,7 @@ fn e4_names_powers_and_lifetimes_in_a_request_are_ignored_or_it_is_refused() {
         let life =
             certificate.validity().not_after.timestamp() - certificate.validity().not_before.timestamp();
         assert!(life <= (LIFE + LIFE / 10) as i64, "{wish}: {life} s");
-        assert_eq!(certificate.extensions().len(), 5, "{wish}: {:?}", certificate.extensions());
+        assert_eq!(certificate.extensions().len(), 6, "{wish}: {:?}", certificate.extensions());
     }
     assert!(issued >= 8, "{issued} were answered");
 }
