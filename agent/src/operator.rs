@@ -97,6 +97,7 @@ impl OperatorService {
             connected: uplink.connected || !self.delivers,
             transport: uplink.carrier,
             last_seen_us: ingress.clock.unix_us(),
+            reported_us: ingress.clock.unix_us(),
             epoch: ingress.buffer.identity().epoch.0,
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
             rows_per_second: rates.values().sum(),

@@ -335,9 +335,12 @@ fn no_such_stream(name: &str) -> Problem {
     Problem { code: "stream.unknown".to_owned(), ..near }
 }
 
-/// A node that is being drained is drained once all that it has is here.
+/// A node that is being drained is drained once all that it has is here. What it said before it was told to does not count: it may speak of
+/// another time.
 fn with_drain(identity: v1::NodeIdentity, status: &v1::NodeStatus) -> v1::NodeIdentity {
-    let is_drained = identity.state == access::DRAINING && status.quiet && status.waiting_batches == 0;
+    let is_new = status.reported_us >= identity.updated_us;
+    let is_drained =
+        identity.state == access::DRAINING && is_new && status.quiet && status.waiting_batches == 0;
     let state = if is_drained { access::DRAINED.to_owned() } else { identity.state };
     v1::NodeIdentity { state, ..identity }
 }

@@ -257,6 +257,7 @@ fn describe_node(node: &NodeId, state: NodeState, rows_per_second: f64, now_us: 
         rows_per_second,
         waiting_bytes: report.waiting_bytes,
         waiting_batches: report.waiting_batches,
+        reported_us,
         quiet: report.draining,
         stored_bytes: report.stored_bytes,
         capacity_bytes: report.capacity_bytes,

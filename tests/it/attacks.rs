@@ -31,6 +31,9 @@ const CONTINUATION: u8 = 9;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 
+/// What an attack consists of.
+type Frames<'a> = Box<dyn Iterator<Item = Vec<u8>> + 'a>;
+
 /// A frame as RFC 9113 section 4.1 lays it out.
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let mut bytes = u32::try_from(payload.len()).unwrap().to_be_bytes()[1..].to_vec();
@@ -139,7 +142,7 @@ fn t4_frames_of_http_2_cost_little_and_keep_nobody_out() {
     let many = |bytes: Vec<u8>| std::iter::repeat_n(bytes, MANY as usize);
     let first = |bytes: Vec<u8>| std::iter::once(bytes);
     let long = "x".repeat(100);
-    let attacks: [(&str, Box<dyn Iterator<Item = Vec<u8>>>); 7] = [
+    let attacks: [(&str, Frames<'_>); 7] = [
         (
             "rapid reset",
             Box::new(

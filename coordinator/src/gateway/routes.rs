@@ -165,9 +165,10 @@ impl Routes {
 
     /// In Prometheus text form: how many upstreams each route has, and how many of them are left alone.
     pub(crate) fn figures(&self) -> String {
+        type Part = fn((usize, usize)) -> usize;
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
         let mut out = String::new();
-        let figures: [(&str, &str, fn((usize, usize)) -> usize); 2] = [
+        let figures: [(&str, &str, Part); 2] = [
             ("aap_gateway_upstreams", "Upstreams of a route", |(all, _)| all),
             ("aap_gateway_upstreams_open", "Of these, left alone by their breakers", |(_, open)| open),
         ];

@@ -27,7 +27,7 @@ pub struct Directory {
 #[derive(Debug, Clone)]
 enum Entry {
     Address(String),
-    Found { locator: Locator, addresses: Vec<String>, problem: Option<Problem> },
+    Found { locator: Box<Locator>, addresses: Vec<String>, problem: Option<Problem> },
 }
 
 impl Directory {
@@ -37,7 +37,7 @@ impl Directory {
     /// The first that is none.
     pub fn new(texts: &[String], who: &str) -> Result<Self, String> {
         let entry = |text: &String| match Locator::is_meant(text) {
-            true => Ok(Entry::Found { locator: text.parse()?, addresses: vec![], problem: None }),
+            true => Ok(Entry::Found { locator: Box::new(text.parse()?), addresses: vec![], problem: None }),
             false => Ok(Entry::Address(text.clone())),
         };
         let entries = texts.iter().map(entry).collect::<Result<_, String>>()?;
@@ -104,7 +104,7 @@ impl Directory {
         let places: Vec<(usize, Locator)> = {
             let entries = self.entries();
             let found = entries.iter().enumerate().filter_map(|(at, entry)| match entry {
-                Entry::Found { locator, .. } => Some((at, locator.clone())),
+                Entry::Found { locator, .. } => Some((at, Locator::clone(locator))),
                 Entry::Address(_) => None,
             });
             found.collect()

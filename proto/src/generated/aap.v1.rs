@@ -3469,6 +3469,9 @@ pub struct NodeStatus {
     /// absent: it never enrolled, and nobody changed its standing
     #[prost(message, optional, tag = "16")]
     pub identity: ::core::option::Option<NodeIdentity>,
+    /// when it said so last; 0: it never did
+    #[prost(int64, tag = "18")]
+    pub reported_us: i64,
     /// it is being drained, and no rows are on their way into its buffer any more
     #[prost(bool, tag = "17")]
     pub quiet: bool,

@@ -50,7 +50,7 @@ pub(crate) struct Watched {
 
 impl Watched {
     /// With at most `bytes`, something of it within each `idle`, and nothing after `until`.
-    pub(crate) fn new(
+    pub(crate) fn over(
         body: ProxyBody,
         bytes: u64,
         idle: Duration,
@@ -231,18 +231,18 @@ mod tests {
 
     #[tokio::test]
     async fn a_body_that_is_too_large_or_stands_still_ends_with_an_error() {
-        let body = Watched::new(whole(Bytes::from_static(b"12345")), 4, Duration::from_secs(9), None);
+        let body = Watched::over(whole(Bytes::from_static(b"12345")), 4, Duration::from_secs(9), None);
         let error = body.collect().await.unwrap_err();
         assert_eq!(body_error(error.as_ref()), Some(BodyError::TooLarge));
         let silent =
             http_body_util::StreamBody::new(futures::stream::pending::<Result<Frame<Bytes>, BoxError>>());
         let idle = Duration::from_millis(20);
-        let error = Watched::new(silent.boxed_unsync(), 4, idle, None).collect().await.unwrap_err();
+        let error = Watched::over(silent.boxed_unsync(), 4, idle, None).collect().await.unwrap_err();
         assert_eq!(body_error(error.as_ref()), Some(BodyError::Stalled(idle)));
         let silent =
             http_body_util::StreamBody::new(futures::stream::pending::<Result<Frame<Bytes>, BoxError>>());
         let until = Box::pin(tokio::time::sleep(idle));
-        let ended = Watched::new(silent.boxed_unsync(), 4, Duration::from_secs(60), Some(until));
+        let ended = Watched::over(silent.boxed_unsync(), 4, Duration::from_secs(60), Some(until));
         assert_eq!(body_error(ended.collect().await.unwrap_err().as_ref()), Some(BodyError::Revoked));
     }
 }

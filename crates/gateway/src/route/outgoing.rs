@@ -131,7 +131,7 @@ async fn outgoing_body(
     let encoding = Encoding::of(encoding)?;
     let json = (!spec.request.json.is_empty() && is_json(headers)).then(|| spec.request.json.clone());
     let is_small = size.upper().is_some_and(|bytes| bytes <= KEPT_BYTES_MAX);
-    let watched = Watched::new(body, spec.body.bytes.0, spec.idle(), None);
+    let watched = Watched::over(body, spec.body.bytes.0, spec.idle(), None);
     if encoding.is_none() && json.is_none() && !is_small {
         return Ok(OutgoingBody::Stream(Some(watched)));
     }

@@ -218,9 +218,9 @@ impl RouteProxy {
         let idle = self.spec.idle();
         let is_plain = !parts.headers.contains_key(header::CONTENT_ENCODING);
         if self.spec.response.json.is_empty() || !is_json(&parts.headers) || !is_plain {
-            return Ok(Response::from_parts(parts, Watched::new(body, u64::MAX, idle, until)));
+            return Ok(Response::from_parts(parts, Watched::over(body, u64::MAX, idle, until)));
         }
-        let body = Watched::new(body, self.spec.body.decoded_bytes.0, idle, until);
+        let body = Watched::over(body, self.spec.body.decoded_bytes.0, idle, until);
         let came = collect(body, &self.spec.body).await;
         let came = came.map_err(|refusal| upstream_failed(&refusal.problem.to_string()))?;
         // What is no JSON although it says so goes on as it is.
