@@ -269,6 +269,20 @@ impl Config {
         metadata.chain(spark).chain(limits).chain(cluster.flatten()).collect()
     }
 
+    /// Files and folders whose contents are this coordinator's alone: its home, its credentials, keys, and what it refers to itself.
+    pub(crate) fn own_files(&self, home: &Utf8Path) -> Vec<Utf8PathBuf> {
+        let credentials = std::env::var("CREDENTIALS_DIRECTORY").ok().filter(|folder| !folder.is_empty());
+        let keys = [&self.operators.tls, &self.gateway.tls].into_iter().flatten().map(|own| &own.key);
+        let keys = keys.chain(&self.secrets.key_file).map(|path| home.join(path));
+        let shown = self.vault.iter().flat_map(VaultSpec::secrets);
+        let files = self.secrets().into_iter().chain(shown).filter_map(|reference| match reference {
+            SecretRef::File(path) => Some(home.join(path)),
+            _ => None,
+        });
+        let own = [home.to_owned()].into_iter().chain(credentials.map(Into::into));
+        own.chain(keys).chain(files).collect()
+    }
+
     /// Where others find this coordinator, which listens as `bound` says.
     pub(crate) fn advertised(&self, bound: &Endpoints) -> Advertised {
         let host = crate::init::local_host();

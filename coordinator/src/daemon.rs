@@ -289,7 +289,7 @@ async fn serve(
         lead,
         joined: joined.clone(),
         secrets: secret_source,
-        home: home.root().to_owned(),
+        own: config.own_files(home.root()),
         turn: Arc::default(),
     };
     let sessions = Sessions {

@@ -13,7 +13,7 @@ mod config;
 mod tests;
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -36,12 +36,25 @@ const BEGUN_FOR: Duration = Duration::from_secs(10 * 60);
 const BEGUN_MAX: usize = 4_096;
 /// Of one address, so that nobody can make others' be forgotten from one place.
 const BEGUN_OF_ADDRESS_MAX: usize = 64;
-/// Questions to the provider at once. Waiting for a person in a device flow is one.
+/// Questions to the provider at once.
 const ASKING_MAX: usize = 64;
+/// People of device flows that are waited for at once: each takes up to minutes, and must not keep browsers waiting.
+const DEVICES_MAX: usize = 64;
 /// Letters of a name on one line.
 const DISPLAY_LETTERS_MAX: usize = 100;
 /// Longest code, verifier or redirect that is passed on.
 const FIELD_BYTES_MAX: usize = 4_096;
+
+/// Whose address it is: of IPv6 the network, of which somebody has them all.
+fn network_of(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => {
+            let [a, b, c, d, ..] = address.segments();
+            IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
+        }
+        canonical => canonical,
+    }
+}
 
 /// The log-ins at one provider. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -56,6 +69,7 @@ struct Inner {
     clock: Arc<dyn Clock>,
     begun: Mutex<HashMap<String, Begun>>,
     asking: Semaphore,
+    waiting: Semaphore,
 }
 
 /// A log-in that has begun.
@@ -107,8 +121,11 @@ impl ExternalLogins {
         let ca = config.ca.as_ref().map(|path| home.join(path));
         let tls = OutwardTls { ca, identity: None }.client(&[])?;
         let provider = Provider::new(config.settings(), tls, clock.clone());
-        let (begun, asking) = (Mutex::default(), Semaphore::new(ASKING_MAX));
-        Ok(Self { inner: Arc::new(Inner { config: config.clone(), provider, clock, begun, asking }) })
+        let (begun, asking, waiting) =
+            (Mutex::default(), Semaphore::new(ASKING_MAX), Semaphore::new(DEVICES_MAX));
+        Ok(Self {
+            inner: Arc::new(Inner { config: config.clone(), provider, clock, begun, asking, waiting }),
+        })
     }
 
     pub(crate) fn config(&self) -> &OidcConfig {
@@ -144,6 +161,7 @@ impl ExternalLogins {
                 (Way::Device(device), started)
             }
         };
+        let from = network_of(from);
         self.remember(started.handle.clone(), Begun { at: inner.clock.monotonic(), from, nonce, way });
         Ok(started)
     }
@@ -154,11 +172,14 @@ impl ExternalLogins {
     /// `auth.login_over`, `auth.login_refused` (4), `auth.provider`, `auth.busy` (7).
     pub(crate) async fn finish(&self, handle: &str, code: &str, verifier: &str) -> Result<Claims, Problem> {
         let inner = &self.inner;
-        let Begun { nonce, way, .. } = self.take(handle).ok_or_else(login_over)?;
         if code.len().max(verifier.len()) > FIELD_BYTES_MAX {
             return Err(bad_login("a code or verifier of that length is none"));
         }
-        let _asking = inner.asking.try_acquire().map_err(|_| busy())?;
+        let is_device = matches!(self.begun().get(handle), Some(Begun { way: Way::Device(_), .. }));
+        let room = if is_device { &inner.waiting } else { &inner.asking };
+        // Before the log-in is taken out: who is told to come again must find it.
+        let _room = room.try_acquire().map_err(|_| busy())?;
+        let Begun { nonce, way, .. } = self.take(handle).ok_or_else(login_over)?;
         let told = match &way {
             Way::Browser(redirect) => inner.provider.redeem((code, verifier), redirect, &nonce).await,
             Way::Device(device) => inner.provider.await_device(device, &nonce).await,

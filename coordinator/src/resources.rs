@@ -48,8 +48,8 @@ pub(crate) struct ResourceService {
     pub(crate) joined: Option<Joined>,
     /// Who is asked for the secrets that documents refer to.
     pub(crate) secrets: Arc<dyn SecretSource>,
-    /// Where the platform's own files are.
-    pub(crate) home: Utf8PathBuf,
+    /// Files and folders of the platform's own, which no document may name as a secret.
+    pub(crate) own: Vec<Utf8PathBuf>,
     /// One change at a time: what was checked is still so when it is written.
     pub(crate) turn: Arc<tokio::sync::Mutex<()>>,
 }
@@ -127,7 +127,7 @@ impl ResourceService {
     async fn apply_now(&self, caller: &Caller, request: v1::ApplyRequest) -> Result<v1::ApplyReply, Problem> {
         let _turn = self.turn.lock().await;
         let wanted = self.wanted(&request.files)?;
-        wanted.iter().try_for_each(|wanted| may_apply(caller, wanted, &self.home))?;
+        wanted.iter().try_for_each(|wanted| may_apply(caller, wanted, &self.own))?;
         let plan = self.plan(wanted, &self.all().await?);
         let mut changes = vec![];
         if let Some(lead) = &self.lead

@@ -42,7 +42,15 @@ impl Redactor {
     pub(super) fn text(&self, text: &str) -> String {
         let mut out = String::with_capacity(text.len());
         let mut is_in_key = false;
+        // Of a name that speaks of a secret and has its value on the lines behind it: how far it is indented.
+        let mut block: Option<usize> = None;
         for line in text.split_inclusive('\n') {
+            let indent = line.len() - line.trim_start().len();
+            if line.trim().is_empty() || block.is_some_and(|name| indent > name) {
+                out.push_str(if line.trim().is_empty() { line } else { "***\n" });
+                continue;
+            }
+            block = opens_block(line).then_some(indent);
             let begins = line.contains("-----BEGIN") && line.contains("PRIVATE KEY-----");
             if begins || is_in_key {
                 is_in_key = !line.contains("-----END");
@@ -61,6 +69,14 @@ impl Redactor {
             self.known.iter().fold(line.to_owned(), |line, secret| line.replace(secret.reveal(), MASK));
         without_userinfo(&without_named(&without_tokens(&known)))
     }
+}
+
+/// Whether a line of YAML names a secret whose value is written on the lines behind it.
+fn opens_block(line: &str) -> bool {
+    let Some((name, value)) = line.trim().trim_start_matches("- ").split_once(':') else { return false };
+    let name = name.trim_matches(|c| matches!(c, '"' | '\'' | ' ')).to_ascii_lowercase();
+    let speaks = NAMES.iter().any(|known| name.contains(known)) && !name.contains(' ');
+    speaks && (value.trim().is_empty() || value.trim().starts_with(['|', '>']))
 }
 
 /// Without words in the form of our tokens.

@@ -31,8 +31,10 @@ impl Hops {
 pub(crate) async fn name_client(State(hops): State<Hops>, mut request: Request, next: Next) -> Response {
     if let Some(ConnectInfo(peer)) = request.extensions().get::<ConnectInfo<Client>>() {
         let peer = peer.clone();
-        let values = request.headers().get_all(FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok());
-        let client = client_of(&hops.0, peer.address.ip(), values);
+        // A byte that is no text is somebody's own, and what a proxy wrote behind it counts all the same.
+        let values = request.headers().get_all(FORWARDED_FOR).iter();
+        let values: Vec<_> = values.map(|value| String::from_utf8_lossy(value.as_bytes())).collect();
+        let client = client_of(&hops.0, peer.address.ip(), values.iter().map(AsRef::as_ref));
         if client != peer.address.ip() {
             // The port is the proxy's, and says nothing of the client.
             let address = SocketAddr::new(client, 0);

@@ -6,7 +6,7 @@ use aap_runtime::documents::Document;
 use aap_runtime::{SecretPlace, SecretRef};
 use aap_store::ResourceRecord;
 use aap_types::{ExitCode, Problem, StreamName, nearest};
-use camino::Utf8Path;
+use camino::{Utf8Component, Utf8Path, Utf8PathBuf};
 
 use crate::access::{self, Caller};
 use crate::catalogs::{self, CatalogSpec};
@@ -31,9 +31,9 @@ pub(super) struct Wanted {
 }
 
 /// Lets on who may declare that. A sink carries rows out of the platform: only who sees them all may send them.
-pub(super) fn may_apply(caller: &Caller, wanted: &Wanted, home: &Utf8Path) -> Result<(), Problem> {
+pub(super) fn may_apply(caller: &Caller, wanted: &Wanted, own: &[Utf8PathBuf]) -> Result<(), Problem> {
     caller.require(Verb::Write, object(wanted.kind, &wanted.name))?;
-    wanted.secrets.iter().try_for_each(|secret| may_use(caller, secret, home))?;
+    wanted.secrets.iter().try_for_each(|secret| may_use(caller, secret, own))?;
     if wanted.kind != sinks::KIND {
         return Ok(());
     }
@@ -55,31 +55,41 @@ pub(super) fn may_apply(caller: &Caller, wanted: &Wanted, home: &Utf8Path) -> Re
 
 /// A document sends its secrets to the server that it names: only who may use them may say which server that is. What is in the platform's
 /// own home is for nobody: the token of its operator stands there, and keys.
-fn may_use(caller: &Caller, secret: &SecretRef, home: &Utf8Path) -> Result<(), Problem> {
-    if let SecretRef::File(path) = secret
-        && is_within(path, home)
-    {
-        let message = format!("`{path}` is one of the platform's own files, or none that a secret stands in");
-        return Err(Problem::new("secret.own_file", ExitCode::Denied, message)
-            .hint_command("keep the secret in the platform instead", "aap secret set NAME"));
+fn may_use(caller: &Caller, secret: &SecretRef, own: &[Utf8PathBuf]) -> Result<(), Problem> {
+    let may = |name: &str| caller.require(Verb::Operate, Object::named(Kind::Secret, name));
+    match (secret, secret.place()) {
+        (SecretRef::File(path), _) => {
+            let file = own_or(path, own).ok_or_else(|| own_file(path))?;
+            may(&secret.to_string())?;
+            // Where a link leads is what is read.
+            may(&format!("file:{file}"))
+        }
+        (_, Some(SecretPlace::Kept(name))) => may(name.as_str()),
+        _ => may(&secret.to_string()),
     }
-    let name = match secret.place() {
-        Some(SecretPlace::Kept(name)) => name.to_string(),
-        _ => secret.to_string(),
-    };
-    caller.require(Verb::Operate, Object::named(Kind::Secret, &name))
+}
+
+fn own_file(path: &Utf8Path) -> Problem {
+    let message = format!("`{path}` is one of the platform's own files, or none that a secret stands in");
+    Problem::new("secret.own_file", ExitCode::Denied, message)
+        .hint_command("keep the secret in the platform instead", "aap secret set NAME")
 }
 
 /// Folders of the kernel, where memory and the environment of processes can be read.
 const KERNEL: [&str; 3] = ["/proc", "/sys", "/dev"];
 
-/// Whether a path leads into a folder or one of the kernel's, by whatever links. What cannot be told is taken to.
-fn is_within(path: &Utf8Path, folder: &Utf8Path) -> bool {
+/// Where a path leads by whatever links, unless that is one of these files and folders, or one of the kernel's. `None` too for a path that does
+/// not begin at the root or goes back, and where it cannot be told.
+fn own_or(path: &Utf8Path, own: &[Utf8PathBuf]) -> Option<Utf8PathBuf> {
+    let is_straight = |part| matches!(part, Utf8Component::RootDir | Utf8Component::Normal(_));
+    if !path.is_absolute() || !path.components().all(is_straight) || path.as_str().contains("/./") {
+        return None;
+    }
     let whole = |path: &Utf8Path| path.canonicalize_utf8().ok();
-    let file = || Some(whole(path.parent()?)?.join(path.file_name()?));
-    let Some(real) = whole(path).or_else(file) else { return true };
-    let real_folder = whole(folder).unwrap_or_else(|| folder.to_owned());
-    real.starts_with(&real_folder) || KERNEL.iter().any(|kernel| real.starts_with(kernel))
+    let real = whole(path).or_else(|| Some(whole(path.parent()?)?.join(path.file_name()?)))?;
+    let is_own = |own: &Utf8PathBuf| real.starts_with(whole(own).as_ref().unwrap_or(own));
+    let is_kernels = KERNEL.iter().any(|kernel| real.starts_with(kernel));
+    (!is_kernels && !own.iter().any(is_own)).then_some(real)
 }
 
 /// What a declared object refers to; nothing where its document is one of an earlier version that this one does not take.
@@ -208,27 +218,34 @@ mod tests {
     use super::*;
 
     #[test]
-    fn files_of_the_home_and_of_the_kernel_are_known_by_whatever_path() {
+    fn files_of_the_platform_and_of_the_kernel_are_known_by_whatever_path() {
         let folder = tempfile::tempdir().unwrap();
-        let root = Utf8Path::from_path(folder.path()).unwrap();
+        let root = Utf8Path::from_path(folder.path()).unwrap().canonicalize_utf8().unwrap();
         let home = root.join("home");
         std::fs::create_dir_all(home.join("run")).unwrap();
         std::fs::create_dir_all(root.join("secrets")).unwrap();
         std::fs::write(home.join("run/operator.token"), "t").unwrap();
-        std::fs::write(root.join("secrets/key"), "k").unwrap();
+        for name in ["key", "sealing"] {
+            std::fs::write(root.join("secrets").join(name), "k").unwrap();
+        }
         std::os::unix::fs::symlink(home.join("run"), root.join("secrets/link")).unwrap();
-        for within in [
+        std::os::unix::fs::symlink(root.join("secrets/key"), root.join("other")).unwrap();
+        let own = [home.clone(), root.join("secrets/sealing")];
+        for refused in [
             home.join("run/operator.token"),
-            home.join("run/../run/operator.token"),
             home.join("run/not-yet"),
+            root.join("secrets/sealing"),
             root.join("secrets/link/operator.token"),
-            root.join("secrets/../home/run/operator.token"),
+            root.join("secrets/../secrets/key"),
+            root.join("secrets/./key"),
             root.join("nowhere/at/all"),
+            "secrets/key".into(),
             "/proc/self/environ".into(),
         ] {
-            assert!(is_within(&within, &home), "{within}");
+            assert_eq!(own_or(&refused, &own), None, "{refused}");
         }
-        assert!(!is_within(&root.join("secrets/key"), &home));
-        assert!(!is_within(&root.join("secrets/not-yet"), &home));
+        assert_eq!(own_or(&root.join("secrets/key"), &own), Some(root.join("secrets/key")));
+        assert_eq!(own_or(&root.join("secrets/not-yet"), &own), Some(root.join("secrets/not-yet")));
+        assert_eq!(own_or(&root.join("other"), &own), Some(root.join("secrets/key")), "where it leads");
     }
 }

@@ -307,9 +307,11 @@ pub(crate) fn commit(
             }
         },
     );
-    match given_up {
-        Some(failure) => Err(failure),
-        None => committed.map_err(|error| lost_or(producer, &error, watch, doing)),
+    match (committed, given_up) {
+        // Given up at the very moment in which it was done.
+        (Ok(()), _) => Ok(()),
+        (Err(_), Some(failure)) => Err(failure),
+        (Err(error), None) => Err(lost_or(producer, &error, watch, doing)),
     }
 }
 

@@ -57,6 +57,12 @@ fn mount() -> String {
 }
 
 impl VaultSpec {
+    /// Every secret that is shown to Vault.
+    pub fn secrets(&self) -> Vec<SecretRef> {
+        let role = self.auth.app_role.iter().map(|role| &role.secret_id);
+        role.chain(&self.auth.token).cloned().collect()
+    }
+
     /// Whether it makes sense, as far as that can be told without Vault.
     ///
     /// # Errors

@@ -34,6 +34,9 @@ pub(crate) enum BodyError {
     /// Nothing came.
     #[error("nothing of the body came for {} s", .0.as_secs())]
     Stalled(Duration),
+    /// Whoever sends it broke off, or sends what is none.
+    #[error("the body broke off")]
+    Broken,
     /// Whoever gets it may no more.
     #[error("whoever gets the body may no more")]
     Revoked,
@@ -76,6 +79,10 @@ impl Body for Watched {
             ready!(self.patience.as_mut().poll(context));
             return Poll::Ready(Some(Err(BodyError::Stalled(self.idle).into())));
         };
+        if let Some(Err(error)) = &frame {
+            tracing::debug!(%error, "a body broke off");
+            return Poll::Ready(Some(Err(BodyError::Broken.into())));
+        }
         if let Some(Ok(frame)) = &frame {
             let bytes = frame.data_ref().map_or(0, |data| data.len() as u64);
             let Some(left) = self.left.checked_sub(bytes) else {

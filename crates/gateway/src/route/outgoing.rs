@@ -8,7 +8,7 @@ use hyper::{Method, Request};
 
 use super::body::{Encoding, ProxyBody, Watched, collect, whole};
 use super::head;
-use super::refusal::{Refusal, bad_body, no_secret, too_large};
+use super::refusal::{Refusal, bad_body, encoding_unknown, no_secret, too_large};
 use super::rewrite;
 use super::spec::RouteSpec;
 
@@ -74,6 +74,10 @@ impl Outgoing {
         is_socket: bool,
     ) -> Result<Self, Refusal> {
         let (parts, body) = request.into_parts();
+        if is_socket && hyper::body::Body::size_hint(&body).upper() != Some(0) {
+            // None goes on: with its length announced, the server behind would take what comes next for it.
+            return Err(bad_body("a WebSocket begins without a body"));
+        }
         let path = rewrite::path(&spec.request, parts.uri.path(), parts.uri.query());
         let mut headers = parts.headers;
         let of_uri = || HeaderValue::from_str(parts.uri.authority()?.as_str()).ok();
@@ -94,6 +98,7 @@ impl Outgoing {
         add_secrets(route, spec, &mut headers).await?;
         let body = match is_socket {
             true => {
+                headers.remove(header::CONTENT_LENGTH);
                 headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
                 headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
                 OutgoingBody::Stream(None)
@@ -126,6 +131,9 @@ async fn outgoing_body(
     let size = hyper::body::Body::size_hint(&body);
     if size.lower() > spec.body.bytes.0 {
         return Err(too_large("as it comes", &spec.body.bytes.to_string()));
+    }
+    if headers.get_all(header::CONTENT_ENCODING).iter().count() > 1 {
+        return Err(encoding_unknown("more than one"));
     }
     let encoding = headers.get(header::CONTENT_ENCODING).map(|value| value.to_str().unwrap_or("?"));
     let encoding = Encoding::of(encoding)?;

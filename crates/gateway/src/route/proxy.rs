@@ -179,7 +179,12 @@ impl RouteProxy {
         *request.headers_mut() = outgoing.headers.clone();
         let timeout = self.spec.timeout();
         let answered = tokio::time::timeout(timeout, self.client.request(request)).await;
-        let answered = answered.map_err(|_elapsed| Failed::Theirs(upstream_late(timeout)))?;
+        // Of a body that was still on its way, whoever sends it may have been the one who was late.
+        let late = |_elapsed| match outgoing.body.is_kept() {
+            true => Failed::Theirs(upstream_late(timeout)),
+            false => Failed::Ours(upstream_late(timeout)),
+        };
+        let answered = answered.map_err(late)?;
         let response = answered.map_err(|error| self.failed(&error))?;
         Ok(response.map(|body| body.map_err(Into::into).boxed_unsync()))
     }

@@ -88,16 +88,33 @@ fn host_of(uri: &Uri, headers: &HeaderMap) -> Option<String> {
     authority.host().map(str::to_owned)
 }
 
-/// Whether everybody reads a path alike: it begins with a slash and has no segment `.` or `..`, written out or encoded, no encoded slash and
-/// no backslash. What is not plain could be one path for the rule that lets it through, and another for the server behind.
+/// Whether everybody reads a path alike: it begins with a slash and has no segment `.` or `..`, no empty one but the last, no slash or
+/// backslash that is encoded, and nothing encoded that need not be (RFC 3986 section 6.2.2.2). What is not plain could be one path for the
+/// rule that lets it through, and another for the server behind.
 pub(crate) fn is_plain(path: &str) -> bool {
-    let is_clean = |segment: &str| {
-        let decoded: Vec<u8> = percent_decode_str(segment).collect();
-        decoded != b"."
-            && decoded != b".."
-            && !decoded.iter().any(|byte| b"/\\".contains(byte) || byte.is_ascii_control())
-    };
-    path.starts_with('/') && path.split('/').all(is_clean)
+    let Some(segments) = path.strip_prefix('/') else { return false };
+    let mut segments = segments.split('/').peekable();
+    while let Some(segment) = segments.next() {
+        let is_last = segments.peek().is_none();
+        if (segment.is_empty() && !is_last) || !is_plain_segment(segment) {
+            return false;
+        }
+    }
+    true
+}
+
+fn is_plain_segment(segment: &str) -> bool {
+    let decoded: Vec<u8> = percent_decode_str(segment).collect();
+    let is_bad = |byte: &u8| b"/\\".contains(byte) || byte.is_ascii_control();
+    decoded != b"." && decoded != b".." && !decoded.iter().any(is_bad) && is_encoded_sparingly(segment)
+}
+
+/// Whether what is encoded is whole, and none of the letters that everybody may decode.
+fn is_encoded_sparingly(segment: &str) -> bool {
+    segment.split('%').skip(1).all(|rest| {
+        let byte = rest.get(..2).and_then(|hex| u8::from_str_radix(hex, 16).ok());
+        byte.is_some_and(|byte| !byte.is_ascii_alphanumeric() && !b"-._~".contains(&byte))
+    })
 }
 
 #[cfg(test)]
@@ -158,11 +175,28 @@ mod tests {
 
     #[test]
     fn a_path_that_two_could_read_differently_is_not_plain() {
-        for plain in ["/", "/a//b", "/a.b/..c", "/%41", "/a%20b"] {
+        for plain in ["/", "/a/", "/a.b/..c", "/a%20b", "/%C3%A4"] {
             assert!(is_plain(plain), "{plain}");
         }
-        for other in ["", "a", "/a/../b", "/a/.", "/%2e%2E/b", "/a/.%2e", "/a%2fb", "/a%5cb", "/a\\b", "/%00"]
-        {
+        for other in [
+            "",
+            "a",
+            "/a/../b",
+            "/a/.",
+            "/%2e%2E/b",
+            "/a/.%2e",
+            "/a%2fb",
+            "/a%5cb",
+            "/a\\b",
+            "/%00",
+            "/a//b",
+            "//a",
+            "/%41",
+            "/%7e",
+            "/%",
+            "/%4",
+            "/%zz",
+        ] {
             assert!(!is_plain(other), "{other}");
         }
     }
