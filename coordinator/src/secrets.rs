@@ -21,7 +21,7 @@ mod tests;
 
 use std::sync::Arc;
 
-use aap_access::{KeptSecret, SealingKeys};
+use aap_access::{KeptSecret, NotOpened, SealingKeys};
 use aap_runtime::{Clock, Home, Resolving, Secret, SecretPlace, SecretSource};
 use aap_store::{AccessStore, PAGE_ROWS_MAX, RowsAfter};
 use aap_types::{Problem, SecretName};
@@ -123,7 +123,9 @@ impl Inner {
     fn open(&self, name: &SecretName) -> Result<Secret, Problem> {
         let kept = self.find(name)?.ok_or_else(|| problem::not_found(name, &[]))?;
         let keys = self.file.read()?.ok_or_else(|| problem::key_missing(self.file.path(), kept.key()))?;
-        keys.open(&kept).map_err(|error| problem::not_opened(name, self.file.path(), &error))
+        // A record that was put in the place of another one is whole, and not the one that was asked for.
+        let opened = if kept.name == *name { keys.open(&kept) } else { Err(NotOpened::Damaged) };
+        opened.map_err(|error| problem::not_opened(name, self.file.path(), &error))
     }
 
     fn set(&self, name: &SecretName, value: &Secret, author: &str) -> Result<KeptSecret, Problem> {

@@ -5,8 +5,7 @@ use std::time::{Duration, Instant};
 
 use aap_tests::load::{exactly_once, post_until_taken};
 use aap_tests::{
-    Daemon, Differs, Load, Pace, Platform, Ran, Service, Settings, amount, copy, eventually, free_port,
-    wait_until,
+    Daemon, Load, Pace, Platform, Ran, Service, Settings, amount, copy, eventually, free_port, wait_until,
 };
 use rustix::process::Signal;
 use serde_json::Value;
@@ -22,9 +21,6 @@ const MOVED_FROM_FROZEN: Duration = Duration::from_secs(30);
 const FROZEN_ANSWER: Duration = Duration::from_secs(10);
 /// How long they may take to move from one that died.
 const MOVED_FROM_DEAD: Duration = Duration::from_secs(15);
-
-/// Groups that land before a coordinator dies at a place that each of them comes by: so that there is something before them.
-const GROUPS_BEFORE: u32 = 10;
 
 /// How long anything may take that is not measured: a server of Java that another test has killed comes back meanwhile.
 const SETTLED: Duration = Duration::from_secs(180);
@@ -72,15 +68,11 @@ struct Cluster {
 
 impl Cluster {
     fn prepared(behind: Behind, members: usize) -> Self {
-        Self::prepared_of(behind, members, Platform::new)
-    }
-
-    fn prepared_of(behind: Behind, members: usize, new: impl Fn() -> Platform) -> Self {
         let ports: Vec<u16> = (0..members).map(|_| free_port()).collect();
         let coordinators: Vec<String> = ports.iter().map(|port| format!("127.0.0.1:{port}")).collect();
         let mut homes: Vec<Arc<Platform>> = vec![];
         for (number, port) in ports.iter().enumerate() {
-            let mut platform = new();
+            let mut platform = Platform::new();
             platform.set_env("AAP_TEST_SECRET", "aap");
             if let Some(first) = homes.first() {
                 std::fs::create_dir_all(platform.home()).unwrap();
@@ -103,12 +95,7 @@ impl Cluster {
     }
 
     fn start(&self, member: usize) -> Daemon {
-        self.start_failing(member, "")
-    }
-
-    /// The same with a crash point armed, as `AAP_FAIL` writes it.
-    fn start_failing(&self, member: usize, fail: &str) -> Daemon {
-        let daemon = self.members[member].start_failing("coordinator", fail);
+        let daemon = self.members[member].start("coordinator");
         self.members[member].await_coordinator();
         // It listens before it has its place; one that lost its view waits for the end of its former lease.
         settles("it has its place in the cluster", || {
@@ -368,38 +355,6 @@ fn a_coordinator_that_was_paused_past_its_lease_doubles_nothing() {
     cluster.await_lines(produced.lines);
     cluster.first().await_delivered();
     cluster.assert_each_once_everywhere("logs", "cast(body as bigint)", produced.lines);
-}
-
-/// One of two coordinators dies where it comes by `point`, under requests. What the other one has then, compared with what was taken.
-/// `None` where a server is missing.
-pub(crate) fn one_dies_at(point: &str, mutant: &str, schema: &'static str) -> Option<Result<(), Differs>> {
-    let behind = Behind::find(&format!("cluster {mutant} {point}"), schema)?;
-    // A server that dies beside it would take the blame.
-    let _quiet = Service::quiet();
-    let cluster = Cluster::prepared_of(behind, 2, || Platform::with_mutant(mutant));
-    let mut dies = cluster.start_failing(0, &format!("{point}:{GROUPS_BEFORE}=abort"));
-    // While it is the only one, the agent goes to it.
-    let _agent = cluster.first().start("agent");
-    cluster.first().await_connected();
-    let _other = cluster.start(1);
-    let load = Load::start(cluster.first(), Pace::POSTS);
-    dies.await_end("it comes by the place");
-    let posted = load.posted();
-    settles("requests are taken", || load.posted() > posted);
-    let produced = load.stop();
-    cluster.first().await_delivered();
-    Some(produced.compare(&cluster.members[1]))
-}
-
-#[test]
-fn a_coordinator_that_dies_around_its_commit_loses_and_doubles_nothing() {
-    for (point, schema) in [
-        ("landing.before_commit", "it_cluster_before"),
-        ("landing.after_commit_before_ack", "it_cluster_after"),
-    ] {
-        let Some(compared) = one_dies_at(point, "none", schema) else { return };
-        assert_eq!(compared, Ok(()), "{point}");
-    }
 }
 
 #[test]

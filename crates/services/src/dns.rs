@@ -295,9 +295,14 @@ mod tests {
 
     #[tokio::test]
     async fn a_long_answer_comes_over_tcp() {
-        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        // A port that is free for UDP may be taken for TCP.
+        let (socket, listener) = loop {
+            let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+            if let Ok(listener) = TcpListener::bind(socket.local_addr().unwrap()).await {
+                break (socket, listener);
+            }
+        };
         let server = socket.local_addr().unwrap();
-        let listener = TcpListener::bind(server).await.unwrap();
         let serve = async {
             let mut bytes = [0; 512];
             let (length, from) = socket.recv_from(&mut bytes).await.unwrap();
