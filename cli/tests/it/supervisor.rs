@@ -1,5 +1,6 @@
 //! `aap up` with programs that misbehave. How it runs with real ones is tested end to end.
 
+use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 use std::time::Duration;
@@ -23,7 +24,15 @@ fn installed(home: &Home, coordinator: &str, agent: &str) -> std::path::PathBuf 
 }
 
 fn run(aap: &std::path::Path, home: &Home, arguments: &[&str]) -> Ran {
-    Ran::of(Command::new(aap).args(arguments).env("AAP_HOME", home.path().join("state")).output().unwrap())
+    let mut command = Command::new(aap);
+    command.args(arguments).env("AAP_HOME", home.path().join("state"));
+    loop {
+        match command.output() {
+            // A process that another test forks in this moment has the copy open for writing, until it is another program.
+            Err(error) if error.kind() == ErrorKind::ExecutableFileBusy => std::thread::yield_now(),
+            ended => return Ran::of(ended.unwrap()),
+        }
+    }
 }
 
 #[test]
