@@ -13,11 +13,12 @@ mod config;
 mod tests;
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use aap_access::{Origin, UserName};
+use aap_gateway::network_of;
 use aap_oidc::{Claims, CodeRequest, Device, Error, Provider};
 use aap_runtime::Clock;
 use aap_transport::OutwardTls;
@@ -44,17 +45,6 @@ const DEVICES_MAX: usize = 64;
 const DISPLAY_LETTERS_MAX: usize = 100;
 /// Longest code, verifier or redirect that is passed on.
 const FIELD_BYTES_MAX: usize = 4_096;
-
-/// Whose address it is: of IPv6 the network, of which somebody has them all.
-fn network_of(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => {
-            let [a, b, c, d, ..] = address.segments();
-            IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
-        }
-        canonical => canonical,
-    }
-}
 
 /// The log-ins at one provider. Cheap to clone.
 #[derive(Debug, Clone)]

@@ -6,6 +6,14 @@ use std::net::{IpAddr, Ipv6Addr};
 /// The part of an IPv6 address that one customer has: whoever has one has 2^64 others in it.
 const NETWORK_BITS: u32 = 64;
 
+/// Whose an address is: of IPv4 itself, of IPv6 its /64.
+pub fn network_of(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from(u128::from(address) >> NETWORK_BITS << NETWORK_BITS).into(),
+        canonical => canonical,
+    }
+}
+
 /// Of whom, and of what, calls are counted: `address/10.0.0.1`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Key(Box<str>);
@@ -18,12 +26,9 @@ impl Key {
 
     /// Of an address, for one thing. Addresses of IPv6 are counted by their /64.
     pub fn address(what: &str, address: IpAddr) -> Self {
-        match address.to_canonical() {
+        match network_of(address) {
             IpAddr::V4(address) => Self::named(what, &address.to_string()),
-            IpAddr::V6(address) => {
-                let network = u128::from(address) >> NETWORK_BITS << NETWORK_BITS;
-                Self::named(what, &format!("{}/{NETWORK_BITS}", Ipv6Addr::from(network)))
-            }
+            IpAddr::V6(network) => Self::named(what, &format!("{network}/{NETWORK_BITS}")),
         }
     }
 

@@ -1,7 +1,7 @@
 //! The identity of a coordinator's listeners, which is taken up anew while they listen: certificates live for weeks, coordinators for longer.
 //! Connections that stand are not touched; whoever shakes hands from then on sees the new one, over QUIC, over TCP and on the operators' port.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use camino::Utf8PathBuf;
 use rustls::client::danger::HandshakeSignatureValid;
@@ -29,6 +29,8 @@ pub struct LiveTls {
     files: TlsFiles,
     own: Option<OwnFiles>,
     current: Current,
+    /// Of listeners of their own, which are taken up anew with this one.
+    beside: Arc<Mutex<Vec<LiveTls>>>,
 }
 
 /// What counts now.
@@ -51,32 +53,43 @@ impl LiveTls {
     /// # Errors
     /// A file cannot be used.
     pub fn open(files: TlsFiles, own: Option<OwnFiles>) -> Result<Self, Error> {
-        let identity = Identity::read(&files, own.as_ref())?;
-        Ok(Self { files, own, current: Current(Arc::new(RwLock::new(Arc::new(identity)))) })
+        let identity = Identity::read(&files, own.as_ref().map(OwnFiles::read).transpose()?)?;
+        let current = Current(Arc::new(RwLock::new(Arc::new(identity))));
+        Ok(Self { files, own, current, beside: Arc::default() })
     }
 
     /// Reads them again. Whether anything has changed.
     ///
     /// # Errors
-    /// A file cannot be used; what counted before goes on.
+    /// A file cannot be used; what it held before goes on. A certificate of `own` that cannot be used keeps nothing else from being taken up.
     pub fn reload(&self) -> Result<bool, Error> {
-        let identity = Identity::read(&self.files, self.own.as_ref())?;
+        let read = self.own.as_ref().map(OwnFiles::read).transpose();
+        let (own, broken) = match read {
+            Ok(own) => (own, None),
+            Err(error) => (self.current.get().own.clone(), Some(error)),
+        };
+        let identity = Identity::read(&self.files, own)?;
         let chain = |key: Option<&Arc<CertifiedKey>>| key.map(|key| key.cert.clone());
         let before = self.current.get();
-        let is_other = chain(Some(&before.with_roots)) != chain(Some(&identity.with_roots))
+        let mut is_other = chain(Some(&before.with_roots)) != chain(Some(&identity.with_roots))
             || chain(before.own.as_ref()) != chain(identity.own.as_ref());
         if is_other {
             *self.current.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(identity);
         }
-        Ok(is_other)
+        for other in self.beside.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            is_other |= other.reload()?;
+        }
+        broken.map_or(Ok(is_other), Err)
     }
 
-    /// The same with another certificate for operators, for a listener of its own. It is not taken up anew with this one.
+    /// The same with another certificate for operators, for a listener of its own. It is taken up anew with this one.
     ///
     /// # Errors
     /// A file cannot be used.
     pub fn beside(&self, own: OwnFiles) -> Result<Self, Error> {
-        Self::open(self.files.clone(), Some(own))
+        let other = Self::open(self.files.clone(), Some(own))?;
+        self.beside.lock().unwrap_or_else(PoisonError::into_inner).push(other.clone());
+        Ok(other)
     }
 
     pub(crate) fn files(&self) -> &TlsFiles {
@@ -116,15 +129,20 @@ impl LiveTls {
     }
 }
 
+impl OwnFiles {
+    fn read(&self) -> Result<Arc<CertifiedKey>, Error> {
+        certified(&self.certificate, &self.key)
+    }
+}
+
 impl Identity {
-    fn read(files: &TlsFiles, own: Option<&OwnFiles>) -> Result<Self, Error> {
+    fn read(files: &TlsFiles, own: Option<Arc<CertifiedKey>>) -> Result<Self, Error> {
         let roots = files.load()?.roots;
         let verifier =
             WebPkiClientVerifier::builder_with_provider(roots, provider()).build().map_err(Error::tls)?;
         let embedded = certified(&files.certificate, &files.key)?;
         let mut with_roots = CertifiedKey::clone(&embedded);
         with_roots.cert.extend(certificates(&files.root)?);
-        let own = own.map(|own| certified(&own.certificate, &own.key)).transpose()?;
         Ok(Self { verifier, embedded, with_roots: Arc::new(with_roots), own })
     }
 }

@@ -112,7 +112,24 @@ async fn a_new_certificate_is_seen_by_every_new_connection_and_disturbs_none() {
     write_durably(&own.certificate, b"garbage", 0o600).unwrap();
     assert!(live.reload().is_err());
     assert_eq!(by_name().await, leaf(&next.certificate));
-    assert_eq!(shown().await, [second.clone(), second.clone(), second]);
+    assert_eq!(shown().await, [second.clone(), second.clone(), second.clone()]);
+
+    // It keeps nothing else from being taken up.
+    authority.server_files(&["more.example".to_owned()]).unwrap();
+    let third = leaf(&files.certificate);
+    assert_ne!(third, second);
+    assert!(live.reload().is_err());
+    assert_eq!(shown().await, [third.clone(), third.clone(), third]);
+    std::fs::copy(&next.certificate, &own.certificate).unwrap();
+    assert!(!live.reload().unwrap());
+
+    // A listener beside it has its own taken up with this one.
+    let routes = of_elsewhere(&directory, "routes");
+    let _beside = live.beside(routes.clone()).unwrap();
+    assert!(!live.reload().unwrap());
+    std::fs::copy(&own.certificate, &routes.certificate).unwrap();
+    std::fs::copy(&own.key, &routes.key).unwrap();
+    assert!(live.reload().unwrap());
     shutdown.request();
     within(serving.finished()).await.unwrap();
 }
