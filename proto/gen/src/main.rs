@@ -11,7 +11,9 @@ use prost_types::FileDescriptorSet;
 const OPERATORS: [&str; 5] = ["Operator", "Resources", "Access", "Audit", "Secrets"];
 
 fn main() -> Result<()> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("find the proto crate")?;
+    // Of the checkout that it runs in: a build that several share may have been made in another.
+    let own = std::env::var("CARGO_MANIFEST_DIR").unwrap_or_else(|_| env!("CARGO_MANIFEST_DIR").into());
+    let root = Path::new(&own).parent().context("find the proto crate")?;
     let include = root.join("proto");
     let files = [
         "session",
