@@ -89,6 +89,9 @@ pub async fn run(home: Home, config: Config, clock: Arc<dyn Clock>, shutdown: Sh
             .context("read the secrets that the configuration refers to")?;
     }
     let own = Own { vault, ..own };
+    if !config.metadata.reachable(&shutdown).await? {
+        return Ok(());
+    }
     let parts = Parts::open(&home, &config, clock.clone()).await?;
     let stopped = Box::pin(serve(&home, &config, clock, &parts, own, shutdown)).await;
     parts.close().await?;

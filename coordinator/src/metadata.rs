@@ -1,8 +1,10 @@
 //! Where the coordinator's metadata lies: in a file of its home, or in PostgreSQL; and its way from the one to the other.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use aap_postgres::{PostgresStore, PostgresStoreSpec};
+use aap_runtime::Shutdown;
 use aap_store::{
     AccessKind, AccessStore, ClusterStore, Error, Lease, LeaseStore, MetadataStore, ResourceStore, RowsAfter,
     SqliteStore,
@@ -10,13 +12,19 @@ use aap_store::{
 use anyhow::{Context, Result, ensure};
 use camino::{Utf8Path, Utf8PathBuf};
 use serde::{Deserialize, Serialize};
+use tokio::task::spawn_blocking;
 use tracing::{info, warn};
+
+use crate::arrival::chain;
 
 /// What a file of metadata is called after its contents went to PostgreSQL. It is never read again.
 const MOVED: &str = "moved-to-postgres";
 
 /// The lease of a migration that has begun, which outlives its process: no coordinator may start before it has ended.
 pub(crate) const MIGRATION: &str = "migration";
+
+/// Between two attempts to reach the server: it takes seconds to start.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// The section `metadata` of the configuration.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,6 +40,28 @@ impl MetadataConfig {
             Some(spec) => spec.check().map_err(|why| format!("metadata.postgres: {why}")),
             None => Ok(()),
         }
+    }
+
+    /// Waits until the server that holds it answers: after a power cut everything starts at once. `false` if `shutdown` came first.
+    ///
+    /// # Errors
+    /// The server answers, and lets nobody in.
+    pub(crate) async fn reachable(&self, shutdown: &Shutdown) -> Result<bool> {
+        let Some(spec) = &self.postgres else { return Ok(true) };
+        while !shutdown.is_requested() {
+            let asked = spec.clone();
+            match spawn_blocking(move || PostgresStore::absence(&asked)).await?? {
+                None => return Ok(true),
+                Some(absence) => {
+                    warn!(url = %spec.url, error = chain(&absence), "PostgreSQL, where the metadata is, does not answer yet");
+                }
+            }
+            tokio::select! {
+                () = tokio::time::sleep(PAUSE) => {}
+                () = shutdown.requested() => {}
+            }
+        }
+        Ok(false)
     }
 }
 

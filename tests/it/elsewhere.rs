@@ -1,7 +1,7 @@
 //! Tables of other systems in one statement with streams: the answer is that of the servers themselves, and only what the
 //! statement needs moves.
 
-use aap_tests::{Platform, Ran};
+use aap_tests::{Platform, Ran, Service, eventually};
 use serde_json::Value;
 
 use super::sinks::cassandra::Cassandra;
@@ -362,6 +362,17 @@ fn metadata_moves_to_postgresql_with_everything_that_was_there() {
     ingest(&platform, 2_000, 3_000);
     assert_each_once(&platform, &place, "pg", 3_000);
     assert_eq!(place.psql("select count(*) from it_metadata_store.nodes"), "1");
+
+    // After a power cut the coordinator is there before the server, and waits for it.
+    platform.down().ok();
+    let quiet = Service::quiet();
+    place.service().kill_process("postgres");
+    let up = platform.begin(&["up", "--detach"]);
+    eventually("it waits", || platform.log("coordinator").contains("does not answer yet").then_some(()));
+    place.service().revive();
+    drop(quiet);
+    up.end().ok();
+    assert_eq!(platform.count("select count(*) from events"), 3_000);
 
     // Back to the file would be back to old cuts: it is refused; and so is another coordinator in the same schema.
     platform.down().ok();

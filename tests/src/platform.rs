@@ -17,13 +17,18 @@ use crate::wait::{PATIENCE, eventually, wait_until};
 /// `aap up` starts what is beside it.
 const MUTANTS: &str = "mutants/bin";
 
+/// The folder of the end-to-end tests. Not as it was when they were built: checkouts share what is built.
+pub(crate) fn own_folder() -> PathBuf {
+    std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| std::env::current_dir().unwrap(), PathBuf::from)
+}
+
 /// A program of ours: in `AAP_TEST_BIN`, else beside this test in `target/release`.
 ///
 /// # Panics
 /// If it is not there: build with `cargo xtask build`, and programs with faults with `cargo xtask test`.
 pub fn program(name: &str) -> PathBuf {
     let folder = std::env::var_os("AAP_TEST_BIN").map(PathBuf::from).unwrap_or_else(|| {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+        let root = own_folder().parent().unwrap().to_owned();
         let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
         target.join("release")
     });

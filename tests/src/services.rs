@@ -73,7 +73,7 @@ impl Service {
 }
 
 fn scripts() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("services")
+    crate::platform::own_folder().join("services")
 }
 
 fn run(command: &mut Command) -> String {

@@ -77,6 +77,9 @@ impl PostgresStoreSpec {
     }
 }
 
+/// What is attempted when nothing else can be.
+const REACHING: &str = "connect to the server of the metadata";
+
 /// Metadata in a schema of a server.
 #[derive(Debug)]
 pub struct PostgresStore {
@@ -95,6 +98,21 @@ enum Kind {
 }
 
 impl PostgresStore {
+    /// Why the server does not answer, where later may help; none where it does. Blocking.
+    ///
+    /// # Errors
+    /// [`Error::Server`] where waiting does not help: it lets nobody in, or its certificate is not believed.
+    pub fn absence(spec: &PostgresStoreSpec) -> Result<Option<Error>, Error> {
+        let access = Access { url: spec.url.clone(), password: spec.password.clone() };
+        let mut line = Line::new()?;
+        let (runtime, ..) = line.parts()?;
+        match runtime.block_on(access.connect()).map_err(Failure::from) {
+            Ok(_session) => Ok(None),
+            Err(failure) if failure.is_lost_line() => Ok(Some(failure.during(REACHING))),
+            Err(failure) => Err(failure.during(REACHING)),
+        }
+    }
+
     /// Connects, and brings the schema to this version. Blocking, as everything here.
     ///
     /// # Errors

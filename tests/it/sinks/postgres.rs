@@ -67,6 +67,11 @@ impl Postgres {
         )
     }
 
+    /// Its server.
+    pub(crate) fn service(&self) -> &Service {
+        &self.service
+    }
+
     /// Where it answers, with its password.
     pub(crate) fn address(&self) -> &str {
         &self.service.address
