@@ -255,7 +255,8 @@ async fn serve(
         certificates.clone(),
         vec![operators_at],
     );
-    let enrolment = EnrolmentService::new(identities.clone(), advertised.agents, joined.clone());
+    let enrolment =
+        EnrolmentService::new(identities.clone(), advertised.agents, joined.clone(), denials.clone());
     let service = OperatorService {
         board: board.clone(),
         queries,

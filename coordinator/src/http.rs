@@ -26,7 +26,7 @@ use tower::ServiceExt;
 
 use crate::access::{AccessService, Gate, Guard, address_of, bearer, pass_gate};
 use crate::audit::{AuditService, AuditTrail};
-use crate::enrolment::{EnrolmentService, REQUEST_BYTES_MAX};
+use crate::enrolment::{EnrolmentService, REQUEST_BYTES_MAX, Refused};
 use crate::gateway::{self, Hops, Limits, Quota, name_client};
 use crate::metrics;
 use crate::operator::OperatorService;
@@ -67,6 +67,7 @@ pub(crate) async fn serve(
     let resources = ResourcesServer::new(resources)
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let refused = enrolment.refused().clone();
     let enrolment = EnrolmentServer::new(enrolment).max_decoding_message_size(REQUEST_BYTES_MAX);
     let access = AccessServer::new(access).max_decoding_message_size(MESSAGE_BYTES_MAX);
     let secrets = SecretsServer::new(secrets).max_decoding_message_size(SECRET_MESSAGE_BYTES_MAX);
@@ -80,6 +81,7 @@ pub(crate) async fn serve(
             audit: gate.trail().clone(),
             guard: gate.guard().clone(),
             limits: gate.limits().clone(),
+            refused,
             routes,
         })
         .layer(from_fn_with_state(gate.limits().clone(), limit_address));
@@ -184,6 +186,7 @@ struct Monitored {
     audit: AuditTrail,
     guard: Guard,
     limits: Limits,
+    refused: Refused,
     routes: gateway::Routes,
 }
 
@@ -198,8 +201,10 @@ async fn show_metrics(
             if problem.exit == ExitCode::Denied { StatusCode::FORBIDDEN } else { StatusCode::UNAUTHORIZED };
         return typed(status, &problem);
     }
-    let Monitored { service, audit, limits, routes, .. } = monitored;
-    let render = move || metrics::render(&service, &audit) + &limits.figures() + &routes.figures();
+    let Monitored { service, audit, limits, refused, routes, .. } = monitored;
+    let render = move || {
+        metrics::render(&service, &audit) + &limits.figures() + &refused.figures() + &routes.figures()
+    };
     let text = tokio::task::spawn_blocking(render);
     let text = text.await.unwrap_or_default();
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
