@@ -13,6 +13,8 @@
 //! | file | owns |
 //! |---|---|
 //! | `ingest/run.rs` | the position of a run |
+//! | `ingest/gathered.rs` | what the client sent, until it is taken |
+//! | `ingest/problems.rs` | what is refused, and what may go on later |
 //! | `ingest/digest.rs` | a BLAKE3 that can be put aside and taken up again |
 //! | `ingest/taker.rs` | lines: ndjson, csv, text |
 //! | `ingest/claims.rs` | what an Arrow input would become, before it is read |
@@ -21,13 +23,15 @@
 mod claims;
 pub mod columnar;
 pub mod digest;
+mod gathered;
+mod problems;
 mod run;
 mod taker;
 
 pub use claims::{Allowance, ClaimError, check_stream};
 pub use run::{End, Run, RunDetail, Whole, content_changed};
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -38,13 +42,14 @@ use aap_proto::v1::{IngestDone, IngestOpen, IngestOpened, IngestProgress, Ingest
 use aap_proto::{problem_of_status, status_of_problem};
 use aap_runtime::Shutdown;
 use aap_types::{ExitCode, Problem, SourceKind, StreamKey, StreamName};
-use bytes::{Buf, Bytes};
 use futures::{Stream, StreamExt};
 use tokio::sync::mpsc;
 use tonic::Status;
 
 use self::columnar::Columnar;
 use self::digest::unhex;
+use self::gathered::{gather, take_gathered};
+use self::problems::{bug, draining, not_stored, protocol, under_way};
 use self::taker::Taker;
 use crate::config::FormatSpec;
 use crate::deletions::Place;
@@ -53,14 +58,8 @@ use crate::ingress::{Packer, Parcel, positions_only};
 use crate::records::Rules;
 use crate::source::SourceDeps;
 
-/// When to ask a node again that is being drained: somebody works on it.
-const DRAINING_RETRY_MS: u64 = 30_000;
 /// Bytes gathered before they are taken: with the parcel before them under way, decoding and fsync overlap.
 const GATHER_BYTES: usize = 4 << 20;
-/// Content of one parcel, about: what is sent compressed can become a thousand times as much, and one parcel is one append.
-const PARCEL_CONTENT_BYTES: usize = 8 << 20;
-/// A client that pauses this long gets what it sent made durable.
-const PAUSE: Duration = Duration::from_millis(20);
 /// A parcel that is not durable after this is looked after: the disk takes milliseconds, so the buffer may be full.
 const FULL_FIRST_LOOK: Duration = Duration::from_millis(200);
 /// As long as it is, the client hears of it so often.
@@ -460,132 +459,6 @@ impl Call {
             .await
             .map_err(|_| Problem::new("ingest.client_gone", ExitCode::Interrupted, "the client went away"))
     }
-}
-
-/// Takes what was gathered, or as much of it as one parcel holds: the rest stays there.
-fn take_gathered(taker: &mut Taker, gathered: &mut Gathered, now_us: i64) -> Result<Parcel, Problem> {
-    let mut parcel = Parcel::default();
-    let mut room = PARCEL_CONTENT_BYTES;
-    while let Some(bytes) = gathered.bytes.front_mut().filter(|_| room > 0) {
-        let used = taker.take(bytes, &mut room, now_us, &mut parcel)?;
-        bytes.advance(used);
-        if bytes.is_empty() {
-            gathered.bytes.pop_front();
-        }
-    }
-    if !gathered.bytes.is_empty() {
-        return Ok(parcel);
-    }
-    if gathered.finished {
-        parcel.join(taker.finish(now_us)?);
-    } else if gathered.paused {
-        parcel.join(taker.flush(now_us)?);
-    }
-    Ok(parcel)
-}
-
-/// What the client sent since the last time.
-struct Gathered {
-    bytes: VecDeque<Bytes>,
-    /// It sent nothing for a moment.
-    paused: bool,
-    /// It sent `finish`.
-    finished: bool,
-}
-
-/// Reads until there are `enough` bytes, the client pauses, or it has finished.
-async fn gather(
-    requests: &mut (impl Stream<Item = Result<IngestRequest, Status>> + Send + Unpin),
-    enough: usize,
-) -> Result<Gathered, Problem> {
-    let mut gathered = Gathered { bytes: VecDeque::new(), paused: false, finished: false };
-    let mut length = 0;
-    while length < enough {
-        let next = if gathered.bytes.is_empty() {
-            requests.next().await
-        } else {
-            match tokio::time::timeout(PAUSE, requests.next()).await {
-                Ok(next) => next,
-                Err(_) => {
-                    gathered.paused = true;
-                    return Ok(gathered);
-                }
-            }
-        };
-        match next.transpose().map_err(|status| problem_of_status(&status))?.map(|request| request.kind) {
-            Some(Some(Request::Data(data))) => {
-                length += data.len();
-                gathered.bytes.push_back(data);
-            }
-            Some(Some(Request::Finish(_))) => {
-                gathered.finished = true;
-                return Ok(gathered);
-            }
-            Some(Some(Request::Open(_))) => return Err(protocol("a second `open`")),
-            Some(None) => {}
-            None => {
-                // What came is durable as far as it was whole; the run continues when the client comes back.
-                return Err(Problem::new(
-                    "ingest.client_gone",
-                    ExitCode::Interrupted,
-                    "the client went away",
-                ));
-            }
-        }
-    }
-    Ok(gathered)
-}
-
-fn protocol(what: &str) -> Problem {
-    Problem::new("ingest.protocol", ExitCode::Bug, what)
-}
-
-fn bug(error: &dyn std::error::Error) -> Problem {
-    Problem::new("ingest.failed", ExitCode::Bug, "taking the input failed unexpectedly")
-        .cause(error.to_string())
-}
-
-/// What is durable stays; the same command goes on behind it.
-fn draining() -> Problem {
-    Problem::new("ingest.draining", ExitCode::Unavailable, "this node is being drained and takes no new rows")
-        .hint("give them to another node; or wait, and the same command goes on where it stopped")
-        .hint_command("let it take rows again, where the coordinator is", "aap node resume NODE")
-        .retry_after_ms(DRAINING_RETRY_MS)
-}
-
-fn not_stored(error: &crate::ingress::IngressError) -> Problem {
-    use crate::ingress::IngressError::Append;
-    let helps = match error {
-        Append(aap_buffer::Error::Closed) => true,
-        Append(error) => error.retry() == aap_buffer::Retry::Later,
-        _ => false,
-    };
-    if helps {
-        return Problem::new("ingest.not_stored", ExitCode::Unavailable, "the rows could not be stored")
-            .caused_by(error)
-            .hint("the same command continues where it stopped")
-            .retry_after_ms(1000);
-    }
-    // The same rows would be refused again: a client that comes back with them would never end.
-    Problem::new("ingest.not_stored", ExitCode::Failed, "the rows cannot be stored")
-        .caused_by(error)
-        .hint("what is durable stays; the input must be changed before it can be taken further")
-}
-
-/// What is being taken already. `waits_for`: what a full buffer waits for, where a former call may still wait for room.
-fn under_way(stream: &StreamName, name: &str, waits_for: Option<String>) -> Problem {
-    // Unavailable: after a reconnection the former call may need a moment to end.
-    let under_way = |message| Problem::new("ingest.under_way", ExitCode::Unavailable, message);
-    let problem = match waits_for {
-        None => under_way(format!("`{name}` is being taken into stream `{stream}` by another command"))
-            .hint("wait for it"),
-        Some(waits_for) => {
-            under_way(format!("an earlier call for `{name}` into stream `{stream}` still waits for room"))
-                .cause(waits_for)
-                .hint("make room; the same command goes on then where it stopped")
-        }
-    };
-    problem.retry_after_ms(500)
 }
 
 /// What became of a parcel.

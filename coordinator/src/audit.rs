@@ -65,7 +65,14 @@ impl AuditTrail {
     /// # Errors
     /// `audit.unavailable`: it is not recorded, so what it says must not be done.
     pub(crate) async fn record(&self, record: Record) -> Result<(), Problem> {
-        self.log.append(record).await.map(drop).map_err(|error| {
+        let mut waiting = Waiting { unwritten: &self.unwritten, is_queued: false };
+        let place = self.log.place().await;
+        waiting.is_queued = true;
+        let recorded = match place {
+            Ok(place) => place.append(record).await,
+            Err(error) => Err(error),
+        };
+        recorded.map(drop).map_err(|error| {
             self.unwritten.fetch_add(1, Ordering::Relaxed);
             error.problem()
         })
@@ -81,7 +88,7 @@ impl AuditTrail {
 
     /// How many records could not be written since the start: of actions that were refused for it, or of their ends.
     pub(crate) fn unwritten(&self) -> u64 {
-        self.unwritten.load(Ordering::Relaxed)
+        self.unwritten.load(Ordering::Relaxed) + self.log.unheard()
     }
 
     /// How many lines there are, with those that retention let go.
@@ -92,6 +99,21 @@ impl AuditTrail {
     /// Signs what was recorded, and closes.
     pub(crate) async fn close(self) -> Result<()> {
         spawn_blocking(move || self.log.close()).await.context("close the audit log")
+    }
+}
+
+/// A record that waits for a place in the queue. Whoever drops it meanwhile, because whoever asked is gone, loses it: this is counted, too.
+struct Waiting<'a> {
+    unwritten: &'a AtomicU64,
+    is_queued: bool,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if !self.is_queued {
+            self.unwritten.fetch_add(1, Ordering::Relaxed);
+            tracing::error!("a record was given up while it waited for a place in the audit log");
+        }
     }
 }
 
@@ -268,4 +290,41 @@ fn follow(tail: Tail, filter: Filter) -> impl Stream<Item = Result<Entry, Error>
     let records =
         stream::unfold(tail, |mut tail| async move { tail.next().await.map(|entry| (entry, tail)) });
     records.filter(move |entry| std::future::ready(entry.as_ref().map_or(true, |entry| filter.wants(entry))))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+
+    use aap_audit::Outcome;
+    use aap_runtime::SystemClock;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_record_is_counted_whose_statement_is_cut_off_while_the_queue_is_full() {
+        let directory = tempfile::tempdir().unwrap();
+        let home = Utf8Path::from_path(directory.path()).unwrap();
+        let trail = AuditTrail::open_in(home, Arc::new(SystemClock::default())).unwrap();
+        let before = trail.lines();
+        let record = || Record::new(Actor::default(), "query run", Outcome::Done);
+        let places: Vec<_> = std::iter::from_fn(|| trail.log.place_now().ok()).collect();
+        {
+            let mut cut_off = pin!(trail.record(record()));
+            assert!(futures::poll!(&mut cut_off).is_pending());
+            assert_eq!(trail.unwritten(), 0, "it may still be written");
+        }
+        assert_eq!(trail.unwritten(), 1);
+        trail.note(record());
+        assert_eq!(trail.unwritten(), 2);
+        drop(places);
+        // One that was queued is written, whoever waits for it.
+        {
+            let mut cut_off = pin!(trail.record(record()));
+            assert!(futures::poll!(&mut cut_off).is_pending());
+        }
+        trail.record(record()).await.unwrap();
+        assert_eq!((trail.unwritten(), trail.lines()), (2, before + 2));
+        trail.close().await.unwrap();
+    }
 }

@@ -128,12 +128,13 @@ async fn serve(
         agents: dialable(agents.address()),
     };
     let hops = Hops::new(&config.gateway.trusted_hops);
-    let behind = |listener: HttpListener| match config.gateway.proxy_protocol {
-        true => {
-            let hops = hops.clone();
-            listener.behind_proxies(move |address| hops.trusts(address))
+    let behind = |listener: HttpListener| {
+        let (trusted, believed) = (hops.clone(), hops.clone());
+        let listener = listener.with_hops(move |address| address.is_loopback() || trusted.trusts(address));
+        match config.gateway.proxy_protocol {
+            true => listener.behind_proxies(move |address| believed.trusts(address)),
+            false => listener,
         }
-        false => listener,
     };
     let operators = behind(HttpListener::new(operators, security));
     let routed = bind_gateway(home, config, certificates.live()).await?.map(behind);
@@ -257,7 +258,8 @@ async fn serve(
         certificates.clone(),
         vec![operators_at],
     );
-    let enrolment = EnrolmentService::new(identities.clone(), advertised.agents, joined.clone());
+    let enrolment =
+        EnrolmentService::new(identities.clone(), advertised.agents, joined.clone(), denials.clone());
     let service = OperatorService {
         board: board.clone(),
         queries,

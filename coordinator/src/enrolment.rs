@@ -1,5 +1,7 @@
 //! What machines call that want to become nodes: `Enrolment`, on the operators' port under its own application protocol.
 
+mod refusals;
+
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,10 +10,12 @@ use std::time::Duration;
 use aap_proto::status_of_problem;
 use aap_proto::v1::{self, enrolment_server::Enrolment};
 use aap_transport::{CertificateRequest, Client};
-use aap_types::{ExitCode, NodeId, Problem};
+use aap_types::{ExitCode, NodeId, Problem, network_of};
 use axum::extract::ConnectInfo;
 use tonic::{Request, Response, Status};
 
+pub(crate) use self::refusals::{NotEnrolled, Refusal, Refused, Why};
+use crate::access::Denials;
 use crate::cluster::Joined;
 use crate::identities::{Application, Enrolled, Identities};
 
@@ -37,6 +41,8 @@ pub(crate) struct EnrolmentService {
     /// In a cluster nodes are told of all.
     joined: Option<Joined>,
     refusals: Arc<Mutex<HashMap<IpAddr, Refusals>>>,
+    denials: Denials,
+    refused: Refused,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -46,8 +52,27 @@ struct Refusals {
 }
 
 impl EnrolmentService {
-    pub(crate) fn new(identities: Identities, address: String, joined: Option<Joined>) -> Self {
-        Self { identities, address, joined, refusals: Arc::default() }
+    pub(crate) fn new(
+        identities: Identities,
+        address: String,
+        joined: Option<Joined>,
+        denials: Denials,
+    ) -> Self {
+        Self { identities, address, joined, refusals: Arc::default(), denials, refused: Refused::default() }
+    }
+
+    /// What was refused since the start.
+    pub(crate) fn refused(&self) -> &Refused {
+        &self.refused
+    }
+
+    /// Records and counts that a machine is no node.
+    async fn note(&self, from: IpAddr, not: Box<NotEnrolled>) -> Problem {
+        if let Some(refusal) = &not.refusal {
+            self.refused.count(refusal.why);
+            self.denials.record(refusal.record(from, &not.problem), &not.problem, refusal.is_known()).await;
+        }
+        not.problem
     }
 
     /// This coordinator first.
@@ -97,7 +122,7 @@ impl EnrolmentService {
     fn refuse_eager(&self, from: IpAddr) -> Result<(), Problem> {
         let now = self.identities.clock().monotonic();
         let refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = refusals.get(&from).filter(|known| now - known.since < REFUSALS_WITHIN);
+        let known = refusals.get(&network_of(from)).filter(|known| now - known.since < REFUSALS_WITHIN);
         match known {
             Some(known) if known.count >= REFUSALS_MAX => {
                 let left = REFUSALS_WITHIN.saturating_sub(now - known.since);
@@ -118,7 +143,7 @@ impl EnrolmentService {
         if refusals.len() >= ADDRESSES_MAX {
             refusals.clear();
         }
-        let known = refusals.entry(from).or_insert(Refusals { since: now, count: 0 });
+        let known = refusals.entry(network_of(from)).or_insert(Refusals { since: now, count: 0 });
         if now - known.since >= REFUSALS_WITHIN {
             *known = Refusals { since: now, count: 0 };
         }
@@ -153,7 +178,10 @@ impl Enrolment for EnrolmentService {
         self.answer(from, async {
             let request = CertificateRequest::read(&csr).map_err(|error| error.problem())?;
             let application = Application { token, node: node_of(&node)?, request, from };
-            self.identities.enrol(application).await
+            match self.identities.enrol(application).await {
+                Ok(enrolled) => Ok(enrolled),
+                Err(not) => Err(self.note(from, not).await),
+            }
         })
         .await
     }

@@ -1,6 +1,7 @@
 //! The operators' port: gRPC behind the bearer token, and what monitoring asks without one.
 
 use std::convert::Infallible;
+use std::time::Duration;
 
 use aap_access::{Kind, Object, Verb};
 use aap_proto::v1::access_server::AccessServer;
@@ -11,7 +12,7 @@ use aap_proto::v1::resources_server::ResourcesServer;
 use aap_proto::v1::secrets_server::SecretsServer;
 use aap_proto::{MESSAGE_BYTES_MAX, status_of_problem};
 use aap_runtime::Shutdown;
-use aap_transport::{ALPN_ENROL, Client, HttpListener, Protection};
+use aap_transport::{ALPN_ENROL, Client, HttpListener, Protection, serve_http};
 use aap_types::{ExitCode, Problem};
 use axum::Router;
 use axum::body::Body;
@@ -25,7 +26,7 @@ use tower::ServiceExt;
 
 use crate::access::{AccessService, Gate, Guard, address_of, bearer, pass_gate};
 use crate::audit::{AuditService, AuditTrail};
-use crate::enrolment::{EnrolmentService, REQUEST_BYTES_MAX};
+use crate::enrolment::{EnrolmentService, REQUEST_BYTES_MAX, Refused};
 use crate::gateway::{self, Hops, Limits, Quota, name_client};
 use crate::metrics;
 use crate::operator::OperatorService;
@@ -37,6 +38,9 @@ pub(crate) const PROTOCOLS: [&[u8]; 3] = [b"h2", b"http/1.1", ALPN_ENROL];
 
 /// The largest secret with its name, and room for the words around them.
 const SECRET_MESSAGE_BYTES_MAX: usize = 128 << 10;
+
+/// How long an enrolment may take. Nobody knows who asks, so its request must be here soon; it has 4 KiB, and one signature is made.
+const ENROLMENT_DEADLINE: Duration = Duration::from_secs(30);
 
 /// What is served.
 #[derive(Debug)]
@@ -55,7 +59,7 @@ pub(crate) async fn serve(
     services: Services,
     (gate, routes, hops): (Gate, gateway::Routes, Hops),
     shutdown: Shutdown,
-) -> std::io::Result<()> {
+) -> Result<(), Infallible> {
     let Services { operator: service, resources, access, audit, enrolment, secrets } = services;
     let operator = OperatorServer::new(service.clone())
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
@@ -63,6 +67,7 @@ pub(crate) async fn serve(
     let resources = ResourcesServer::new(resources)
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let refused = enrolment.refused().clone();
     let enrolment = EnrolmentServer::new(enrolment).max_decoding_message_size(REQUEST_BYTES_MAX);
     let access = AccessServer::new(access).max_decoding_message_size(MESSAGE_BYTES_MAX);
     let secrets = SecretsServer::new(secrets).max_decoding_message_size(SECRET_MESSAGE_BYTES_MAX);
@@ -76,6 +81,7 @@ pub(crate) async fn serve(
             audit: gate.trail().clone(),
             guard: gate.guard().clone(),
             limits: gate.limits().clone(),
+            refused,
             routes,
         })
         .layer(from_fn_with_state(gate.limits().clone(), limit_address));
@@ -84,8 +90,8 @@ pub(crate) async fn serve(
     let operators = operators.into_axum_router().layer(from_fn_with_state(gate, pass_gate));
     let enrolment = Routes::new(enrolment).into_axum_router();
     let router = dispatch(operators, enrolment, monitoring).layer(from_fn_with_state(hops, name_client));
-    let router = router.into_make_service_with_connect_info::<Client>();
-    axum::serve(listener, router).with_graceful_shutdown(async move { shutdown.requested().await }).await
+    serve_http(listener, router, shutdown).await;
+    Ok(())
 }
 
 /// Calls of gRPC go to `operators`, those of machines that enrol to `enrolment` and nowhere else, everything else to `monitoring`: what is
@@ -97,7 +103,11 @@ fn dispatch(operators: Router, enrolment: Router, monitoring: Router) -> Router 
     Router::new().fallback(async move |request: Request| {
         let refused = |problem| status_of_problem(&problem).into_http::<Body>();
         match (caller(&request), is_grpc(request.headers())) {
-            (Caller::Machine, _) => enrolment.oneshot(request).await.into_response(),
+            (Caller::Machine, _) => {
+                let answered = tokio::time::timeout(ENROLMENT_DEADLINE, enrolment.oneshot(request)).await;
+                answered
+                    .map_or_else(|_| StatusCode::REQUEST_TIMEOUT.into_response(), IntoResponse::into_response)
+            }
             (_, false) => monitoring.oneshot(request).await.into_response(),
             (Caller::Operator, true) => operators.oneshot(request).await.into_response(),
             // Whoever is on the way could read the token that comes with the call.
@@ -176,6 +186,7 @@ struct Monitored {
     audit: AuditTrail,
     guard: Guard,
     limits: Limits,
+    refused: Refused,
     routes: gateway::Routes,
 }
 
@@ -190,8 +201,10 @@ async fn show_metrics(
             if problem.exit == ExitCode::Denied { StatusCode::FORBIDDEN } else { StatusCode::UNAUTHORIZED };
         return typed(status, &problem);
     }
-    let Monitored { service, audit, limits, routes, .. } = monitored;
-    let render = move || metrics::render(&service, &audit) + &limits.figures() + &routes.figures();
+    let Monitored { service, audit, limits, refused, routes, .. } = monitored;
+    let render = move || {
+        metrics::render(&service, &audit) + &limits.figures() + &refused.figures() + &routes.figures()
+    };
     let text = tokio::task::spawn_blocking(render);
     let text = text.await.unwrap_or_default();
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()

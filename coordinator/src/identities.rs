@@ -10,15 +10,13 @@
 //! its standing: its certificate shows generation 0.
 
 mod confirmations;
+mod enrolling;
 
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aap_access::{
-    Admission, Certificate, EnrolmentToken, EnrolmentUse, Fingerprint, HashKey, IssuedKind, IssuedSecret,
-    NO_KEY, NodeIdentity, NodeState, Renewal, Taken,
-};
+use aap_access::{Admission, Certificate, Fingerprint, HashKey, NO_KEY, NodeIdentity, NodeState, Renewal};
 use aap_runtime::Clock;
 use aap_store::{AccessStore, RowsAfter};
 use aap_transport::{Authority, CertificateRequest, IssuedCertificate};
@@ -26,6 +24,7 @@ use aap_types::{ExitCode, NodeId, Problem, SiteName};
 use tokio::task::spawn_blocking;
 use tracing::{info, warn};
 
+use crate::enrolment::NotEnrolled;
 use crate::nodes::Nodes;
 
 pub(crate) use confirmations::Confirmations;
@@ -124,9 +123,9 @@ impl Identities {
     }
 
     /// Makes a machine a node, if its token says so. Whoever is refused is told no more than that.
-    pub(crate) async fn enrol(&self, application: Application) -> Result<Enrolled, Problem> {
+    pub(crate) async fn enrol(&self, application: Application) -> Result<Enrolled, Box<NotEnrolled>> {
         let inner = self.inner.clone();
-        run(move || inner.enrol(&application)).await
+        run(move || Ok(inner.enrol(&application))).await?
     }
 
     /// A certificate for a node whose last one expired, by the key that it was enrolled with.
@@ -310,95 +309,6 @@ impl Inner {
             all.extend(page);
             if is_last {
                 return Ok(all);
-            }
-        }
-    }
-
-    fn enrol(&self, application: &Application) -> Result<Enrolled, Problem> {
-        let Application { token, node, request, from } = application;
-        let secret = IssuedSecret::parse(IssuedKind::Enrolment, token).map_err(|_| denied())?;
-        let hash = self.key.hash(&secret);
-        let known = self.store.find::<EnrolmentToken>(secret.id().as_str()).map_err(store_failed)?;
-        // Before anything is said that only who has a token may know.
-        let Some(known) = known.filter(|known| known.hash == hash) else {
-            warn!(token = %secret.id(), %from, "an enrolment with a token that nobody issued is refused");
-            return Err(denied());
-        };
-        let bound = known.node;
-        // A token that is for one node names it, whatever the machine is called.
-        let node = bound.as_ref().unwrap_or(node).clone();
-        let key = Fingerprint(request.fingerprint());
-        let before = self.find(&node)?;
-        let is_known = before.is_some() || self.nodes.is_known(&node);
-        let is_same = before.as_ref().is_some_and(|before| before.key == key);
-        if is_known && !is_same && bound.is_none() {
-            // Only who may make tokens can give a name away that has data already.
-            warn!(%node, %from, "a machine that wants the name of another node is refused");
-            return Err(Problem::new(
-                "enrolment.name_taken",
-                ExitCode::Conflict,
-                format!("there is a node `{node}` already"),
-            )
-            .hint_command("take another name", "aap-agent enroll --node NAME TOKEN")
-            .hint_command(
-                "or replace that machine, with a token of its own",
-                format!("aap token create --node {node}"),
-            ));
-        }
-        let by = EnrolmentUse { node: node.clone(), key, from: from.to_string(), at_us: self.now_us() };
-        let (taken, record) =
-            self.store.take_enrolment_token(secret.id(), &hash, &by).map_err(store_failed)?;
-        let record = match (taken, record) {
-            (Taken::Granted | Taken::Again, Some(record)) => record,
-            (taken, record) => {
-                let used = record.map(|record| record.uses).unwrap_or_default();
-                let others: Vec<&str> = used.iter().map(|used| used.from.as_str()).collect();
-                warn!(token = %secret.id(), %node, %from, ?taken, used_from = ?others, "an enrolment is refused");
-                return Err(denied());
-            }
-        };
-        let identity = self.record(&node, key, &record)?;
-        if identity.state == NodeState::Pending {
-            return Ok(Enrolled { identity, certificate: None });
-        }
-        self.renew(&node, request, identity.generation, &format!("enrol-{}", secret.id()))
-    }
-
-    /// The identity that came of an enrolment: new, or of a machine that takes the place of the former one.
-    fn record(
-        &self,
-        node: &NodeId,
-        key: Fingerprint,
-        token: &EnrolmentToken,
-    ) -> Result<NodeIdentity, Problem> {
-        let now_us = self.now_us();
-        let state = if token.requires_approval { NodeState::Pending } else { NodeState::Approved };
-        let fresh = NodeIdentity {
-            site: token.site.clone(),
-            labels: token.labels.clone(),
-            state,
-            key,
-            ..unknown(node, now_us)
-        };
-        loop {
-            if self.store.add(&fresh).map_err(store_failed)? {
-                info!(%node, site = %fresh.site, %state, "a node is enrolled");
-                return Ok(fresh);
-            }
-            let change = |known: &mut NodeIdentity| {
-                if known.key == key {
-                    return;
-                }
-                // The generation goes on: certificates of the former key are of the past.
-                *known = NodeIdentity {
-                    generation: known.generation,
-                    shown: known.generation,
-                    created_us: known.created_us,
-                    ..fresh.clone()
-                };
-            };
-            if let Some((changed, ())) = self.store.change(node.as_str(), change).map_err(store_failed)? {
-                return Ok(changed);
             }
         }
     }

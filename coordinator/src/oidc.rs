@@ -18,11 +18,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use aap_access::{Origin, UserName};
-use aap_gateway::network_of;
 use aap_oidc::{Claims, CodeRequest, Device, Error, Provider};
 use aap_runtime::Clock;
 use aap_transport::OutwardTls;
-use aap_types::{ExitCode, Problem};
+use aap_types::{ExitCode, Problem, network_of};
 use camino::Utf8Path;
 use tokio::sync::Semaphore;
 

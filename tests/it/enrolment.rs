@@ -196,6 +196,24 @@ fn e1_e2_e3_a_token_is_for_one_machine_and_whoever_guesses_learns_nothing() {
         expired().as_array().unwrap().iter().any(|token| token["state"] == "expired").then_some(())
     });
     assert_eq!(denied(&Machine::new("edge-4"), &short), used);
+    // Who watches for stolen tokens sees which it was, and who was faster.
+    let search = ["audit", "search", "--action", "node enrol", "--outcome", "denied", "-o", "json"];
+    let records = hub.platform.aap(&search).ok().json()["items"].clone();
+    let of = |node: &str| {
+        let object = format!("node/{node}");
+        let found = records.as_array().unwrap().iter().find(|record| record["object"] == object.as_str());
+        found.unwrap_or_else(|| panic!("{node}: {records}")).clone()
+    };
+    let reused = of("edge-2");
+    assert_eq!(
+        (&reused["from"], &reused["details"]["used_from"]),
+        (&"127.0.0.1".into(), &"127.0.0.1".into())
+    );
+    for (node, reason) in [("edge-2", "used_up"), ("edge-3", "revoked"), ("edge-4", "expired")] {
+        assert_eq!(of(node)["details"]["reason"], reason);
+        let figure = format!("aap_enrolments_refused_total{{reason=\"{reason}\"}}");
+        assert_eq!(hub.platform.coordinator_metric(&figure), Some(1.0), "{figure}");
+    }
     let mistyped = token.replacen("aape_", "aape_X", 1);
     Machine::new("edge-5").enrol(&mistyped, &[]).refused(2, "enrolment.bad_token");
     // Somebody who goes on is not listened to for a while.

@@ -1,5 +1,6 @@
 //! A run is exactly once: broken off at any message, repeated, changed, begun again.
 
+use std::collections::VecDeque;
 use std::io::Write;
 use std::sync::Arc;
 
@@ -8,6 +9,7 @@ use arrow_array::{Int64Array, StringArray};
 use bytes::Bytes;
 use tokio_stream::wrappers::ReceiverStream;
 
+use super::gathered::Gathered;
 use super::*;
 use crate::testing::Rig;
 

@@ -41,6 +41,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aap_runtime::Shutdown;
+use aap_transport::{HttpListener, Security, serve_http};
 use aap_types::StreamName;
 use axum::Router;
 use axum::body::Body;
@@ -172,21 +173,19 @@ pub(super) async fn run(
         room: body::Room::of_bodies(body_bytes_max),
         turns: Arc::new(Semaphore::new(REQUESTS_MAX)),
     };
-    let stop = shutdown.clone();
-    let serving =
-        axum::serve(listener, router(api)).with_graceful_shutdown(async move { stop.requested().await });
+    let listener = HttpListener::new(listener, Security::Plain);
     let abandoned = async {
         shutdown.requested().await;
         tokio::time::sleep(DRAIN).await;
     };
-    let result = tokio::select! {
-        result = serving => result.map_err(SourceError::io("serve HTTP")),
-        () = abandoned => Ok(()),
-        () = keys.keep_up(adoptions) => Ok(()),
-    };
+    tokio::select! {
+        () = serve_http(listener, router(api), shutdown.clone()) => {}
+        () = abandoned => {}
+        () = keys.keep_up(adoptions) => {}
+    }
     keys.write_soon().await;
     listening.clear(address);
-    result
+    Ok(())
 }
 
 fn router(api: Api) -> Router {

@@ -58,6 +58,8 @@ pub(crate) struct State {
     pub(crate) declared: resources::Declared,
     pub(crate) people: access::People,
     pub(crate) last_secret: Option<SetSecretRequest>,
+    /// There is no secret, and no token for a node.
+    pub(crate) keeps_nothing: bool,
 }
 
 #[derive(Default, Clone)]

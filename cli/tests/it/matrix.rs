@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use crate::fake::{DENIED, Home, ORDERS, Ran, check_fields};
 
-/// One line for each operation that asks a platform, where `@orders` is a file that declares a sink.
+/// One line for each operation that asks a platform, where `@orders` is a file that declares a sink, and `@value` one with a secret.
 const LINES: &[&str] = &[
     "status",
     "doctor --only coordinator",
@@ -38,6 +38,16 @@ const LINES: &[&str] = &[
     "node cordon web-01",
     "node ban web-01 --yes",
     "node label web-01 line=7",
+    "node drain web-01",
+    "node resume web-01",
+    "site ls",
+    "site show lyon",
+    "ca show",
+    "ca rotate",
+    "ca export",
+    "secret set pg --value-file @value",
+    "secret ls",
+    "secret rm pg --force --yes",
     "token create",
     "token ls",
     "token revoke gone",
@@ -86,16 +96,6 @@ const ELSEWHERE: &[Id] = &[
     Id::Man,
     Id::Ingest,
     Id::NodeRecover,
-    Id::NodeDrain,
-    Id::NodeResume,
-    Id::SiteLs,
-    Id::SiteShow,
-    Id::CaShow,
-    Id::CaRotate,
-    Id::CaExport,
-    Id::SecretSet,
-    Id::SecretLs,
-    Id::SecretRm,
     Id::AuthLogin,
     Id::AuthLogout,
     Id::AuthStatus,
@@ -133,10 +133,12 @@ fn operation_of(line: &str) -> &'static Operation {
 }
 
 fn words(home: &Home, line: &str) -> Vec<String> {
-    let orders = home.file("orders.yaml", ORDERS.as_bytes());
-    line.split(' ')
-        .map(|word| if word == "@orders" { orders.display().to_string() } else { word.into() })
-        .collect()
+    let word = |word: &str| match word {
+        "@orders" => home.file("orders.yaml", ORDERS.as_bytes()).display().to_string(),
+        "@value" => home.file("value", b"kept in confidence\n").display().to_string(),
+        word => word.to_owned(),
+    };
+    line.split(' ').map(word).collect()
 }
 
 fn run(home: &Home, line: &str, more: &[&str]) -> Ran {
@@ -233,8 +235,12 @@ fn every_operation_says_the_same_when_it_is_denied_unreachable_or_nobody_is_logg
 #[test]
 fn a_listing_of_nothing_is_an_empty_list_and_no_line() {
     let home = Home::running();
-    home.fake.state.lock().unwrap().status = StatusReply { as_of_us: 1, ..StatusReply::default() };
-    for line in ["node ls", "stream ls", "audit search --outcome denied"] {
+    {
+        let mut state = home.fake.state.lock().unwrap();
+        state.status = StatusReply { as_of_us: 1, ..StatusReply::default() };
+        state.keeps_nothing = true;
+    }
+    for line in ["node ls", "site ls", "stream ls", "secret ls", "audit search --outcome denied"] {
         let operation = operation_of(line);
         let document = run(&home, line, &["-o", "json"]).json();
         assert_document(operation, line, &document);

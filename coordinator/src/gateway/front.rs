@@ -5,13 +5,14 @@
 //!                                      └ public: nobody is looked up
 //! ```
 
+use std::convert::Infallible;
 use std::net::IpAddr;
 
 use aap_access::{Object, Permission};
 use aap_audit::{Actor, Outcome, Record};
 use aap_gateway::route::{Asked, ProxyBody, Refusal};
 use aap_runtime::Shutdown;
-use aap_transport::{Client, HttpListener, Protection};
+use aap_transport::{Client, HttpListener, Protection, serve_http};
 use aap_types::{ExitCode, Problem};
 use axum::Router;
 use axum::body::Body;
@@ -43,10 +44,10 @@ pub(crate) async fn serve(
     front: Front,
     hops: Hops,
     shutdown: Shutdown,
-) -> std::io::Result<()> {
+) -> Result<(), Infallible> {
     let router = Router::new().fallback(pass).with_state(front).layer(from_fn_with_state(hops, name_client));
-    let router = router.into_make_service_with_connect_info::<Client>();
-    axum::serve(listener, router).with_graceful_shutdown(async move { shutdown.requested().await }).await
+    serve_http(listener, router, shutdown).await;
+    Ok(())
 }
 
 async fn pass(State(front): State<Front>, request: Request) -> Response {

@@ -82,7 +82,7 @@ pub use error::Error;
 pub use files::HEAD;
 pub use findings::{FINDINGS_MAX, Fault, Finding, Verification};
 pub use key::{KeyError, NotAKey, PublicKey, SigningKey};
-pub use log::{AuditConfig, AuditLog, Opened, RETENTION, SEGMENT_BYTES};
+pub use log::{AuditConfig, AuditLog, Opened, Place, RETENTION, SEGMENT_BYTES};
 pub use own::{OwnAction, SYSTEM_ACTOR};
 pub use read::{Filter, Order, Query, Reader};
 pub use record::{Actor, DETAILS_MAX, Entry, Object, Outcome, Record, TEXT_BYTES_MAX};

@@ -7,7 +7,7 @@ use std::time::Duration;
 use aap_runtime::Clock;
 use aap_types::ByteCount;
 use camino::{Utf8Path, Utf8PathBuf};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 
 use crate::disk::{Disk, RealDisk};
 use crate::queue::{Feed, Work};
@@ -123,10 +123,23 @@ impl AuditLog {
     /// # Errors
     /// [`Error::Io`], [`Error::Broken`], [`Error::Closed`]; it was not recorded, so whoever asked must not do what it says.
     pub async fn append(&self, record: Record) -> Result<u64, Error> {
-        let room = self.inner.feed.room().await?;
-        let (answer, outcome) = oneshot::channel();
-        self.inner.feed.push(Work::Append { record: Box::new(record.bounded()), answer, _room: room })?;
-        outcome.await.unwrap_or(Err(Error::Closed))
+        self.place().await?.append(record).await
+    }
+
+    /// Waits for a place in the queue, for whoever must know whether a record was given up before it was queued.
+    ///
+    /// # Errors
+    /// [`Error::Closed`].
+    pub async fn place(&self) -> Result<Place, Error> {
+        Ok(Place { room: self.inner.feed.room().await?, log: self.clone() })
+    }
+
+    /// A place in the queue, if there is one.
+    ///
+    /// # Errors
+    /// [`Error::Closed`], also where the queue is full.
+    pub fn place_now(&self) -> Result<Place, Error> {
+        Ok(Place { room: self.inner.feed.room_now()?, log: self.clone() })
     }
 
     /// The same for whoever cannot wait, because nobody does any more: queues the record if there is room.
@@ -134,9 +147,12 @@ impl AuditLog {
     /// # Errors
     /// [`Error::Closed`], also where the queue is full: it is not recorded.
     pub fn note(&self, record: Record) -> Result<(), Error> {
-        let room = self.inner.feed.room_now()?;
-        let (answer, _nobody_waits) = oneshot::channel();
-        self.inner.feed.push(Work::Append { record: Box::new(record.bounded()), answer, _room: room })
+        self.place_now()?.queue(record).map(drop)
+    }
+
+    /// How many records were queued and could not be written when nobody waited for them any more.
+    pub fn unheard(&self) -> u64 {
+        self.inner.feed.unheard()
     }
 
     /// A checkpoint that covers everything that was appended so far; signs one if there is none yet. To be kept elsewhere.
@@ -191,5 +207,30 @@ impl AuditLog {
         {
             tracing::error!("the writer thread of the audit log panicked");
         }
+    }
+}
+
+/// A place in the queue.
+#[derive(Debug)]
+pub struct Place {
+    room: OwnedSemaphorePermit,
+    log: AuditLog,
+}
+
+impl Place {
+    /// Records what was done or denied; resolves with its sequence when it is durable. Queues it when it is first polled, and is then as
+    /// cancel-safe as [`AuditLog::append`].
+    ///
+    /// # Errors
+    /// As [`AuditLog::append`].
+    pub async fn append(self, record: Record) -> Result<u64, Error> {
+        self.queue(record)?.await.unwrap_or(Err(Error::Closed))
+    }
+
+    fn queue(self, record: Record) -> Result<oneshot::Receiver<Result<u64, Error>>, Error> {
+        let (answer, outcome) = oneshot::channel();
+        let record = Box::new(record.bounded());
+        self.log.inner.feed.push(Work::Append { record, answer, _room: self.room })?;
+        Ok(outcome)
     }
 }

@@ -1,6 +1,7 @@
 //! The writer thread: what waits for it, how much goes into one group, and when it signs though nothing comes.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -36,6 +37,8 @@ pub(crate) struct Feed {
     queue: Mutex<Queue>,
     wake: Condvar,
     room: Arc<Semaphore>,
+    /// Records that were not written, of which nobody wanted to know any more.
+    unheard: AtomicU64,
 }
 
 /// Why the thread woke.
@@ -47,7 +50,12 @@ enum Woken {
 
 impl Feed {
     pub(crate) fn new() -> Self {
-        Self { queue: Mutex::default(), wake: Condvar::new(), room: Arc::new(Semaphore::new(QUEUE_RECORDS)) }
+        let room = Arc::new(Semaphore::new(QUEUE_RECORDS));
+        Self { queue: Mutex::default(), wake: Condvar::new(), room, unheard: AtomicU64::new(0) }
+    }
+
+    pub(crate) fn unheard(&self) -> u64 {
+        self.unheard.load(Ordering::Relaxed)
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
@@ -126,7 +134,7 @@ pub(crate) fn run(mut writer: Writer, feed: &Feed) {
     let mut segment = writer.segment();
     loop {
         match feed.wait(writer.checkpoint_in()) {
-            Woken::Work(work) => apply(&mut writer, work),
+            Woken::Work(work) => apply(&mut writer, work, &feed.unheard),
             Woken::TimedOut => writer.sign_late(),
             Woken::Closing => break,
         }
@@ -153,7 +161,7 @@ fn answer_with<T>(answer: Answer<T>, result: Result<T, Error>) {
     drop(answer.send(result));
 }
 
-fn apply(writer: &mut Writer, work: Vec<Work>) {
+fn apply(writer: &mut Writer, work: Vec<Work>, unheard: &AtomicU64) {
     let (mut records, mut answers, mut signs) = (Vec::new(), Vec::new(), Vec::new());
     for work in work {
         match work {
@@ -171,16 +179,20 @@ fn apply(writer: &mut Writer, work: Vec<Work>) {
         }
     }
     if !records.is_empty() {
-        append(writer, &records, answers);
+        append(writer, &records, answers, unheard);
     }
     for answer in signs {
         answer_with(answer, writer.sign());
     }
 }
 
-fn append(writer: &mut Writer, records: &[Record], answers: Vec<Answer<u64>>) {
+fn append(writer: &mut Writer, records: &[Record], answers: Vec<Answer<u64>>, unheard: &AtomicU64) {
     match writer.commit(records) {
         Ok(seqs) => answers.into_iter().zip(seqs).for_each(|(answer, seq)| answer_with(answer, Ok(seq))),
-        Err(error) => answers.into_iter().for_each(|answer| answer_with(answer, Err(error.clone()))),
+        Err(error) => answers.into_iter().for_each(|answer| {
+            if answer.send(Err(error.clone())).is_err() {
+                unheard.fetch_add(1, Ordering::Relaxed);
+            }
+        }),
     }
 }

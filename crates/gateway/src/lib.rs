@@ -30,7 +30,7 @@ pub mod route;
 
 pub use gcra::Taken;
 pub use hops::{Network, NetworkError, client_of, is_trusted};
-pub use key::{Key, network_of};
+pub use key::Key;
 pub use limiter::{Limiter, Shared, SharedError, SharedLimiter};
 pub use local::LocalLimiter;
 pub use rate::{Rate, RateError};

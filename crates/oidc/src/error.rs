@@ -6,7 +6,7 @@ use crate::token::Fault;
 const WORDS_MAX: usize = 200;
 
 /// What keeps a log-in from its end.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
     /// A URL that is none, or one to which nothing secret goes.
     #[error("`{url}` is no URL of a provider: {reason}")]

@@ -2,15 +2,17 @@
 //!
 //! What a provider says of itself is kept for an hour, and longer while it does not answer. A token with a key that is not known is a
 //! reason to look at the keys again, but not more often than every half a minute: anybody can name a key that is not there.
+//! One asks at a time. Meanwhile, and for a while after it was of no use, whoever else comes is answered with what is known, be it a failure:
+//! a provider that is away costs one of them the wait, not each of them one after the other.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use aap_runtime::Clock;
 use hyper::Uri;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use tokio::sync::Mutex;
+use tokio::sync::Mutex as Turns;
 
 use crate::claims::Claims;
 use crate::error::Error;
@@ -22,6 +24,8 @@ use crate::wire::{Answer, Wire, check_url, form};
 const KEPT: Duration = Duration::from_secs(60 * 60);
 /// How often keys are asked for at most.
 const KEYS_ASKED_EVERY: Duration = Duration::from_secs(30);
+/// How long a failure counts before it is tried again: a person who logs in once more a moment later finds a provider that is back.
+const FAILURE_KEPT: Duration = Duration::from_secs(5);
 
 /// Which provider, and as whom we are known to it.
 #[derive(Debug, Clone)]
@@ -55,8 +59,24 @@ pub struct Provider {
     settings: Settings,
     wire: Wire,
     clock: Arc<dyn Clock>,
-    metadata: Mutex<Option<Kept<Metadata>>>,
-    keys: Mutex<Option<Kept<KeySet>>>,
+    metadata: Asked<Metadata>,
+    keys: Asked<KeySet>,
+}
+
+/// Something that is asked of a provider.
+#[derive(Debug)]
+struct Asked<T> {
+    /// Whoever asks holds it meanwhile.
+    turn: Turns<()>,
+    known: Mutex<Known<T>>,
+}
+
+/// What is known of it.
+#[derive(Debug)]
+struct Known<T> {
+    kept: Option<Kept<T>>,
+    /// When asking was last of no use, if it was since the last answer, and why.
+    failed: Option<(Duration, Error)>,
 }
 
 /// An answer, and when it was asked for.
@@ -78,7 +98,7 @@ pub(crate) struct Metadata {
 impl Provider {
     /// Nothing is asked yet.
     pub fn new(settings: Settings, tls: Arc<rustls::ClientConfig>, clock: Arc<dyn Clock>) -> Self {
-        Self { settings, wire: Wire::new(tls), clock, metadata: Mutex::default(), keys: Mutex::default() }
+        Self { settings, wire: Wire::new(tls), clock, metadata: Asked::default(), keys: Asked::default() }
     }
 
     /// Which provider it is.
@@ -162,50 +182,98 @@ impl Provider {
     }
 
     pub(crate) async fn metadata(&self) -> Result<Arc<Metadata>, Error> {
-        self.kept(&self.metadata, KEPT, async {
-            let url =
-                format!("{}/.well-known/openid-configuration", self.settings.issuer.trim_end_matches('/'));
-            let url = check_url(&url)?;
-            Metadata::of(&self.settings.issuer, &url, &self.wire.get(&url).await?)
-        })
-        .await
+        self.metadata
+            .get(&self.clock, KEPT, async {
+                let url = format!(
+                    "{}/.well-known/openid-configuration",
+                    self.settings.issuer.trim_end_matches('/')
+                );
+                let url = check_url(&url)?;
+                Metadata::of(&self.settings.issuer, &url, &self.wire.get(&url).await?)
+            })
+            .await
     }
 
     async fn keys(&self, not_older: Duration) -> Result<Arc<KeySet>, Error> {
         let metadata = self.metadata().await?;
-        self.kept(&self.keys, not_older, async {
-            let answer = self.wire.get(&metadata.jwks).await?;
-            if !answer.is_success {
-                return Err(Error::unusable(&metadata.jwks, format!("its status is {}", answer.status)));
-            }
-            KeySet::parse(&answer.body).map_err(|reason| Error::unusable(&metadata.jwks, reason))
-        })
-        .await
+        self.keys
+            .get(&self.clock, not_older, async {
+                let answer = self.wire.get(&metadata.jwks).await?;
+                if !answer.is_success {
+                    return Err(Error::unusable(&metadata.jwks, format!("its status is {}", answer.status)));
+                }
+                KeySet::parse(&answer.body).map_err(|reason| Error::unusable(&metadata.jwks, reason))
+            })
+            .await
     }
+}
 
-    /// What is kept, or asks for it anew; while that fails, what was kept still counts. One asks at a time, and the others get its answer.
-    async fn kept<T>(
+impl<T> Default for Asked<T> {
+    fn default() -> Self {
+        Self { turn: Turns::default(), known: Mutex::new(Known { kept: None, failed: None }) }
+    }
+}
+
+impl<T> Asked<T> {
+    /// What is kept, or asks for it anew; while that fails, what was kept still counts.
+    async fn get(
         &self,
-        place: &Mutex<Option<Kept<T>>>,
+        clock: &Arc<dyn Clock>,
         not_older: Duration,
         ask: impl Future<Output = Result<T, Error>>,
     ) -> Result<Arc<T>, Error> {
-        let mut place = place.lock().await;
-        let now = self.clock.monotonic();
-        if let Some(kept) = place.as_ref().filter(|kept| now.saturating_sub(kept.asked) < not_older) {
-            return Ok(kept.value.clone());
+        if let Some(known) = self.with(|known| known.at(clock.monotonic(), not_older)) {
+            return known;
         }
-        match ask.await {
+        let _turn = match self.turn.try_lock() {
+            Ok(turn) => turn,
+            Err(_) => {
+                // Whoever looks for something newer than that needs the answer.
+                let kept = self.with(|known| known.kept.as_ref().map(|kept| kept.value.clone()));
+                if let Some(kept) = kept.filter(|_| not_older >= KEPT) {
+                    return Ok(kept);
+                }
+                let turn = self.turn.lock().await;
+                if let Some(known) = self.with(|known| known.at(clock.monotonic(), not_older)) {
+                    return known;
+                }
+                turn
+            }
+        };
+        let answer = ask.await;
+        let now = clock.monotonic();
+        self.with(|known| known.learn(now, answer))
+    }
+
+    fn with<R>(&self, work: impl FnOnce(&mut Known<T>) -> R) -> R {
+        work(&mut self.known.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl<T> Known<T> {
+    /// What is answered without asking.
+    fn at(&self, now: Duration, not_older: Duration) -> Option<Result<Arc<T>, Error>> {
+        let is_within = |since: Duration, limit| now.saturating_sub(since) < limit;
+        let kept = self.kept.as_ref();
+        if let Some(kept) = kept.filter(|kept| is_within(kept.asked, not_older)) {
+            return Some(Ok(kept.value.clone()));
+        }
+        let (_, error) = self.failed.as_ref().filter(|(since, _)| is_within(*since, FAILURE_KEPT))?;
+        Some(kept.map_or_else(|| Err(error.clone()), |kept| Ok(kept.value.clone())))
+    }
+
+    fn learn(&mut self, now: Duration, answer: Result<T, Error>) -> Result<Arc<T>, Error> {
+        match answer {
             Ok(value) => {
                 let value = Arc::new(value);
-                *place = Some(Kept { asked: now, value: value.clone() });
+                self.failed = None;
+                self.kept = Some(Kept { asked: now, value: value.clone() });
                 Ok(value)
             }
             Err(error) => {
-                let Some(kept) = place.as_mut() else { return Err(error) };
+                self.failed = Some((now, error.clone()));
+                let Some(kept) = &self.kept else { return Err(error) };
                 tracing::warn!(%error, "the provider of identities does not answer; what it said before counts");
-                // Not asked again at once for that.
-                kept.asked = now;
                 Ok(kept.value.clone())
             }
         }

@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use aap_types::network_of;
+
 use crate::limits::{CONNECTIONS_MAX, HANDSHAKES_MAX, HANDSHAKES_PER_ADDRESS_MAX};
 
 /// Counts what is open and refuses what is too much.
@@ -14,7 +16,7 @@ pub(crate) struct Gate(Arc<Mutex<Counts>>);
 struct Counts {
     connections: usize,
     handshakes: usize,
-    /// Handshakes under way by address; no entry is zero.
+    /// Handshakes under way by address, of IPv6 by network; no entry is zero.
     by_address: HashMap<IpAddr, usize>,
 }
 
@@ -32,6 +34,7 @@ pub(crate) struct Turn {
 impl Gate {
     /// A turn and a place for a connection from `address`, unless a limit is reached.
     pub(crate) fn admit(&self, address: IpAddr) -> Option<(Turn, Place)> {
+        let address = network_of(address);
         self.with(|counts| {
             let of_address = counts.by_address.get(&address).copied().unwrap_or(0);
             if counts.connections >= CONNECTIONS_MAX

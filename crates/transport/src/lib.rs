@@ -38,6 +38,8 @@
 //! | `testing.rs` | a session in memory and a faulty one (feature `testing`) |
 //! | `proxy_protocol.rs` | what a proxy says of a connection before anything else |
 //! | `listener.rs` | [`HttpListener`]: connections of HTTP clients, of operators and of sources |
+//! | `shares.rs` | how many of them one address may have |
+//! | `serving.rs` | [`serve_http`]: what they ask is answered, and those on which nothing is asked end |
 //! | `limits.rs` | every number, with its reason |
 
 mod ca;
@@ -55,7 +57,9 @@ mod proxy_protocol;
 mod quic;
 mod request;
 mod server;
+mod serving;
 mod session;
+mod shares;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod tls;
@@ -66,10 +70,11 @@ pub use enrol::{EnrolmentApi, enrolment};
 pub use error::Error;
 pub use grpc::{PeerChannel, peer_channel};
 pub use limits::{QUIC_CONNECT_DEADLINE, STALL_DEADLINE};
-pub use listener::{Client, HttpListener, Protection, Security};
+pub use listener::{Client, HttpLimits, HttpListener, Protection, Security};
 pub use live::{LiveTls, OwnFiles};
 pub use request::{CertificateRequest, IssuedCertificate, NodeKey, Serial};
 pub use server::{Server, ServerConfig, Serving, serve};
+pub use serving::serve_http;
 pub use session::{
     AgentReceiver, AgentSender, AgentSession, BetterCarrier, Carrier, CoordinatorReceiver, CoordinatorSender,
     Peer, SessionHandler,

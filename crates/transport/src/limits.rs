@@ -113,9 +113,21 @@ pub(crate) const UDP_PAYLOAD_BYTES: u16 = 6500;
 /// that one that meets a coordinator just starting, or is lost, does not cost the whole attempt.
 pub(crate) const QUIC_INITIAL_RTT: Duration = Duration::from_millis(100);
 
-/// Connections of HTTP clients at once, on one listener: each has a task and some 20 KiB. More wait in the kernel's queue.
+/// Connections of HTTP clients at once, on one listener, those that shake hands included: each has a task and some 20 KiB. More wait in the
+/// kernel's queue.
 pub(crate) const HTTP_CONNECTIONS_MAX: usize = 512;
-/// Handshakes at once, of those: one costs a millisecond of CPU, and a client may never finish its own.
-pub(crate) const HTTP_HANDSHAKES_MAX: usize = 32;
+/// Of these, from one address: an office behind one, or a client with a pool, has room, and one that wants all leaves most to the rest.
+pub(crate) const HTTP_CONNECTIONS_PER_ADDRESS_MAX: usize = 128;
 /// A client that has not shaken hands by then is not one. Clients of sources are other people's, on slow machines.
 pub(crate) const HTTP_HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
+/// How long the head of the first request may take. Whoever connects has something to ask.
+pub(crate) const HTTP_FIRST_REQUEST_DEADLINE: Duration = Duration::from_secs(10);
+/// How long a connection may stay on which nothing is asked, the head of its next request included: twice what monitoring pauses between
+/// two scrapes.
+pub(crate) const HTTP_IDLE_DEADLINE: Duration = Duration::from_secs(120);
+/// HTTP/2 pings to clients: one that is gone is noticed within a minute, though its stream is one that may be quiet for hours.
+pub(crate) const HTTP_PING_EVERY: Duration = Duration::from_secs(20);
+/// How long the answer to one may take: a machine that swaps, or a link that is lost for a while, has time.
+pub(crate) const HTTP_PING_DEADLINE: Duration = Duration::from_secs(20);
+/// What a connection over HTTP/1 that is to end, and on which nothing is asked, still has for what is on its way.
+pub(crate) const HTTP_CLOSE_DEADLINE: Duration = Duration::from_secs(5);

@@ -1,4 +1,5 @@
-//! Connections of HTTP clients, with TLS where that is wanted: handshakes go on beside each other and have a deadline.
+//! Connections of HTTP clients, with TLS where that is wanted: handshakes go on beside each other and have a deadline, and no address takes
+//! all the room.
 
 use std::fmt;
 use std::io;
@@ -6,9 +7,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
-use axum::extract::connect_info::Connected;
-use axum::serve::IncomingStream;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
@@ -19,8 +19,13 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
 use tracing::debug;
 
-use crate::limits::{ACCEPT_PAUSE, HTTP_CONNECTIONS_MAX, HTTP_HANDSHAKE_DEADLINE, HTTP_HANDSHAKES_MAX};
+use crate::limits::{
+    ACCEPT_PAUSE, HTTP_CLOSE_DEADLINE, HTTP_CONNECTIONS_MAX, HTTP_CONNECTIONS_PER_ADDRESS_MAX,
+    HTTP_FIRST_REQUEST_DEADLINE, HTTP_HANDSHAKE_DEADLINE, HTTP_IDLE_DEADLINE, HTTP_PING_DEADLINE,
+    HTTP_PING_EVERY,
+};
 use crate::proxy_protocol;
+use crate::shares::{Share, Shares};
 
 /// First byte of a TLS connection: the type of a handshake's records (RFC 8446, section 5.1).
 const HANDSHAKE: u8 = 22;
@@ -54,23 +59,52 @@ pub enum Protection {
     Tls(Option<Vec<u8>>),
 }
 
-impl Connected<IncomingStream<'_, HttpListener>> for Client {
-    fn connect_info(stream: IncomingStream<'_, HttpListener>) -> Self {
-        stream.remote_addr().clone()
+type Handshake = BoxFuture<'static, Option<(Connection, Client)>>;
+
+/// Whether an address is one of some.
+type IsAddress = Arc<dyn Fn(IpAddr) -> bool + Send + Sync>;
+
+/// What one listener takes, and how long clients may take. Tests have smaller ones.
+#[derive(Debug, Clone)]
+pub struct HttpLimits {
+    /// Connections at once.
+    pub connections: usize,
+    /// Of these, from one address.
+    pub connections_per_address: usize,
+    /// How long TLS, and what a proxy says, may take.
+    pub handshake: Duration,
+    /// How long the head of the first request may take.
+    pub first_request: Duration,
+    /// How long a connection may stay on which nothing is asked.
+    pub idle: Duration,
+    /// Pings over HTTP/2.
+    pub ping_every: Duration,
+    /// How long the answer to one may take.
+    pub ping: Duration,
+    /// What a connection over HTTP/1 still has that is to end.
+    pub close: Duration,
+}
+
+impl Default for HttpLimits {
+    fn default() -> Self {
+        Self {
+            connections: HTTP_CONNECTIONS_MAX,
+            connections_per_address: HTTP_CONNECTIONS_PER_ADDRESS_MAX,
+            handshake: HTTP_HANDSHAKE_DEADLINE,
+            first_request: HTTP_FIRST_REQUEST_DEADLINE,
+            idle: HTTP_IDLE_DEADLINE,
+            ping_every: HTTP_PING_EVERY,
+            ping: HTTP_PING_DEADLINE,
+            close: HTTP_CLOSE_DEADLINE,
+        }
     }
 }
 
-type Handshake = BoxFuture<'static, Option<(Connection, Client)>>;
-
-/// Whether an address is that of a proxy that is believed.
-type IsTrusted = Arc<dyn Fn(IpAddr) -> bool + Send + Sync>;
-
-/// Where clients connect. Given to `axum::serve`.
+/// Where clients connect. Given to [`crate::serve_http`].
 pub struct HttpListener {
     tcp: TcpListener,
-    security: Security,
-    /// Whose connections begin with the PROXY protocol.
-    proxies: Option<IsTrusted>,
+    doors: Doors,
+    limits: HttpLimits,
     connections: Arc<Semaphore>,
     shaking: FuturesUnordered<Handshake>,
 }
@@ -81,18 +115,59 @@ impl fmt::Debug for HttpListener {
     }
 }
 
+/// How connections are let in. Cheap to clone.
+#[derive(Clone)]
+struct Doors {
+    security: Security,
+    /// Whose connections begin with the PROXY protocol.
+    proxies: Option<IsAddress>,
+    /// Whose connections are those of many.
+    hops: IsAddress,
+    shares: Shares,
+    deadline: Duration,
+}
+
 impl HttpListener {
     /// Takes connections of `tcp`.
     pub fn new(tcp: TcpListener, security: Security) -> Self {
-        let connections = Arc::new(Semaphore::new(HTTP_CONNECTIONS_MAX));
-        Self { tcp, security, proxies: None, connections, shaking: FuturesUnordered::new() }
+        let limits = HttpLimits::default();
+        Self {
+            tcp,
+            doors: Doors {
+                security,
+                proxies: None,
+                hops: Arc::new(|address| address.is_loopback()),
+                shares: Shares::new(limits.connections_per_address),
+                deadline: limits.handshake,
+            },
+            connections: Arc::new(Semaphore::new(limits.connections)),
+            limits,
+            shaking: FuturesUnordered::new(),
+        }
+    }
+
+    /// With other limits.
+    #[must_use]
+    pub fn limited(mut self, limits: HttpLimits) -> Self {
+        self.connections = Arc::new(Semaphore::new(limits.connections));
+        self.doors.shares = Shares::new(limits.connections_per_address);
+        self.doors.deadline = limits.handshake;
+        self.limits = limits;
+        self
     }
 
     /// Takes connections from trusted addresses with the PROXY protocol before anything else, and none of theirs without it: a proxy that sends it
     /// sometimes would pass on what its clients write. From others it is not taken.
     #[must_use]
     pub fn behind_proxies(mut self, is_trusted: impl Fn(IpAddr) -> bool + Send + Sync + 'static) -> Self {
-        self.proxies = Some(Arc::new(is_trusted));
+        self.doors.proxies = Some(Arc::new(is_trusted));
+        self
+    }
+
+    /// Whose connections are those of many, and not counted as those of one address. Without this they are those of this machine.
+    #[must_use]
+    pub fn with_hops(mut self, is_hop: impl Fn(IpAddr) -> bool + Send + Sync + 'static) -> Self {
+        self.doors.hops = Arc::new(is_hop);
         self
     }
 
@@ -103,15 +178,14 @@ impl HttpListener {
     pub fn address(&self) -> io::Result<SocketAddr> {
         self.tcp.local_addr()
     }
-}
 
-impl axum::serve::Listener for HttpListener {
-    type Io = Connection;
-    type Addr = Client;
+    pub(crate) fn limits(&self) -> &HttpLimits {
+        &self.limits
+    }
 
-    async fn accept(&mut self) -> (Connection, Client) {
+    /// The next connection that is let in.
+    pub(crate) async fn accept(&mut self) -> (Connection, Client) {
         loop {
-            let may_shake = self.shaking.len() < HTTP_HANDSHAKES_MAX;
             let next = async {
                 // Never closed.
                 let permit = self.connections.clone().acquire_owned().await.ok();
@@ -122,7 +196,7 @@ impl axum::serve::Listener for HttpListener {
                     Some(connection) => return connection,
                     None => continue,
                 },
-                next = next, if may_shake => next,
+                next = next => next,
             };
             let (stream, address) = match accepted {
                 Ok(accepted) => accepted,
@@ -134,58 +208,75 @@ impl axum::serve::Listener for HttpListener {
             };
             // Answers are small and wait for nothing more.
             stream.set_nodelay(true).ok();
-            let is_proxy = self.proxies.as_ref().is_some_and(|is_trusted| is_trusted(address.ip()));
-            match self.security.clone() {
-                Security::Plain if !is_proxy => return plain(stream, address, permit),
-                security => self.shaking.push(Box::pin(shake(security, stream, (address, is_proxy), permit))),
+            let mut place = Place { _permit: permit, share: None };
+            if !self.doors.is_proxy(address.ip())
+                && let Err(error) = self.doors.admit(address.ip(), &mut place)
+            {
+                debug!(%address, %error, "a connection was not taken");
+                continue;
             }
+            self.shaking.push(Box::pin(self.doors.clone().open(stream, address, place)));
+        }
+    }
+}
+
+impl Doors {
+    fn is_proxy(&self, address: IpAddr) -> bool {
+        self.proxies.as_ref().is_some_and(|is_trusted| is_trusted(address))
+    }
+
+    /// Counts a connection as one of its address.
+    fn admit(&self, address: IpAddr, place: &mut Place) -> io::Result<()> {
+        if self.is_proxy(address) || (self.hops)(address) {
+            return Ok(());
+        }
+        let full = || io::Error::new(io::ErrorKind::QuotaExceeded, "its address has as many as it may");
+        place.share = Some(self.shares.take(address).ok_or_else(full)?);
+        Ok(())
+    }
+
+    async fn open(self, stream: TcpStream, peer: SocketAddr, place: Place) -> Option<(Connection, Client)> {
+        match tokio::time::timeout(self.deadline, self.shake(stream, peer, place)).await {
+            Ok(Ok(connection)) => Some(connection),
+            Ok(Err(error)) => {
+                debug!(%peer, %error, "a client did not shake hands");
+                None
+            }
+            Err(_) => None,
         }
     }
 
-    fn local_addr(&self) -> io::Result<Client> {
-        self.tcp.local_addr().map(|address| Client { address, protection: Protection::Plain })
-    }
-}
-
-fn plain(
-    stream: TcpStream,
-    address: SocketAddr,
-    permit: Option<OwnedSemaphorePermit>,
-) -> (Connection, Client) {
-    let client = Client { address, protection: Protection::Plain };
-    (Connection { stream: Box::new(stream), _permit: permit }, client)
-}
-
-async fn shake(
-    security: Security,
-    mut stream: TcpStream,
-    (peer, is_proxy): (SocketAddr, bool),
-    permit: Option<OwnedSemaphorePermit>,
-) -> Option<(Connection, Client)> {
-    let handshake = async {
-        let named = if is_proxy { proxy_protocol::read(&mut stream).await? } else { None };
-        let address = named.unwrap_or(peer);
-        let config = match security {
-            Security::Plain => return Ok(plain(stream, address, permit)),
+    async fn shake(
+        &self,
+        mut stream: TcpStream,
+        peer: SocketAddr,
+        mut place: Place,
+    ) -> io::Result<(Connection, Client)> {
+        let mut address = peer;
+        if self.is_proxy(peer.ip())
+            && let Some(named) = proxy_protocol::read(&mut stream).await?
+        {
+            self.admit(named.ip(), &mut place)?;
+            address = named;
+        }
+        let config = match self.security.clone() {
+            Security::Plain => return Ok(plain(stream, address, place)),
             Security::Offered(config) if !begins_with_tls(&stream).await? => {
                 debug!(%address, config = ?config.alpn_protocols, "a client came without TLS");
-                return Ok(plain(stream, address, permit));
+                return Ok(plain(stream, address, place));
             }
             Security::Offered(config) | Security::Tls(config) => config,
         };
         let stream = TlsAcceptor::from(config).accept(stream).await?;
         let protocol = stream.get_ref().1.alpn_protocol().map(<[u8]>::to_vec);
         let client = Client { address, protection: Protection::Tls(protocol) };
-        Ok::<_, io::Error>((Connection { stream: Box::new(stream), _permit: permit }, client))
-    };
-    match tokio::time::timeout(HTTP_HANDSHAKE_DEADLINE, handshake).await {
-        Ok(Ok(connection)) => Some(connection),
-        Ok(Err(error)) => {
-            debug!(%peer, %error, "a client did not shake hands");
-            None
-        }
-        Err(_) => None,
+        Ok((Connection { stream: Box::new(stream), _place: place }, client))
     }
+}
+
+fn plain(stream: TcpStream, address: SocketAddr, place: Place) -> (Connection, Client) {
+    let client = Client { address, protection: Protection::Plain };
+    (Connection { stream: Box::new(stream), _place: place }, client)
 }
 
 async fn begins_with_tls(stream: &TcpStream) -> io::Result<bool> {
@@ -196,10 +287,16 @@ async fn begins_with_tls(stream: &TcpStream) -> io::Result<bool> {
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
-/// A connection, and its place among those that there may be.
-pub struct Connection {
-    stream: Box<dyn Stream>,
+/// A place among the connections that there may be, and among those of its address.
+struct Place {
     _permit: Option<OwnedSemaphorePermit>,
+    share: Option<Share>,
+}
+
+/// A connection and its place.
+pub(crate) struct Connection {
+    stream: Box<dyn Stream>,
+    _place: Place,
 }
 
 impl fmt::Debug for Connection {
@@ -250,7 +347,6 @@ impl AsyncWrite for Connection {
 
 #[cfg(test)]
 mod tests {
-    use axum::serve::Listener;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
@@ -271,6 +367,39 @@ mod tests {
         assert_eq!(&begun, b"GET");
         drop(listener);
         assert!(!matches!(silent.read(&mut begun).await, Ok(1..)), "closed without an answer");
+    }
+
+    #[tokio::test]
+    async fn clients_behind_a_proxy_have_each_their_share_and_the_proxy_the_whole() {
+        let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = tcp.local_addr().unwrap();
+        let limits = HttpLimits { connections_per_address: 1, ..HttpLimits::default() };
+        let listener = HttpListener::new(tcp, Security::Plain).limited(limits).with_hops(|_| false);
+        let mut listener = listener.behind_proxies(|ip| ip.is_loopback());
+        let mut held = vec![];
+        let mut accepted = vec![];
+        for (client, is_taken) in [(1, true), (1, false), (2, true)] {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            let line = format!("PROXY TCP4 10.0.0.{client} 10.0.0.9 4711 80\r\n");
+            stream.write_all(line.as_bytes()).await.unwrap();
+            if is_taken {
+                let (connection, from) = listener.accept().await;
+                assert_eq!(from.address.ip(), IpAddr::from([10, 0, 0, client]));
+                accepted.push(connection);
+            }
+            held.push(stream);
+        }
+        // Its own, of which it says so.
+        for _ in 0..2 {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            stream.write_all(b"PROXY UNKNOWN\r\n").await.unwrap();
+            let (connection, from) = listener.accept().await;
+            assert_eq!(from.address, stream.local_addr().unwrap());
+            accepted.push(connection);
+            held.push(stream);
+        }
+        let closed = held[1].read(&mut [0]).await;
+        assert!(!matches!(closed, Ok(1..)), "the second of the first client");
     }
 
     #[tokio::test]

@@ -9,6 +9,7 @@
 //! | `position.rs` | [`SourcePosition`]: how far a source was read, committed with the rows it covers |
 //! | `size.rs` | [`ByteCount`] and its text form |
 //! | `column_type.rs` | [`ColumnType`]: the one type of a column that has two |
+//! | `network.rs` | [`network_of`]: whose an address is, where something is counted by address |
 //! | `near.rs` | [`nearest`]: what somebody may have meant who wrote a name that does not exist |
 //! | `problem.rs` | [`Problem`], [`ExitCode`]: what an operator or a script sees when something fails |
 
@@ -16,6 +17,7 @@ mod column_type;
 mod identity;
 mod name;
 mod near;
+mod network;
 mod position;
 mod problem;
 mod size;
@@ -24,6 +26,7 @@ pub use column_type::{ColumnType, unite_columns};
 pub use identity::{BatchId, Digest, Epoch, Sequence, StreamKey};
 pub use name::{CoordinatorName, NameError, NodeId, SecretName, SiteName, StreamName};
 pub use near::nearest;
+pub use network::{NETWORK_BITS, network_of};
 pub use position::{SourceKind, SourcePosition};
 pub use problem::{ExitCode, Hint, Problem};
 pub use size::{ByteCount, ByteCountError};

@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 
 use aap_runtime::Shutdown;
-use aap_transport::{HttpListener, Security};
+use aap_transport::{HttpListener, Security, serve_http};
 use axum::Router;
 use tokio::net::TcpListener;
 
@@ -49,16 +49,14 @@ impl Listener {
         router: Router,
         shutdown: Shutdown,
     ) -> Result<(), SourceError> {
-        let stop = shutdown.clone();
-        let serving =
-            axum::serve(self.0, router).with_graceful_shutdown(async move { stop.requested().await });
         let abandoned = async {
             shutdown.requested().await;
             tokio::time::sleep(DRAIN).await;
         };
         tokio::select! {
-            served = serving => served.map_err(SourceError::io("serve requests")),
-            () = abandoned => Ok(()),
+            () = serve_http(self.0, router, shutdown.clone()) => {}
+            () = abandoned => {}
         }
+        Ok(())
     }
 }

@@ -136,7 +136,9 @@ impl Access for Fake {
         request: Request<ListEnrolmentTokensRequest>,
     ) -> Answer<ListEnrolmentTokensReply> {
         self.operator(request)?;
-        Ok(Response::new(ListEnrolmentTokensReply { tokens: vec![enrolment_token()] }))
+        let keeps_nothing = self.state.lock().unwrap().keeps_nothing;
+        let tokens = if keeps_nothing { vec![] } else { vec![enrolment_token()] };
+        Ok(Response::new(ListEnrolmentTokensReply { tokens }))
     }
 
     async fn revoke_enrolment_token(

@@ -34,7 +34,9 @@ impl Secrets for Fake {
     }
 
     async fn list(&self, _: Request<ListSecretsRequest>) -> Result<Response<ListSecretsReply>, Status> {
-        Ok(Response::new(ListSecretsReply { secrets: vec![kept("pg")] }))
+        let keeps_nothing = self.state.lock().unwrap().keeps_nothing;
+        let secrets = if keeps_nothing { vec![] } else { vec![kept("pg")] };
+        Ok(Response::new(ListSecretsReply { secrets }))
     }
 
     async fn remove(&self, request: Request<RemoveSecretRequest>) -> Result<Response<SecretReply>, Status> {

@@ -193,7 +193,10 @@ async fn after_a_sync_that_failed_every_append_fails() {
     for _ in 0..3 {
         assert!(matches!(log.append(record("cy", "node ban")).await, Err(Error::Broken)));
     }
-    assert_eq!(log.last(), 3);
+    assert_eq!((log.last(), log.unheard()), (3, 0), "whoever waited was told");
+    log.note(record("dee", "query run")).unwrap();
+    assert!(matches!(log.append(record("cy", "node ban")).await, Err(Error::Broken)));
+    assert_eq!(log.unheard(), 1);
     log.close();
     assert!(matches!(log.append(record("cy", "node ban")).await, Err(Error::Closed)));
 }

@@ -10,6 +10,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 
 use super::claims;
 use super::issuer::{CLIENT, Issuer, NONCE, NOW_S};
@@ -20,7 +21,10 @@ use crate::{CodeRequest, Error, Fault, Provider, Settings};
 struct Says {
     discovery: Value,
     jwks: Value,
+    discovery_asked: usize,
     jwks_asked: usize,
+    /// Whoever asks for keys then waits for as long as there is nothing in it.
+    held: Option<Arc<Semaphore>>,
     is_away: bool,
     /// What the token endpoint answers, the last first.
     tokens: Vec<(u16, Value)>,
@@ -79,15 +83,23 @@ async fn with_server(by: &Issuer, test: impl AsyncFnOnce(&Rig)) {
         .route(
             "/realms/aap/.well-known/openid-configuration",
             get(|State(says): State<Shared>| async move {
-                let says = says.lock().unwrap();
+                let mut says = says.lock().unwrap();
+                says.discovery_asked += 1;
                 document(&says, &says.discovery)
             }),
         )
         .route(
             "/realms/aap/certs",
             get(|State(says): State<Shared>| async move {
-                let mut says = says.lock().unwrap();
-                says.jwks_asked += 1;
+                let held = {
+                    let mut says = says.lock().unwrap();
+                    says.jwks_asked += 1;
+                    says.held.clone()
+                };
+                if let Some(held) = held {
+                    held.acquire().await.unwrap().forget();
+                }
+                let says = says.lock().unwrap();
                 document(&says, &says.jwks)
             }),
         )
@@ -207,6 +219,80 @@ async fn a3_keys_are_looked_for_again_rarely_and_the_old_ones_count_while_the_is
 }
 
 #[tokio::test]
+async fn a_provider_that_is_away_is_asked_once_in_a_while_and_whoever_comes_meanwhile_is_told() {
+    let by = Issuer::new();
+    with_server(&by, async |rig| {
+        let asked = || rig.says.lock().unwrap().discovery_asked;
+        rig.says.lock().unwrap().is_away = true;
+        for _ in 0..3 {
+            assert!(matches!(rig.redeem().await, Err(Error::Unreachable { .. })));
+        }
+        assert_eq!(asked(), 1);
+        rig.clock.advance(Duration::from_millis(4_999));
+        assert!(matches!(rig.redeem().await, Err(Error::Unreachable { .. })));
+        assert_eq!(asked(), 1);
+        // It is back, and is seen to be soon.
+        rig.says.lock().unwrap().is_away = false;
+        rig.clock.advance(Duration::from_millis(1));
+        rig.answers([rig.token(&by, "ec", json!({}))]);
+        rig.redeem().await.unwrap();
+        assert_eq!(asked(), 2);
+        // What is known counts while it is away once more, and it is not waited an hour for.
+        rig.says.lock().unwrap().is_away = true;
+        rig.clock.advance(Duration::from_secs(60 * 60));
+        let later = json!({"exp": NOW_S + 4 * 60 * 60});
+        let token = rig.token(&by, "ec", later);
+        rig.answers([token.clone(), token.clone(), token]);
+        rig.redeem().await.unwrap();
+        rig.redeem().await.unwrap();
+        assert_eq!(asked(), 3);
+        rig.clock.advance(Duration::from_secs(5));
+        rig.redeem().await.unwrap();
+        assert_eq!(asked(), 4);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn while_one_asks_for_keys_the_known_ones_count_for_the_others() {
+    let by = Issuer::new();
+    with_server(&by, async |rig| {
+        rig.answers([rig.token(&by, "ec", json!({}))]);
+        rig.redeem().await.unwrap();
+        let held = Arc::new(Semaphore::new(0));
+        rig.says.lock().unwrap().held = Some(held.clone());
+        rig.clock.advance(Duration::from_secs(60 * 60));
+        let later = json!({"exp": NOW_S + 4 * 60 * 60});
+        let token = rig.token(&by, "ec", later);
+        rig.answers([token.clone(), token.clone(), token]);
+        let asked = || rig.says.lock().unwrap().jwks_asked;
+        let mut first = std::pin::pin!(rig.redeem());
+        while asked() < 2 {
+            assert!(one_step(first.as_mut()).await.is_none(), "it waits for the keys");
+        }
+        // Neither waits, nor asks.
+        rig.redeem().await.unwrap();
+        rig.redeem().await.unwrap();
+        assert_eq!(asked(), 2);
+        held.add_permits(1);
+        first.await.unwrap();
+        assert_eq!(asked(), 2);
+    })
+    .await;
+}
+
+/// One step of work, and then a turn for everybody else.
+async fn one_step<T>(mut work: std::pin::Pin<&mut impl Future<Output = T>>) -> Option<T> {
+    let step = std::future::poll_fn(|context| match work.as_mut().poll(context) {
+        std::task::Poll::Ready(done) => std::task::Poll::Ready(Some(done)),
+        std::task::Poll::Pending => std::task::Poll::Ready(None),
+    });
+    let done = step.await;
+    tokio::task::yield_now().await;
+    done
+}
+
+#[tokio::test]
 async fn a_provider_that_calls_itself_something_else_or_leads_away_from_tls_is_not_believed() {
     let by = Issuer::new();
     for (field, value) in [
@@ -220,8 +306,9 @@ async fn a_provider_that_calls_itself_something_else_or_leads_away_from_tls_is_n
             rig.says.lock().unwrap().discovery[field] = value.clone();
             let error = rig.redeem().await.unwrap_err();
             assert!(matches!(error, Error::Unusable { .. } | Error::Url { .. }), "{field}: {error}");
-            // And it is asked again the next time, where nothing of it was kept.
+            // And it is asked again in a while, where nothing of it was kept.
             rig.says.lock().unwrap().is_away = true;
+            rig.clock.advance(Duration::from_secs(5));
             assert!(matches!(rig.redeem().await, Err(Error::Unreachable { .. })));
         })
         .await;

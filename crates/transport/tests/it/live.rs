@@ -68,7 +68,7 @@ async fn a_new_certificate_is_seen_by_every_new_connection_and_disturbs_none() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let operators = listener.local_addr().unwrap();
     let http = HttpListener::new(listener, Security::Tls(live.operators(&[b"http/1.1"]).unwrap()));
-    tokio::spawn(async move { axum::serve(http, axum::Router::new().into_make_service()).await });
+    tokio::spawn(aap_transport::serve_http(http, axum::Router::new(), shutdown.clone()));
     clock.advance(Duration::from_secs(17 * 86_400));
     let as_node = authority.node_files(&node()).unwrap();
     let dial = |prefer| aap_transport::ClientConfig {
