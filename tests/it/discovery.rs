@@ -149,7 +149,7 @@ fn an_operator_finds_a_coordinator_where_the_context_says_to_look() {
         let mut command = desk.command("aap");
         command.env("AAP_ENDPOINT", place).env("AAP_CA", &ca);
         command.env("AAP_TOKEN_FILE", hub.home().join("run/operator.token"));
-        aap_tests::Ran::of(command.args(["status", "-o", "json"]).output().unwrap())
+        aap_tests::Ran::of(command.args(["stream", "ls", "-o", "json"]).output().unwrap())
     };
     asked(&consul.by_http()).refused(3, "discovery.nothing");
     consul.register(endpoint.rsplit_once(':').unwrap().1.parse().unwrap());
@@ -189,7 +189,7 @@ fn a_coordinator_registers_itself_and_whoever_looks_finds_it_where_it_is_now() {
     eventually("a coordinator that says that it is not registered", || {
         (hub.coordinator_metric("aap_discovery_registered") == Some(0.0)).then_some(())
     });
-    let status = hub.aap(&["status", "-o", "json"]).ok().out;
+    let status = hub.aap(&["status", "-o", "json"]).out;
     assert!(status.contains("this coordinator cannot be registered in Consul"), "{status}");
     coordinator.kill();
     let mut coordinator = hub.start("coordinator");
