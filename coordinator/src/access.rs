@@ -85,8 +85,18 @@ fn usage(code: &str, message: impl Into<String>) -> Problem {
     Problem::new(code, ExitCode::Usage, message)
 }
 
-/// `access.store`.
+/// `access.store`, or `auth.sessions_unavailable`: whoever shows a session is not told where sessions lie, the log says it.
 pub(crate) fn store_failed(error: &(dyn std::error::Error + 'static)) -> Problem {
+    if matches!(error.downcast_ref(), Some(aap_store::Error::Sessions(_))) {
+        return Problem::new(
+            "auth.sessions_unavailable",
+            ExitCode::Unavailable,
+            "sessions cannot be checked: where they are kept does not answer",
+        )
+        .hint("API tokens go on working, and on the coordinator's machine its `run/operator.token`")
+        .hint("try again in a moment; the coordinator's log says why")
+        .retry_after_ms(1000);
+    }
     Problem::new("access.store", ExitCode::Unavailable, "who may do what cannot be looked up")
         .caused_by(error)
         .retry_after_ms(1000)

@@ -11,6 +11,8 @@
 //!   lake:      { streams: { logs: { hours: 720 } } }
 //!   metadata:  { postgres: { url: 'postgres://aap@db/aap', password: env:PGPASSWORD } }   # default: a file
 //!   gateway:   { limits: { per_principal: 50/s burst 100 } }
+//!   sessions:  { redis: { url: 'rediss://redis:6379', password: env:REDIS_PASSWORD } }       # default: with the metadata
+//!   discovery: { consul: { address: 'http://127.0.0.1:8500' } }                            # default: nowhere
 //!   spark:     { url: 'sc://spark:15002' }                                                 # default: none
 //!   vault:     { address: 'https://vault:8200', auth: { token: file:/etc/aap/vault-token } } # default: none
 //!   oidc:      { issuer: 'https://id.example/realms/aap', client_id: aap, roles: { admins: [admin] } }  # default: none
@@ -33,7 +35,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::cluster::ClusterConfig;
 use crate::daemon::Endpoints;
+use crate::discovery::DiscoveryConfig;
 use crate::gateway::GatewayConfig;
+use crate::kept_sessions::SessionsConfig;
 use crate::metadata::MetadataConfig;
 use crate::oidc::OidcConfig;
 use crate::secrets::SecretsConfig;
@@ -66,6 +70,10 @@ pub struct Config {
     pub query: QueryConfig,
     /// How often somebody may call.
     pub gateway: GatewayConfig,
+    /// Where sessions of people lie.
+    pub sessions: SessionsConfig,
+    /// Where this coordinator says where it is.
+    pub discovery: DiscoveryConfig,
     /// The Spark cluster for `aap query --engine spark`. Default: none.
     pub spark: Option<SparkSpec>,
     /// Secrets that the platform keeps.
@@ -266,7 +274,8 @@ impl Config {
         let cluster =
             self.cluster.iter().flat_map(|cluster| [cluster.landing.secrets(), cluster.lake.secrets()]);
         let limits = self.gateway.redis.iter().flat_map(RedisServer::secrets);
-        metadata.chain(spark).chain(limits).chain(cluster.flatten()).collect()
+        let beside = self.sessions.secrets().into_iter().chain(self.discovery.secrets());
+        metadata.chain(spark).chain(limits).chain(beside).chain(cluster.flatten()).collect()
     }
 
     /// Files and folders whose contents are this coordinator's alone: its home, its credentials, keys, and what it refers to itself.
@@ -319,6 +328,8 @@ impl Config {
         }
         self.check_secrets()?;
         self.gateway.check()?;
+        self.sessions.check()?;
+        self.discovery.check()?;
         if let Some(spark) = &self.spark {
             spark.check().map_err(|why| format!("spark: {why}"))?;
         }
@@ -452,6 +463,8 @@ mod tests {
             ("{gateway: {limits: {log_in: fast}}}", "`fast` is no rate"),
             ("{gateway: {limits: {per_user: 1/s}}}", "per_user"),
             ("{gateway: {redis: {url: 'http://r'}}}", "gateway.redis"),
+            ("{sessions: {redis: {url: 'http://r'}}}", "sessions.redis"),
+            ("{discovery: {consul: {address: 'consul:8500'}}}", "discovery.consul: `address`"),
             ("{gateway: {listen: '0.0.0.0:80'}}", "needs `gateway.tls"),
             ("{gateway: {trusted_hops: ['10.0.0.1/8']}}", "10.0.0.1/8"),
             ("{gateway: {proxy_protocol: true}}", "gateway.trusted_hops"),

@@ -10,6 +10,7 @@ use aap_runtime::{
     Clock, Home, SecretSource, Shutdown, Supervisor, TaskKind, notify_ready, resolve_secrets, write_durably,
 };
 use aap_sql::{Engine, EngineConfig, Serving};
+use aap_store::AccessStore;
 use aap_transport::{HttpListener, LiveTls, OwnFiles, Security, Server, ServerConfig};
 use aap_types::{CoordinatorName, NodeId};
 use aap_vault::Vault;
@@ -22,6 +23,7 @@ use tracing::info;
 
 use crate::access::{AccessService, Denials, Gate, Guard, People};
 use crate::audit::AuditService;
+use crate::beside::Beside;
 use crate::catalog::LakeAndLanding;
 use crate::catalogs::Catalogs;
 use crate::certificates::Certificates;
@@ -32,11 +34,12 @@ use crate::gateway::{Front, Hops, Limits, Routes, serve_routes};
 use crate::http::{self, Services};
 use crate::identities::Identities;
 use crate::init::{self, installation_key, operator_token, prepare_home};
+use crate::kept_sessions::SessionsElsewhere;
 use crate::landing::{Landed, Landing};
 use crate::nodes::Nodes;
 use crate::oidc::ExternalLogins;
 use crate::operator::OperatorService;
-use crate::parts::Parts;
+use crate::parts::{Parts, store_id};
 use crate::queries::{self, Queries};
 use crate::reach::Reach;
 use crate::resources::ResourceService;
@@ -221,13 +224,17 @@ async fn serve(
         tasks: tasks.clone(),
         secrets: secret_source.clone(),
     });
+    let advertised = config.advertised(&endpoints);
+    let who = config.cluster.as_ref().map_or_else(|| store_id(&parts.buffer), |own| own.coordinator.clone());
+    let consul = config.discovery.registration(&who, &advertised).map_err(anyhow::Error::msg)?;
+    let beside = Beside { sessions: config.sessions.open(&key), consul };
     let board = Board::new(
         landing.clone(),
         parts.lake.clone(),
         nodes.clone(),
         queries.clone(),
-        sinks.clone(),
-        sources.clone(),
+        (sinks.clone(), sources.clone()),
+        beside.clone(),
         clock.clone(),
     );
     let lead = joined.as_ref().map(|joined| {
@@ -236,11 +243,14 @@ async fn serve(
     });
     let life = Duration::from_secs(config.agents.certificate_seconds);
     let issuer = (certificates.authority().clone(), key);
-    let identities = Identities::new(parts.access.clone(), issuer, life, nodes.clone(), clock.clone());
+    let access: Arc<dyn AccessStore> = match &beside.sessions {
+        Some(sessions) => Arc::new(SessionsElsewhere::new(parts.access.clone(), sessions.clone())),
+        None => parts.access.clone(),
+    };
+    let identities = Identities::new(access, issuer, life, nodes.clone(), clock.clone());
     if joined.is_some() {
         tasks.spawn(TaskKind::vital("standing of nodes"), identities.clone().watch(late.clone()));
     }
-    let advertised = config.advertised(&endpoints);
     let operators_at: Address =
         advertised.operators.parse().context("say where operators find this coordinator")?;
     let guard = Guard::new(token, identities.clone(), parts.resources.clone());
@@ -324,6 +334,11 @@ async fn serve(
         tasks.spawn(TaskKind::vital("routes"), serve_routes(listener, front, hops, late.clone()));
     }
 
+    if let Some(consul) = beside.consul {
+        // Taken back as soon as the stop begins: whoever looks then goes elsewhere.
+        let until = shutdown.clone();
+        tasks.spawn(TaskKind::optional("registration in Consul"), async move { consul.keep(until).await });
+    }
     write_endpoints(home, &endpoints)?;
     notify_ready().context("tell the service manager")?;
     info!(agents = %agents.address(), operators = %endpoints.operator, "coordinator ready");

@@ -58,6 +58,7 @@ pub(crate) fn render(service: &OperatorService, audit: &AuditTrail) -> String {
         let _infallible = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
     }
     write_sinks(&service.board.sinks(), &mut out);
+    out.push_str(&service.board.beside().figures());
     out
 }
 

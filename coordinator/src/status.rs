@@ -10,6 +10,7 @@ use aap_runtime::{Clock, Shutdown};
 use aap_store::{Catalogue, RowCounts};
 use aap_types::{NodeId, Problem, StreamKey, StreamName};
 
+use crate::beside::Beside;
 use crate::catalog::catalogue_problem;
 use crate::landing::Landing;
 use crate::nodes::{NodeState, Nodes, Session};
@@ -41,6 +42,7 @@ struct Inner {
     queries: Queries,
     sinks: Sinks,
     sources: Sources,
+    beside: Beside,
     clock: Arc<dyn Clock>,
     started_us: i64,
     samples: Mutex<VecDeque<(Duration, RowsLanded)>>,
@@ -57,13 +59,13 @@ pub struct Books {
 
 impl Board {
     /// A board over these parts.
-    pub fn new(
+    pub(crate) fn new(
         landing: Landing,
         lake: Lake,
         nodes: Nodes,
         queries: Queries,
-        sinks: Sinks,
-        sources: Sources,
+        (sinks, sources): (Sinks, Sources),
+        beside: Beside,
         clock: Arc<dyn Clock>,
     ) -> Self {
         let (started_us, samples) = (clock.unix_us(), Mutex::default());
@@ -75,11 +77,17 @@ impl Board {
                 queries,
                 sinks,
                 sources,
+                beside,
                 clock,
                 started_us,
                 samples,
             }),
         }
+    }
+
+    /// Servers beside the platform.
+    pub(crate) fn beside(&self) -> &Beside {
+        &self.inner.beside
     }
 
     /// How every sink stands. Blocking.
@@ -211,6 +219,7 @@ impl Board {
         problems.extend(self.inner.lake.problem());
         problems.extend(self.inner.sinks.problems());
         problems.extend(self.inner.sources.problems());
+        problems.extend(self.inner.beside.problems());
         problems.extend(self.inner.landing.shards().map(|shards| shards.problems()).unwrap_or_default());
         let missing = self.inner.queries.inner.serving.sandbox_missing();
         if !missing.is_empty() {

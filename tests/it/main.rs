@@ -40,6 +40,7 @@ mod permissions;
 mod power;
 mod queries;
 mod secrets;
+mod sessions;
 mod sinks;
 mod sources;
 mod spark;

@@ -32,6 +32,9 @@ use crate::identities::Identities;
 const KEPT: Duration = Duration::from_secs(2);
 /// How often an answer that goes on for long is asked whether it still may.
 pub(crate) const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// How many such looks in a row may fail because nobody can say who they are: for a minute. A server that is started anew is back by then, and
+/// whoever was locked meanwhile must not read on for ever.
+const UNCHECKED_MAX: u32 = 30;
 /// Tokens that are kept at once: more than operators have, and a bound for whoever shows a new one with every call. Wrong ones are not kept.
 const KEPT_MAX: usize = 4_096;
 /// Longest text that is looked at as a token: ours have some 60 letters.
@@ -388,17 +391,20 @@ impl Caller {
 
     /// Ends when they are not let on any more: their session ended, or `may` says no of what they may by now.
     pub(crate) async fn until_refused(self, may: impl Fn(&Self) -> bool + Send) -> Problem {
+        let mut unchecked = 0;
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
             match self.guard.caller(Some(&self.shown), self.from).await {
-                Ok(now) if may(&now) => {}
+                Ok(now) if may(&now) => unchecked = 0,
                 Ok(_) => {
                     let message = format!("what {} may see has changed", self.principal);
                     return Problem::new("auth.denied", ExitCode::Denied, message)
                         .hint("ask again; whoever manages roles knows what has changed");
                 }
                 // The store is away for a moment: who was let on is not sent away for that.
-                Err(problem) if problem.exit == ExitCode::Unavailable => {}
+                Err(problem) if problem.exit == ExitCode::Unavailable && unchecked < UNCHECKED_MAX => {
+                    unchecked += 1;
+                }
                 Err(problem) => return problem,
             }
         }

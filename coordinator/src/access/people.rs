@@ -284,7 +284,13 @@ impl People {
             require_local(&user, "their roles")?;
         }
         self.require_roles(&add_roles).await?;
-        let ends_sessions = password.is_some() || disabled == Some(true);
+        // Whoever is let in again begins anew, also where their sessions could not be ended when they were locked.
+        let ends_sessions = password.is_some() || disabled.is_some_and(|disabled| disabled || user.disabled);
+        let locks = disabled == Some(true);
+        if ends_sessions && !locks {
+            // Where sessions cannot be ended now, nothing is changed.
+            self.end_sessions_of(&user.uid).await?;
+        }
         let mut made_up = None;
         if let Some(password) = password {
             let (hash, new) = self.hashed(&user.name, password).await?;
@@ -298,14 +304,23 @@ impl People {
         let user = self.put(user).await?;
         if ends_sessions {
             let uid = user.uid.clone();
-            self.with_store(move |store| {
-                store.remove::<LoginFailures>(&uid)?;
-                store.remove_all_of::<Session>(&uid)
-            })
-            .await?;
-            self.inner.guard.forget();
+            self.with_store(move |store| store.remove::<LoginFailures>(&uid)).await?;
+            match self.end_sessions_of(&user.uid).await {
+                Err(problem) if locks => {
+                    // They are refused all the same: their user is locked.
+                    tracing::warn!(%problem, user = %user.name, "sessions of a user who was locked cannot be removed");
+                }
+                ended => ended?,
+            }
         }
         Ok((user, made_up))
+    }
+
+    async fn end_sessions_of(&self, uid: &str) -> Result<(), Problem> {
+        let uid = uid.to_owned();
+        self.with_store(move |store| store.remove_all_of::<Session>(&uid)).await?;
+        self.inner.guard.forget();
+        Ok(())
     }
 
     /// Changes a user's own password, and ends their sessions but `keep`. Returns how many ended.
@@ -337,6 +352,8 @@ impl People {
         let (hash, _) = self.hashed(&user.name, Some(after)).await?;
         user.password = Some(hash);
         user.must_change_password = false;
+        // Where sessions cannot be ended now, nothing is changed.
+        self.sessions(Some(user.uid.clone())).await?;
         let user = self.put(user).await?;
         let keep = keep.unwrap_or_default().to_owned();
         let mut ended = 0;

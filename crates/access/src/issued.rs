@@ -26,6 +26,10 @@ pub(crate) const CHECK_LETTERS: usize = 6;
 const PREFIX_LETTERS: usize = 5;
 /// Every secret is as long as every other.
 pub(crate) const ISSUED_LETTERS: usize = PREFIX_LETTERS + ID_LETTERS + 1 + SECRET_LETTERS + CHECK_LETTERS;
+/// Of 64 bits: installations that share a server are a handful.
+const NAME_DIGITS: usize = 16;
+/// What the name of an installation is made with.
+const NAME_CONTEXT: &str = "aap 2026-11 name of an installation";
 /// What hashes of issued secrets are made with, apart from everything else that may come of the installation's key.
 const HASH_CONTEXT: &str = "aap 2026-12 hashes of issued secrets";
 
@@ -198,6 +202,12 @@ impl HashKey {
     /// What the record of a secret keeps. It covers kind and id too, so a hash is of one secret in one place.
     pub fn hash(&self, secret: &IssuedSecret) -> SecretHash {
         SecretHash(blake3::keyed_hash(&self.0, secret.text.as_bytes()))
+    }
+
+    /// What records of installations that share a server are told apart by: it follows from the key, and tells nothing of it.
+    pub fn name(&self) -> String {
+        let digest = blake3::Hash::from(blake3::derive_key(NAME_CONTEXT, self.0.as_slice()));
+        digest.to_hex()[..NAME_DIGITS].to_owned()
     }
 }
 

@@ -60,6 +60,11 @@ enum Trouble {
 }
 
 impl LinkError {
+    /// Whether it passes, as far as can be told.
+    pub(crate) fn is_away(&self) -> bool {
+        self.trouble() == Trouble::Away
+    }
+
     fn trouble(&self) -> Trouble {
         match self {
             Self::Redis(error) => of_redis(error),

@@ -1,4 +1,4 @@
-//! Redis: the sink that appends rows to streams, and limits that coordinators share.
+//! Redis: the sink that appends rows to streams, limits that coordinators share, and sessions of people.
 //!
 //! Nothing else in the workspace names `redis`.
 //!
@@ -34,10 +34,12 @@
 //! | `sink.rs` | [`RedisSink`]: the steps above |
 //! | `ledger.rs` | keys and scripts |
 //! | `limiter.rs` | [`RedisLimiter`]: limits that coordinators share |
+//! | `access.rs` | [`RedisAccess`]: records of access, with their keys |
 //! | `link.rs` | connections, their deadlines, TLS, the nodes of a cluster |
 //! | `entries.rs` | rows as entries |
 //! | `fail.rs` | what the runner is told of trouble |
 
+mod access;
 mod entries;
 mod fail;
 mod ledger;
@@ -46,6 +48,7 @@ mod link;
 mod sink;
 mod spec;
 
+pub use access::RedisAccess;
 pub use limiter::RedisLimiter;
 pub use sink::RedisSink;
 pub use spec::{Format, RedisServer, RedisSpec};

@@ -72,14 +72,7 @@ struct Weights {
 
 impl ConsulService {
     pub(crate) async fn instances(&self) -> Result<Vec<Instance>, ConsulError> {
-        let mut headers = vec![];
-        if let Some(reference) = self.token.clone() {
-            let token = tokio::task::spawn_blocking(move || reference.read()).await;
-            let token = token.map_err(|_panic| ConsulError::TokenForm)?.map_err(ConsulError::Token)?;
-            let mut value = HeaderValue::from_str(token.reveal()).map_err(|_| ConsulError::TokenForm)?;
-            value.set_sensitive(true);
-            headers.push(("x-consul-token", value));
-        }
+        let headers = token_header(self.token.clone()).await?.into_iter().collect();
         let tag = self.tag.as_ref().map(|tag| format!("&tag={tag}")).unwrap_or_default();
         let path = format!("/v1/health/service/{}?passing=true{tag}", self.name);
         let ask = Ask { method: Method::GET, path: &path, headers, body: Bytes::new() };
@@ -90,6 +83,18 @@ impl ConsulService {
         let instances = read(&answer).map_err(ConsulError::Unreadable)?;
         if instances.is_empty() { Err(ConsulError::Nothing(self.name.clone())) } else { Ok(instances) }
     }
+}
+
+/// The header that shows a token, where there is one.
+pub(crate) async fn token_header(
+    token: Option<SecretRef>,
+) -> Result<Option<(&'static str, HeaderValue)>, ConsulError> {
+    let Some(reference) = token else { return Ok(None) };
+    let token = tokio::task::spawn_blocking(move || reference.read()).await;
+    let token = token.map_err(|_panic| ConsulError::TokenForm)?.map_err(ConsulError::Token)?;
+    let mut value = HeaderValue::from_str(token.reveal()).map_err(|_| ConsulError::TokenForm)?;
+    value.set_sensitive(true);
+    Ok(Some(("x-consul-token", value)))
 }
 
 fn read(answer: &[u8]) -> Result<Vec<Instance>, serde_json::Error> {

@@ -1,4 +1,4 @@
-//! Services beside the platform that it asks: one request over HTTP, and where coordinators are, by DNS or Consul.
+//! Services beside the platform that it asks: one request over HTTP, and where coordinators are, by DNS or Consul, in which they register.
 //!
 //! ```text
 //!  configuration ─▶ Directory ── every 30 s, and when no address answers ──▶ Locator ─┬─ srv+NAME ──────▶ DNS
@@ -13,6 +13,7 @@
 //! | `directory.rs` | [`Directory`]: addresses that are kept up to date |
 //! | `dns.rs` | records of DNS |
 //! | `consul.rs` | healthy instances of a service of Consul |
+//! | `registration.rs` | [`Registration`]: a coordinator that says in Consul where it is |
 //! | `order.rs` | in which order they are tried |
 
 mod ask;
@@ -21,8 +22,10 @@ mod directory;
 mod dns;
 mod locator;
 mod order;
+mod registration;
 mod tls;
 
 pub use ask::{Ask, AskError, Service, ServiceUrl};
 pub use directory::Directory;
 pub use locator::Locator;
+pub use registration::{ConsulSpec, Registration};

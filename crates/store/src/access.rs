@@ -178,8 +178,9 @@ impl Record for Session {
     fn owner(&self) -> String {
         self.user_uid.clone()
     }
+    /// Also one that nobody uses: its idle time is counted from the use that is on record.
     fn expires_us(&self) -> Option<i64> {
-        Some(self.expires_us)
+        Some(self.expires_us.min(self.used_us.saturating_add(self.idle_us)))
     }
 }
 

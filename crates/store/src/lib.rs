@@ -67,6 +67,9 @@ pub enum Error {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// Sessions lie in a server of their own, which does not answer.
+    #[error("sessions cannot be looked up")]
+    Sessions(#[source] Box<Self>),
     /// The metadata is another coordinator's, or another cluster's.
     #[error("the metadata belongs to the landing buffer or cluster `{found}`")]
     Foreign {

@@ -76,3 +76,11 @@ fn nothing_prints_a_secret_and_its_hash_is_of_it_alone() {
     assert_eq!(serde_json::from_str::<SecretHash>(&written).unwrap(), hash);
     assert!(serde_json::from_str::<IssuedId>("\"a\"").is_err());
 }
+
+#[test]
+fn an_installation_is_known_by_a_name_that_no_other_has() {
+    let name = |byte| HashKey::derive(&[byte; 32]).name();
+    assert_eq!(name(7), name(7));
+    assert_ne!(name(7), name(8));
+    assert!(name(7).len() == 16 && name(7).bytes().all(|byte| byte.is_ascii_hexdigit()), "{}", name(7));
+}

@@ -39,6 +39,9 @@ const PROMISES: [fn(&Shared); 11] = [
     of_many_guesses_at_once_five_are_free,
 ];
 
+/// Where the stamps of what expires begin, in microseconds of Unix time: the year 2100, because a server may let go by itself what is over.
+const BASE_US: i64 = 4_102_444_800_000_000;
+
 /// Threads that race, half of them at each coordinator.
 const RACERS: usize = 8;
 /// How often.
@@ -117,16 +120,16 @@ fn rows_are_listed_by_the_bytes_of_their_keys_in_pages(Shared { one, other }: &S
 
 fn what_is_over_is_forgotten_and_nothing_else(Shared { one, other }: &Shared) {
     for (key, kind, expires_us) in [
-        ("a", AccessKind::Session, Some(-5)),
-        ("b", AccessKind::Login, Some(10)),
-        ("c", AccessKind::Session, Some(11)),
+        ("a", AccessKind::Session, Some(BASE_US - 5)),
+        ("b", AccessKind::Login, Some(BASE_US + 10)),
+        ("c", AccessKind::Session, Some(BASE_US + 11)),
         ("d", AccessKind::User, None),
     ] {
         let row = AccessRow { expires_us, ..row(key, "", "{}") };
         assert!(one.swap_access_row(kind, None, &row).unwrap());
     }
-    assert_eq!(other.forget_access_rows(10).unwrap(), 2);
-    assert_eq!(other.forget_access_rows(10).unwrap(), 0);
+    assert_eq!(other.forget_access_rows(BASE_US + 10).unwrap(), 2);
+    assert_eq!(other.forget_access_rows(BASE_US + 10).unwrap(), 0);
     assert!(one.access_row(AccessKind::Session, "c").unwrap().is_some());
     assert!(one.access_row(AccessKind::User, "d").unwrap().is_some());
 }
@@ -162,10 +165,10 @@ fn session(user: &User) -> Session {
         user: user.name.clone(),
         user_uid: user.uid.clone(),
         from: "::1".to_owned(),
-        created_us: 1,
-        expires_us: 100,
+        created_us: BASE_US,
+        expires_us: BASE_US + 100,
         idle_us: 10,
-        used_us: 1,
+        used_us: BASE_US,
     }
 }
 
@@ -178,8 +181,8 @@ fn api_token(user: &User) -> ApiToken {
         user_uid: user.uid.clone(),
         label: "ci".to_owned(),
         scope: None,
-        created_us: 1,
-        expires_us: 100,
+        created_us: BASE_US,
+        expires_us: BASE_US + 100,
         used_us: 0,
     }
 }
@@ -189,23 +192,24 @@ fn a_change_that_changes_nothing_writes_nothing_and_one_of_nothing_says_so(Share
     assert!(one.add(&session).unwrap());
     assert!(!other.add(&session).unwrap());
     let key = session.id.as_str();
-    let (same, wrote) = other.change(key, |session: &mut Session| session.note_use(2)).unwrap().unwrap();
+    let (same, wrote) =
+        other.change(key, |session: &mut Session| session.note_use(BASE_US + 1)).unwrap().unwrap();
     assert_eq!((&same, wrote), (&session, false));
     // What is changed is what stands there when it is written.
     let mut calls = 0;
-    let minute = 60_000_000;
+    let later = BASE_US + 120_000_000;
     let (changed, times) = one
         .change(key, |session: &mut Session| {
             calls += 1;
             if calls == 1 {
-                other.change(key, |session: &mut Session| session.note_use(minute * 2)).unwrap();
+                other.change(key, |session: &mut Session| session.note_use(later)).unwrap();
             }
             session.used_us += 1;
             calls
         })
         .unwrap()
         .unwrap();
-    assert_eq!((changed.used_us, times), (minute * 2 + 1, 2));
+    assert_eq!((changed.used_us, times), (later + 1, 2));
     assert_eq!(other.find::<Session>(key).unwrap(), Some(changed));
     assert!(one.change("nobody", |_: &mut Session| ()).unwrap().is_none());
 
@@ -247,7 +251,7 @@ fn a_user_is_deleted_with_sessions_tokens_and_failures(Shared { one, other }: &S
         for _ in 0..2 {
             assert!(one.add(&session(user)).unwrap() && one.add(&api_token(user)).unwrap());
         }
-        one.attempt_login(&user.uid, 1).unwrap().unwrap();
+        one.attempt_login(&user.uid, BASE_US).unwrap().unwrap();
     }
     assert!(other.delete_user(&ana.name).unwrap());
     assert!(!other.delete_user(&ana.name).unwrap());
@@ -283,7 +287,7 @@ fn enrolment(uses_max: u32) -> EnrolmentToken {
         requires_approval: true,
         uses_max,
         uses: vec![],
-        expires_us: 100,
+        expires_us: BASE_US + 100,
         revoked_us: None,
         author: "ana".to_owned(),
         created_us: 1,
@@ -292,6 +296,7 @@ fn enrolment(uses_max: u32) -> EnrolmentToken {
 
 fn taking(node: usize, at_us: i64) -> EnrolmentUse {
     let key = Fingerprint([u8::try_from(node).unwrap(); 32]);
+    let at_us = BASE_US + at_us;
     EnrolmentUse { node: format!("n{node}").parse().unwrap(), key, from: format!("10.0.0.{node}:7"), at_us }
 }
 
@@ -320,14 +325,14 @@ fn an_enrolment_token_says_why_it_is_not_taken(Shared { one, other }: &Shared) {
     for (token, expected) in [
         (EnrolmentToken { node: Some("n9".parse().unwrap()), ..enrolment(2) }, Taken::OtherNode),
         (EnrolmentToken { revoked_us: Some(3), ..enrolment(2) }, Taken::Revoked),
-        (EnrolmentToken { expires_us: 5, ..enrolment(2) }, Taken::Expired),
+        (EnrolmentToken { expires_us: BASE_US + 5, ..enrolment(2) }, Taken::Expired),
     ] {
         assert!(one.add(&token).unwrap());
         assert_eq!(take(&token.id, &token.hash, &taking(1, 5)), (expected, Some(token.clone())));
     }
     assert_eq!(one.list::<EnrolmentToken>(all()).unwrap().len(), 4);
     // It is over long before its record goes.
-    one.forget_access_rows(1_000).unwrap();
+    one.forget_access_rows(BASE_US + 1_000).unwrap();
     assert_eq!(take(&token.id, &token.hash, &taking(2, 1_000)).0, Taken::UsedUp);
 }
 
@@ -394,10 +399,10 @@ fn of_many_who_renew_one_generation_one_does_and_the_node_is_locked(shared: &Sha
 }
 
 fn of_many_guesses_at_once_five_are_free(shared: &Shared) {
-    let guesses = race(shared, |store, _| store.attempt_login("uid", 1).unwrap().is_ok());
+    let guesses = race(shared, |store, _| store.attempt_login("uid", BASE_US).unwrap().is_ok());
     assert_eq!(guesses.iter().filter(|free| **free).count(), 5, "{guesses:?}");
-    assert!(shared.one.attempt_login("another", 1).unwrap().is_ok());
+    assert!(shared.one.attempt_login("another", BASE_US).unwrap().is_ok());
     // The password was right.
     assert!(shared.other.remove::<LoginFailures>("uid").unwrap());
-    assert!(shared.one.attempt_login("uid", 1).unwrap().is_ok());
+    assert!(shared.one.attempt_login("uid", BASE_US).unwrap().is_ok());
 }
