@@ -160,6 +160,8 @@ impl Platform {
         // Contexts and logins of whoever runs the tests are not meant.
         command.env("AAP_CONFIG_DIR", self.beside("operator-config"));
         command.env("AAP_STATE_DIR", self.beside("operator-state"));
+        // What keeps secrets on this machine neither; a test that means it says so.
+        command.env("AAP_CREDENTIAL_STORE", "file");
         command.env("AAP_HOME", self.home()).env("NO_COLOR", "1").envs(&self.environment);
         command.current_dir(self.directory.path()).stdin(Stdio::null());
         command

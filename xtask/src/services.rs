@@ -19,7 +19,7 @@ struct Server {
 }
 
 /// Every server that tests are written for.
-const SERVERS: [Server; 17] = [
+const SERVERS: [Server; 18] = [
     Server { name: "postgres", needs: &["apt-get"], is_slow: false },
     Server { name: "kafka", needs: &["java", "mvn", "openssl"], is_slow: false },
     // Half a gigabyte for what one test looks at: only where it is asked for.
@@ -38,6 +38,7 @@ const SERVERS: [Server; 17] = [
     Server { name: "mosquitto", needs: &["apt-get"], is_slow: false },
     // These are programs that tests run themselves: a start installs them and says where they are.
     Server { name: "journald", needs: &["apt-get"], is_slow: false },
+    Server { name: "keyring", needs: &["apt-get"], is_slow: false },
     Server { name: "prometheus", needs: &["apt-get"], is_slow: false },
     Server { name: "opentelemetry", needs: &["python3"], is_slow: false },
 ];

@@ -66,7 +66,7 @@ const SAME_LAYER: [(&str, &str, &str); 4] = [
 const CLI_SEES: [&str; 4] = ["aap-backup", "aap-client", "aap-runtime", "aap-types"];
 
 /// Each driver is named by exactly one crate.
-const HOMES: [(&str, &str); 16] = [
+const HOMES: [(&str, &str); 18] = [
     ("argon2", "aap-access"),
     ("duckdb", "aap-engine"),
     ("libduckdb-sys", "aap-engine"),
@@ -82,6 +82,8 @@ const HOMES: [(&str, &str); 16] = [
     ("quinn", "aap-transport"),
     ("rcgen", "aap-transport"),
     ("simple-dns", "aap-services"),
+    ("secret-service", "aap-client"),
+    ("zbus", "aap-client"),
     ("ratatui", "aap-tui"),
 ];
 

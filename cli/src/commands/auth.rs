@@ -1,6 +1,6 @@
 //! `aap auth`: one's own login.
 
-use aap_client::credentials::{Login, LoginFacts, Source};
+use aap_client::credentials::{ChosenStore, Login, LoginFacts, Source};
 use aap_client::operations::Id;
 use aap_client::v1::{
     ChangePasswordRequest, LogInReply, LogInRequest, LogOutRequest, WhoAmIReply, WhoAmIRequest,
@@ -22,7 +22,8 @@ const SESSION_PREFIX: &str = "aaps_";
 pub(super) async fn login(context: &mut Context<'_>, arguments: &ArgMatches) -> Result<ExitCode, Failure> {
     let (password_file, token_file) = (text(arguments, "password-file"), text(arguments, "with-token"));
     let user = user(context, text(arguments, "user"));
-    context.platform.credentials().probe()?;
+    // Before somebody takes the trouble: a login that cannot be kept is none.
+    let store = context.platform.credentials().choose_store()?;
     let (device, no_browser) = (arguments.get_flag("device"), arguments.get_flag("no-browser"));
     let (login, must_change_password) = match (password_file, token_file, device, no_browser) {
         ("", "", false, false) if user.is_empty() || external::is_external(&user) => {
@@ -38,7 +39,7 @@ pub(super) async fn login(context: &mut Context<'_>, arguments: &ArgMatches) -> 
         ("", file, false, false) => (by_token(context, file).await?, false),
         _ => return Err(several_ways().into()),
     };
-    context.platform.credentials().keep(login.clone())?;
+    keep(context, store.as_ref(), login.clone())?;
     let item = login_item(context, &login.facts, must_change_password);
     let as_of_us = context.now_us();
     print_item(context, Id::AuthLogin, &item, as_of_us, |_| Ok(()))?;
@@ -50,6 +51,20 @@ pub(super) async fn login(context: &mut Context<'_>, arguments: &ArgMatches) -> 
         context.printer.note("note: AAP_TOKEN_FILE or AAP_TOKEN is set and wins over this login");
     }
     Ok(ExitCode::Ok)
+}
+
+/// Keeps a login, and says where something was in the way.
+fn keep(context: &mut Context<'_>, store: Option<&ChosenStore>, login: Login) -> Result<(), Problem> {
+    let Some(store) = store else { return Ok(()) };
+    let stays = context.platform.credentials().keep(store, login)?;
+    for problem in &store.passed_over {
+        let causes = problem.causes.join(": ");
+        context.printer.note(&format!("note: this store of logins was passed over: {problem}: {causes}"));
+    }
+    if let Some(problem) = stays {
+        context.printer.note(&format!("warning: the former login stays where it was: {problem}"));
+    }
+    Ok(())
 }
 
 /// Who is typed, else whom the context names.

@@ -4,6 +4,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 
 use aap_client::contexts::Contexts;
+use aap_client::credentials::Source;
 use aap_client::environment;
 use aap_client::{Authority, Clock};
 use camino::{Utf8Path, Utf8PathBuf};
@@ -15,6 +16,8 @@ const OTHERS_ANYTHING: u32 = 0o077;
 const OTHERS_WRITE: u32 = 0o022;
 /// Folders of every home.
 const FOLDERS: [&str; 4] = ["config", "run", "log", "tmp"];
+/// Folders of logins: in clear, sealed, and which store each is in.
+const LOGINS: [&str; 3] = ["credentials", "sealed", "logins"];
 /// How deep keys lie below `tls`.
 const KEY_FOLDERS: [&str; 3] = ["tls", "tls/nodes", "coordinator"];
 
@@ -49,27 +52,35 @@ pub(super) fn credentials(check: &'static str, subject: &Subject) -> Vec<Finding
     }
     let state = subject.environment.state_folder();
     let mut findings = vec![];
-    for folder in [state.clone(), state.join("credentials")] {
+    findings.extend(exposed(check, subject, &state, OTHERS_ANYTHING, "can be looked into by others"));
+    for folder in LOGINS.map(|name| state.join(name)) {
         findings.extend(exposed(check, subject, &folder, OTHERS_ANYTHING, "can be looked into by others"));
+        for path in files(&folder) {
+            findings.extend(exposed(check, subject, &path, OTHERS_ANYTHING, "can be read by others"));
+        }
     }
-    for path in files(&state.join("credentials")) {
-        findings.extend(exposed(check, subject, &path, OTHERS_ANYTHING, "can be read by others"));
-    }
+    findings.extend(exposed(
+        check,
+        subject,
+        &state.join("sealed.key"),
+        OTHERS_ANYTHING,
+        "can be read by others",
+    ));
     if subject.environment.get(environment::TOKEN).is_some() {
         let seen =
             Finding::new(check, Verdict::Warn, "the token stands in AAP_TOKEN, where others may see it");
         findings.push(seen.hint("keep it in a file, and name that", "export AAP_TOKEN_FILE=FILE"));
     }
     let credentials = subject.platform.credentials();
-    let source = match credentials.find() {
-        Ok(credential) => credential.source.name(),
+    let (source, expires_us) = match credentials.find().map(|credential| credential.source) {
+        Ok(Source::Login(facts)) => ("login", facts.expires_us),
+        Ok(source) => (source.name(), 0),
         Err(problem) => {
             findings.push(Finding::of_problem(check, &problem));
-            ""
+            ("", 0)
         }
     };
-    let expires_us = credentials.login().ok().flatten().map_or(0, |login| login.facts.expires_us);
-    if source == "login" && expires_us != 0 && expires_us < subject.clock.unix_us() {
+    if expires_us != 0 && expires_us < subject.clock.unix_us() {
         let over = Finding::new(check, Verdict::Fail, "the stored login is over");
         findings.push(over.hint("log in again", "aap auth login"));
     }

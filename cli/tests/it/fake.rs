@@ -142,6 +142,7 @@ impl Home {
         }
         command.env("AAP_CONFIG_DIR", self.path().join("operator-config"));
         command.env("AAP_STATE_DIR", self.path().join("operator-state"));
+        command.env("AAP_CREDENTIAL_STORE", "file");
         command
     }
 

@@ -1,30 +1,20 @@
 //! Secrets that the platform keeps for sinks, sources and catalogs, sealed under a key that does not lie where they do.
 //!
-//! ```text
-//!  sealed = nonce (12, random) ‖ AES-256-GCM(key, nonce, value, with the name) ‖ tag (16), in hexadecimal digits
-//! ```
-//! The name is sealed with the value: a record under another name does not open. Keys are a text of one key a line, 64 hexadecimal
+//! The name is sealed with the value ([`SealingKey`]): a record under another name does not open. Keys are a text of one key a line, 64 hexadecimal
 //! digits each; the first seals, all open. So a key is changed by putting the new one before it.
 
 use std::fmt;
 
 use aap_runtime::Secret;
 use aap_types::SecretName;
-use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::RandomError;
-use crate::issued::fill_random;
+use crate::sealing::SealingKey;
 
 /// Longest value: a key or a token, not a file that somebody took for one. As of those in files.
 pub const SECRET_BYTES_MAX: usize = 64 << 10;
-/// AES-256.
-const KEY_BYTES: usize = 32;
-/// Of a digest, to tell a handful of keys apart.
-const KEY_ID_BYTES: usize = 8;
-/// What ids of keys are made with, apart from everything else that may come of them.
-const KEY_ID_CONTEXT: &str = "aap 2026-12 ids of keys that seal secrets";
 /// What is sealed with every value before its name, so that nothing else sealed with the key passes for one.
 const SEALED_AS: &str = "aap kept secret 1 ";
 
@@ -89,22 +79,9 @@ pub enum NotKeys {
 /// The keys that this installation seals with.
 pub struct SealingKeys(Vec<SealingKey>);
 
-struct SealingKey {
-    id: String,
-    key: LessSafeKey,
-}
-
 impl fmt::Debug for SealingKeys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(self.ids()).finish()
-    }
-}
-
-impl SealingKey {
-    fn of(bytes: &[u8; KEY_BYTES]) -> Self {
-        let id = blake3::derive_key(KEY_ID_CONTEXT, bytes);
-        let key = UnboundKey::new(&AES_256_GCM, bytes).expect("the length is that of the cipher");
-        Self { id: hex(&id[..KEY_ID_BYTES]), key: LessSafeKey::new(key) }
     }
 }
 
@@ -114,9 +91,7 @@ impl SealingKeys {
     /// # Errors
     /// The system gives no random numbers.
     pub fn mint() -> Result<Zeroizing<String>, RandomError> {
-        let mut key = Zeroizing::new([0; KEY_BYTES]);
-        fill_random(key.as_mut_slice())?;
-        Ok(Zeroizing::new(hex(key.as_slice()) + "\n"))
+        SealingKey::mint()
     }
 
     /// Reads a text of keys.
@@ -125,23 +100,19 @@ impl SealingKeys {
     /// [`NotKeys`].
     pub fn parse(text: &str) -> Result<Self, NotKeys> {
         let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-        let keys = lines.map(|(at, line)| {
-            let bytes = Zeroizing::new(unhex(line.trim()).ok_or(NotKeys::Line(at + 1))?);
-            let bytes: &[u8; KEY_BYTES] = bytes.as_slice().try_into().map_err(|_| NotKeys::Line(at + 1))?;
-            Ok(SealingKey::of(bytes))
-        });
+        let keys = lines.map(|(at, line)| SealingKey::parse(line).ok_or(NotKeys::Line(at + 1)));
         let keys: Vec<_> = keys.collect::<Result<_, _>>()?;
         if keys.is_empty() { Err(NotKeys::Empty) } else { Ok(Self(keys)) }
     }
 
     /// The id of the key that seals.
     pub fn id(&self) -> &str {
-        &self.0[0].id
+        self.0[0].id()
     }
 
     /// The ids of all of them.
     pub fn ids(&self) -> impl Iterator<Item = &str> {
-        self.0.iter().map(|key| key.id.as_str())
+        self.0.iter().map(SealingKey::id)
     }
 
     /// The record of a value that is set at `now_us`, in the place of what is kept under the name now.
@@ -158,7 +129,7 @@ impl SealingKeys {
         Ok(KeptSecret {
             name: name.clone(),
             key: self.id().to_owned(),
-            sealed: self.sealed(name, value)?,
+            sealed: self.0[0].seal(&sealed_as(name), value)?,
             revision: before.map_or(0, |before| before.revision) + 1,
             author: author.to_owned(),
             created_us: before.map_or(now_us, |before| before.created_us),
@@ -176,7 +147,7 @@ impl SealingKeys {
         }
         let value = self.open(kept)?;
         let again = |sealed| KeptSecret { key: self.id().to_owned(), sealed, ..kept.clone() };
-        Ok(Some(self.sealed(&kept.name, &value).map(again)))
+        Ok(Some(self.0[0].seal(&sealed_as(&kept.name), &value).map(again)))
     }
 
     /// The value of a record.
@@ -184,46 +155,14 @@ impl SealingKeys {
     /// # Errors
     /// [`NotOpened`].
     pub fn open(&self, kept: &KeptSecret) -> Result<Secret, NotOpened> {
-        let key = self.0.iter().find(|key| key.id == kept.key).ok_or_else(|| NotOpened::OtherKey {
+        let key = self.0.iter().find(|key| key.id() == kept.key).ok_or_else(|| NotOpened::OtherKey {
             key: kept.key.clone(),
             have: self.ids().collect::<Vec<_>>().join(", "),
         })?;
-        let mut bytes = Zeroizing::new(unhex(&kept.sealed).ok_or(NotOpened::Damaged)?);
-        let (nonce, sealed) = bytes.split_at_mut_checked(NONCE_LEN).ok_or(NotOpened::Damaged)?;
-        let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| NotOpened::Damaged)?;
-        let opened = key.key.open_in_place(nonce, sealed_with(&kept.name), sealed);
-        let opened = opened.map_err(|_| NotOpened::Damaged)?;
-        let text = std::str::from_utf8(opened).map_err(|_| NotOpened::Damaged)?;
-        Ok(Secret::from(text.to_owned()))
-    }
-
-    fn sealed(&self, name: &SecretName, value: &Secret) -> Result<String, RandomError> {
-        let mut nonce = [0; NONCE_LEN];
-        fill_random(&mut nonce)?;
-        let mut bytes = Zeroizing::new(value.reveal().as_bytes().to_vec());
-        let key = &self.0[0].key;
-        let tag = key
-            .seal_in_place_separate_tag(Nonce::assume_unique_for_key(nonce), sealed_with(name), &mut bytes)
-            .expect("64 KiB are less than the cipher takes");
-        Ok([hex(&nonce), hex(&bytes), hex(tag.as_ref())].concat())
+        key.open(&sealed_as(&kept.name), &kept.sealed).ok_or(NotOpened::Damaged)
     }
 }
 
-fn sealed_with(name: &SecretName) -> Aad<String> {
-    Aad::from(format!("{SEALED_AS}{name}"))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn unhex(text: &str) -> Option<Vec<u8>> {
-    let digit = |byte: &u8| char::from(*byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-    let pairs = text.as_bytes().chunks(2);
-    pairs
-        .map(|pair| match pair {
-            [high, low] => Some(digit(high)? << 4 | digit(low)?),
-            _ => None,
-        })
-        .collect()
+fn sealed_as(name: &SecretName) -> String {
+    format!("{SEALED_AS}{name}")
 }

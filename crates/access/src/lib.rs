@@ -23,6 +23,7 @@
 //! | `rows.rs` | [`Rows`]: whose rows of a stream somebody may see |
 //! | `issued.rs` | [`IssuedSecret`]: the one format of session tokens, API tokens and enrolment tokens; [`SecretHash`] |
 //! | `kept.rs` | [`KeptSecret`], [`SealingKeys`]: secrets that are kept for sinks and sources, sealed |
+//! | `sealing.rs` | [`SealingKey`], [`Salt`]: texts that are kept sealed |
 //! | `ticket.rs` | [`EnrolmentTicket`]: everything that a new node needs, as one text |
 //! | `password.rs` | [`Passwords`]: Argon2id, and which passwords are taken |
 //! | `lockout.rs` | [`Lockout`], [`Addresses`]: delays after wrong passwords |
@@ -46,6 +47,7 @@ mod problem;
 mod reach;
 mod role;
 mod rows;
+mod sealing;
 #[cfg(test)]
 mod tests;
 mod ticket;
@@ -70,6 +72,7 @@ pub use problem::locked_out;
 pub use reach::{Reach, Rules};
 pub use role::{Labels, NodeFacts, Object, OneOrAll, Role, Rule};
 pub use rows::Rows;
+pub use sealing::{Salt, SealingKey};
 pub use ticket::{Address, EnrolmentTicket, TicketError};
 pub use user::{
     API_TOKEN_LIFETIME_MAX, ApiToken, Credential, Origin, Refusal, SESSION_IDLE, SESSION_LIFETIME, Session,

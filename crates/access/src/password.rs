@@ -18,7 +18,7 @@ const MEMORY_KIB: u32 = 19 * 1024;
 const PASSES: u32 = 2;
 const LANES: u32 = 1;
 /// 128 bits, so that no two users share a salt.
-const SALT_BYTES: usize = 16;
+pub(crate) const SALT_BYTES: usize = 16;
 /// Fewest characters: with rules about kinds of characters instead, people choose `Password1!`.
 const CHARACTERS_MIN: usize = 12;
 /// Longest password: a passphrase of many words, and no means to keep the machine busy.
@@ -134,9 +134,7 @@ impl Passwords {
     /// # Errors
     /// [`RandomError`].
     pub fn new() -> Result<Self, RandomError> {
-        let cost =
-            Params::new(MEMORY_KIB, PASSES, LANES, None).expect("the parameters are within Argon2's limits");
-        Self::with(cost)
+        Self::with(cost())
     }
 
     pub(crate) fn with(cost: Params) -> Result<Self, RandomError> {
@@ -195,6 +193,18 @@ impl Passwords {
         }
         Ok(())
     }
+}
+
+/// The parameters of today.
+fn cost() -> Params {
+    Params::new(MEMORY_KIB, PASSES, LANES, None).expect("the parameters are within Argon2's limits")
+}
+
+/// Fills a key with what comes of a passphrase.
+pub(crate) fn stretch(passphrase: &Secret, salt: &[u8; SALT_BYTES], key: &mut [u8]) {
+    let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, cost());
+    let stretched = argon2.hash_password_into(passphrase.reveal().as_bytes(), salt, key);
+    stretched.expect("parameters, salt and length of the key are within Argon2's limits");
 }
 
 fn hash(cost: &Params, password: &str) -> Result<PasswordHash, RandomError> {

@@ -6,6 +6,7 @@ mod nodes;
 mod passwords;
 mod policy;
 mod roles;
+mod sealing;
 mod secrets;
 mod tickets;
 mod users;

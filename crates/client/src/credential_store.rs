@@ -68,29 +68,44 @@ impl CredentialStore for FileStore {
     }
 
     fn read(&self, key: &str) -> Result<Option<Secret>, Problem> {
-        let path = self.file(key);
-        let failed = |error: io::Error| failed(&path, "read", &error);
-        let Some(file) = files::found(std::fs::File::open(&path)).map_err(failed)? else { return Ok(None) };
-        let mode = file.metadata().map_err(failed)?.permissions().mode();
-        if mode & OTHERS != 0 {
-            return Err(exposed(&path));
-        }
-        let mut text = String::new();
-        file.take(RECORD_BYTES_MAX).read_to_string(&mut text).map_err(failed)?;
-        Ok(Some(Secret::from(text)))
+        read_private(&self.file(key))
     }
 
     fn write(&self, key: &str, record: &Secret) -> Result<(), Problem> {
-        let path = self.file(key);
-        files::make_private(&self.folder)
-            .and_then(|()| aap_runtime::write_durably(&path, record.reveal().as_bytes(), 0o600))
-            .map_err(|error| failed(&path, "written", &error))
+        write_private(&self.file(key), record.reveal())
     }
 
     fn remove(&self, key: &str) -> Result<bool, Problem> {
         let path = self.file(key);
         files::remove(&path).map_err(|error| failed(&path, "removed", &error))
     }
+}
+
+/// What a file holds that only its owner can read; `None`: it is not there.
+///
+/// # Errors
+/// `auth.store_exposed` (4): others can read it; `auth.store` (1).
+pub(crate) fn read_private(path: &Utf8Path) -> Result<Option<Secret>, Problem> {
+    let failed = |error: io::Error| failed(path, "read", &error);
+    let Some(file) = files::found(std::fs::File::open(path)).map_err(failed)? else { return Ok(None) };
+    let mode = file.metadata().map_err(failed)?.permissions().mode();
+    if mode & OTHERS != 0 {
+        return Err(exposed(path));
+    }
+    let mut text = String::new();
+    file.take(RECORD_BYTES_MAX).read_to_string(&mut text).map_err(failed)?;
+    Ok(Some(Secret::from(text)))
+}
+
+/// Puts a file that only its owner can read in the place of the former, and makes its folder.
+///
+/// # Errors
+/// `auth.store` (1).
+pub(crate) fn write_private(path: &Utf8Path, text: &str) -> Result<(), Problem> {
+    path.parent()
+        .map_or(Ok(()), files::make_private)
+        .and_then(|()| aap_runtime::write_durably(path, text.as_bytes(), 0o600))
+        .map_err(|error| failed(path, "written", &error))
 }
 
 fn exposed(path: &Utf8Path) -> Problem {
@@ -100,7 +115,8 @@ fn exposed(path: &Utf8Path) -> Problem {
         .hint_command("or, if others may have read it, end it and log in again", "aap auth login")
 }
 
-fn failed(path: &Utf8Path, what: &str, error: &io::Error) -> Problem {
+/// Why nothing can be done with a file of logins.
+pub(crate) fn failed(path: &Utf8Path, what: &str, error: &io::Error) -> Problem {
     Problem::new("auth.store", ExitCode::Failed, format!("the login in `{path}` cannot be {what}"))
         .caused_by(error)
         .hint("AAP_STATE_DIR names another folder for logins")

@@ -6,8 +6,6 @@
 //! The first that is there is the one: a token that turns out not to be good is never replaced by the next behind the back of
 //! whoever chose it.
 
-use std::sync::Arc;
-
 use aap_runtime::Secret;
 use aap_types::{ExitCode, Problem};
 use camino::{Utf8Path, Utf8PathBuf};
@@ -15,12 +13,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::bearer::Bearer;
 use crate::contexts::ContextName;
-use crate::credential_store::{CredentialStore, FileStore};
 use crate::environment::{self, Environment};
-use crate::keyutils_store::KeyutilsStore;
+use crate::stores::Stores;
 
-/// What a store is tried out with; no context and no home has this key.
-const PROBE: &str = "probe";
+pub use crate::stores::ChosenStore;
 
 /// What a stored login is, beside its token.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -117,7 +113,7 @@ pub struct Credentials {
 #[derive(Debug, Clone)]
 struct Personal {
     environment: Environment,
-    store: Arc<dyn CredentialStore>,
+    stores: Stores,
     /// What the login is stored under.
     key: String,
     /// Fingerprints of the authority, the newest first; none where it is that of the home.
@@ -142,14 +138,14 @@ impl Credentials {
         home_token: Option<Utf8PathBuf>,
     ) -> Result<Self, Problem> {
         let personal =
-            Personal { environment: environment.clone(), store: store(environment)?, key, authorities };
+            Personal { environment: environment.clone(), stores: Stores::of(environment)?, key, authorities };
         Ok(Self { personal: Some(personal), home_token })
     }
 
     /// The credential to show.
     ///
     /// # Errors
-    /// `auth.login_needed` (4): there is none; `auth.token_unreadable` (4); `auth.store_exposed` (4); `auth.store` (1).
+    /// `auth.login_needed` (4): there is none; `auth.token_unreadable` (4); as those of [`Self::login`].
     pub fn find(&self) -> Result<Credential, Problem> {
         if let Some(personal) = &self.personal {
             if let Some(path) = personal.environment.get(environment::TOKEN_FILE) {
@@ -179,12 +175,14 @@ impl Credentials {
     /// The stored login, if there is one for this platform.
     ///
     /// # Errors
-    /// `auth.store_exposed` (4); `auth.store` (1).
+    /// `auth.store_exposed` (4), `auth.store_sealed` (4), `auth.login_gone` (4); `auth.store_locked` (7), `auth.store_unavailable` (7);
+    /// `auth.store` (1).
     pub fn login(&self) -> Result<Option<Login>, Problem> {
-        let Some(Personal { store, key, authorities, .. }) = &self.personal else { return Ok(None) };
-        let Some(record) = store.read(key)? else { return Ok(None) };
-        let record: Record = serde_json::from_str(record.reveal()).map_err(|_its_text_is_a_secret| {
-            Problem::new("auth.store", ExitCode::Failed, format!("`{}` holds no login", store.place(key)))
+        let Some(Personal { stores, key, authorities, .. }) = &self.personal else { return Ok(None) };
+        let Some(text) = stores.read(key)? else { return Ok(None) };
+        let record: Record = serde_json::from_str(text.reveal()).map_err(|_its_text_is_a_secret| {
+            let place = self.store().map(|(_, place)| place).unwrap_or_default();
+            Problem::new("auth.store", ExitCode::Failed, format!("`{place}` holds no login"))
                 .hint_command("forget it, and log in again", "aap auth logout && aap auth login")
         })?;
         // A context that was made to lead elsewhere does not take the token along.
@@ -192,53 +190,52 @@ impl Credentials {
             Some(authority) => authorities.contains(authority),
             None => authorities.is_empty(),
         };
-        let login = Login { facts: record.facts, token: Secret::from(record.token) };
+        let mut login = Login { facts: record.facts, token: Secret::from(record.token) };
         if !is_of_this_platform {
             return Ok(None);
         }
         if login.facts.authority.as_ref() != authorities.first() {
             // The root is being replaced: once the former one is gone, the login is still known by the new one.
-            self.keep(login.clone())?;
+            login.facts.authority = authorities.first().cloned();
+            stores.update(key, &text_of(&login))?;
         }
         Ok(Some(login))
     }
 
-    /// Whether a login could be stored: asked before somebody takes the trouble to log in.
+    /// The store in which a login could be kept: asked before somebody takes the trouble to log in. `None`: none is kept.
     ///
     /// # Errors
-    /// `auth.store` (1).
-    pub fn probe(&self) -> Result<(), Problem> {
-        let Some(Personal { store, .. }) = &self.personal else { return Ok(()) };
-        store.write(PROBE, &Secret::from(PROBE.to_owned()))?;
-        store.remove(PROBE).map(|_it_was_there| ())
+    /// As those of the store that `AAP_CREDENTIAL_STORE` names, else of the last that was tried.
+    pub fn choose_store(&self) -> Result<Option<ChosenStore>, Problem> {
+        self.personal.as_ref().map(|personal| personal.stores.choose()).transpose()
     }
 
-    /// Stores a login in the place of the former.
+    /// Stores a login in the place of the former. If that was in another store and cannot be removed there: why.
     ///
     /// # Errors
-    /// `auth.store` (1).
-    pub fn keep(&self, mut login: Login) -> Result<(), Problem> {
-        let Some(Personal { store, key, authorities, .. }) = &self.personal else { return Ok(()) };
+    /// As those of the store.
+    pub fn keep(&self, chosen: &ChosenStore, mut login: Login) -> Result<Option<Problem>, Problem> {
+        let Some(Personal { stores, key, authorities, .. }) = &self.personal else { return Ok(None) };
         login.facts.authority = authorities.first().cloned();
-        let record = Record { token: login.token.reveal().to_owned(), facts: login.facts };
-        let text = serde_json::to_string(&record).expect("texts and numbers are JSON");
-        store.write(key, &Secret::from(text))
+        stores.keep(chosen, key, &text_of(&login))
     }
 
     /// Removes the stored login; whether there was one.
     ///
     /// # Errors
-    /// `auth.store` (1).
+    /// As those of the store.
     pub fn forget(&self) -> Result<bool, Problem> {
         match &self.personal {
-            Some(Personal { store, key, .. }) => store.remove(key),
+            Some(Personal { stores, key, .. }) => stores.forget(key),
             None => Ok(false),
         }
     }
 
     /// The store by name, and where in it the login of this platform is.
     pub fn store(&self) -> Option<(&'static str, String)> {
-        self.personal.as_ref().map(|personal| (personal.store.name(), personal.store.place(&personal.key)))
+        let Personal { stores, key, .. } = self.personal.as_ref()?;
+        let store = stores.holding(key).ok()?;
+        Some((store.name(), store.place(key)))
     }
 
     /// Whether the environment decides, whatever is stored.
@@ -260,41 +257,23 @@ pub(crate) fn context_key(name: &ContextName) -> String {
 /// Takes the login of a context along to its new name.
 ///
 /// # Errors
-/// `auth.store_unknown` (2); `auth.store_exposed` (4); `auth.store` (1).
+/// As those of the store that it is in.
 pub fn rename_login(environment: &Environment, from: &ContextName, to: &ContextName) -> Result<(), Problem> {
-    let store = store(environment)?;
-    if let Some(record) = store.read(&context_key(from))? {
-        store.write(&context_key(to), &record)?;
-        store.remove(&context_key(from))?;
-    }
-    Ok(())
+    Stores::of(environment)?.rename(&context_key(from), &context_key(to))
 }
 
 /// Forgets the login of a context that is no more; whether there was one.
 ///
 /// # Errors
-/// `auth.store_unknown` (2); `auth.store` (1).
+/// As those of the store that it is in.
 pub fn forget_login(environment: &Environment, name: &ContextName) -> Result<bool, Problem> {
-    store(environment)?.remove(&context_key(name))
+    Stores::of(environment)?.forget(&context_key(name))
 }
 
-/// The store that `AAP_CREDENTIAL_STORE` names.
-///
-/// # Errors
-/// `auth.store_unknown` (2).
-pub(crate) fn store(environment: &Environment) -> Result<Arc<dyn CredentialStore>, Problem> {
-    match environment.get(environment::CREDENTIAL_STORE) {
-        None | Some(FileStore::NAME) => Ok(Arc::new(FileStore::within(&environment.state_folder()))),
-        Some(KeyutilsStore::NAME) => Ok(Arc::new(KeyutilsStore)),
-        Some(other) => {
-            let message = format!("`{other}` is no store of logins");
-            Err(Problem::new("auth.store_unknown", ExitCode::Usage, message).hint(format!(
-                "AAP_CREDENTIAL_STORE may be {} or {}",
-                FileStore::NAME,
-                KeyutilsStore::NAME
-            )))
-        }
-    }
+/// A login as it is stored.
+fn text_of(login: &Login) -> Secret {
+    let record = Record { token: login.token.reveal().to_owned(), facts: login.facts.clone() };
+    Secret::from(serde_json::to_string(&record).expect("texts and numbers are JSON"))
 }
 
 fn of_file(path: &Utf8Path, source: impl FnOnce(Utf8PathBuf) -> Source) -> Result<Credential, Problem> {
@@ -337,11 +316,18 @@ mod tests {
         ) -> Credentials {
             let folder = ("AAP_STATE_DIR", self.0.path().to_str().unwrap().to_owned());
             let more = more.iter().map(|(name, text)| (*name, (*text).to_owned()));
-            let environment = Environment::with([folder].into_iter().chain(more));
+            // What else keeps secrets on the machine that runs the tests is not meant.
+            let store = (environment::CREDENTIAL_STORE, "file".to_owned());
+            let environment = Environment::with([folder, store].into_iter().chain(more));
             let authorities = authority.into_iter().flat_map(|text| text.split(' ')).map(str::to_owned);
             let home = home.map(Utf8Path::to_owned);
             Credentials::new(&environment, "context-a".into(), authorities.collect(), home).unwrap()
         }
+    }
+
+    fn keep(credentials: &Credentials) {
+        let chosen = credentials.choose_store().unwrap().unwrap();
+        assert_eq!(credentials.keep(&chosen, login()).unwrap(), None);
     }
 
     fn login() -> Login {
@@ -370,7 +356,7 @@ mod tests {
             (find(&[]).source, shown(find(&[]))),
             (Source::Home(home.clone()), "Bearer of-home".into())
         );
-        machine.credentials(&[], None, None).keep(login()).unwrap();
+        keep(&machine.credentials(&[], None, None));
         assert_eq!(
             (find(&[]).source, shown(find(&[]))),
             (Source::Login(login().facts), "Bearer aaps_x".into())
@@ -396,8 +382,7 @@ mod tests {
         let machine = Machine::new();
         let ours = machine.credentials(&[], Some("ours"), None);
         assert_eq!(ours.find().unwrap_err().code, "auth.login_needed");
-        ours.probe().unwrap();
-        ours.keep(login()).unwrap();
+        keep(&ours);
         let kept = ours.login().unwrap().unwrap();
         assert_eq!((kept.token.reveal(), kept.facts.authority.as_deref()), ("aaps_x", Some("ours")));
         let problem = machine.credentials(&[], Some("another"), None).find().unwrap_err();
@@ -408,7 +393,7 @@ mod tests {
     #[test]
     fn a_login_moves_along_while_the_root_of_its_platform_is_replaced() {
         let machine = Machine::new();
-        machine.credentials(&[], Some("former"), None).keep(login()).unwrap();
+        keep(&machine.credentials(&[], Some("former"), None));
         // Nobody used it in between: it is of another platform now, for all that is known.
         assert!(machine.credentials(&[], Some("new"), None).login().unwrap().is_none());
         let during = machine.credentials(&[], Some("new former"), None);
@@ -426,11 +411,5 @@ mod tests {
         assert!(credentials.is_from_environment());
         let home = Credentials::of_home(machine.file("operator.token", "of-home"));
         assert_eq!((home.find().unwrap().source.name(), home.store()), ("home", None));
-    }
-
-    #[test]
-    fn a_store_that_is_none_is_named() {
-        let environment = Environment::with([("AAP_CREDENTIAL_STORE", "cloud".to_owned())]);
-        assert_eq!(store(&environment).unwrap_err().code, "auth.store_unknown");
     }
 }

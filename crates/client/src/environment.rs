@@ -17,6 +17,12 @@ const CONFIG_FOLDER: &str = "AAP_CONFIG_DIR";
 const STATE_FOLDER: &str = "AAP_STATE_DIR";
 /// Where stored logins are kept.
 pub const CREDENTIAL_STORE: &str = "AAP_CREDENTIAL_STORE";
+/// A file with the passphrase that logins in files are sealed under.
+pub const PASSPHRASE_FILE: &str = "AAP_CREDENTIAL_PASSPHRASE_FILE";
+/// Where the bus of the session answers.
+pub(crate) const SESSION_BUS: &str = "DBUS_SESSION_BUS_ADDRESS";
+/// The folder of the session, in which its bus is where nothing else is said.
+pub(crate) const SESSION_FOLDER: &str = "XDG_RUNTIME_DIR";
 
 /// Variables that no argument stands for, with what each is for.
 pub const VARIABLES: &[(&str, &str)] = &[
@@ -28,12 +34,13 @@ pub const VARIABLES: &[(&str, &str)] = &[
     (STATE_FOLDER, "folder of stored logins [default: ~/.local/state/aap-cli]"),
     (
         CREDENTIAL_STORE,
-        "where `aap auth login` keeps a login: file, or keyutils (gone after a restart of the machine)",
+        "where `aap auth login` keeps a login: secret-service, keyutils, encrypted-file, or file [default: the first that works]",
     ),
+    (PASSPHRASE_FILE, "file with the passphrase that logins in encrypted-file are sealed under"),
 ];
 
 /// Of no interest to whoever reads the help: they are the system's.
-const OF_THE_SYSTEM: [&str; 3] = ["HOME", "XDG_CONFIG_HOME", "XDG_STATE_HOME"];
+const OF_THE_SYSTEM: [&str; 5] = ["HOME", "XDG_CONFIG_HOME", "XDG_STATE_HOME", SESSION_BUS, SESSION_FOLDER];
 
 /// The variables above, as they were when the program started. One that is empty is not set.
 #[derive(Clone, Default)]

@@ -13,7 +13,9 @@
 //! | `certificate.rs` | [`CertificateFacts`]: by what a coordinator shows who it is |
 //! | `protection.rs` | [`protection`]: what a context protects its platform from |
 //! | `credentials.rs` | [`credentials`]: with what whoever types is known |
-//! | `credential_store.rs`, `keyutils_store.rs` | where logins are kept: files, or the kernel's keyring |
+//! | `stores.rs` | in which store a login is kept |
+//! | `credential_store.rs` | what a store is; logins in files in clear |
+//! | `secret_service_store.rs`, `keyutils_store.rs`, `encrypted_file_store.rs` | logins in the keyring of a desktop, of the kernel, in sealed files |
 //! | `bearer.rs` | [`Bearer`]: the token that goes with every call |
 //! | `loopback.rs` | [`Loopback`]: a log-in by a browser that comes back to this machine |
 //! | `environment.rs` | [`environment`]: variables and folders |
@@ -29,6 +31,7 @@ mod certificate;
 pub mod contexts;
 mod credential_store;
 pub mod credentials;
+mod encrypted_file_store;
 pub mod environment;
 mod files;
 mod found;
@@ -41,6 +44,8 @@ mod problems;
 pub mod protection;
 mod roots;
 pub mod rules;
+mod secret_service_store;
+mod stores;
 mod target;
 
 pub use aap_proto::{Call, MESSAGE_BYTES_MAX, status_of_problem, v1};
