@@ -26,6 +26,7 @@ mod first_load;
 mod gateway;
 mod http;
 mod ingest;
+mod keyring;
 mod kills;
 mod lost_acks;
 mod mutants;
