@@ -10,6 +10,7 @@
 use std::convert::Infallible;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use aap_runtime::Shutdown;
 use axum::Router;
@@ -124,7 +125,7 @@ impl Asked {
     }
 
     /// Waits until nothing was asked for as long as it may be.
-    async fn nothing_within(&self, first: std::time::Duration, idle: std::time::Duration) {
+    async fn nothing_within(&self, first: Duration, idle: Duration) {
         let mut changes = self.0.subscribe();
         loop {
             let now = *changes.borrow_and_update();
@@ -139,7 +140,7 @@ impl Asked {
 
     /// Waits until a connection that was told to end, and on which nothing is asked, has had its time. Over HTTP/2 never: it ends by itself
     /// when its streams have, the end of an answer may stand in its buffers for as long as the client takes to read on, and pings show who is gone.
-    async fn is_cut(&self, close: std::time::Duration) {
+    async fn is_cut(&self, close: Duration) {
         self.nothing_within(close, close).await;
         if self.0.borrow().version == Some(Version::HTTP_2) {
             std::future::pending::<()>().await;
