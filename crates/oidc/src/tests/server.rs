@@ -256,7 +256,7 @@ async fn a_provider_that_is_away_is_asked_once_in_a_while_and_whoever_comes_mean
 #[tokio::test]
 async fn while_one_asks_for_keys_the_known_ones_count_for_the_others() {
     let by = Issuer::new();
-    with_server(&by, async |rig| {
+    Box::pin(with_server(&by, async |rig| {
         rig.answers([rig.token(&by, "ec", json!({}))]);
         rig.redeem().await.unwrap();
         let held = Arc::new(Semaphore::new(0));
@@ -277,7 +277,7 @@ async fn while_one_asks_for_keys_the_known_ones_count_for_the_others() {
         held.add_permits(1);
         first.await.unwrap();
         assert_eq!(asked(), 2);
-    })
+    }))
     .await;
 }
 
