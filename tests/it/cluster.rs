@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use aap_tests::load::{exactly_once, post_until_taken};
+use aap_tests::load::{compare, exactly_once, post_until_taken};
 use aap_tests::{
-    Daemon, Load, Pace, Platform, Ran, Service, Settings, amount, copy, eventually, free_port, wait_until,
+    Daemon, Differs, Load, Pace, Platform, Ran, Service, Settings, amount, copy, eventually, free_port,
+    wait_until,
 };
 use rustix::process::Signal;
 use serde_json::Value;
@@ -21,6 +22,15 @@ const MOVED_FROM_FROZEN: Duration = Duration::from_secs(30);
 const FROZEN_ANSWER: Duration = Duration::from_secs(10);
 /// How long they may take to move from one that died.
 const MOVED_FROM_DEAD: Duration = Duration::from_secs(15);
+
+/// Groups that land before a coordinator dies at a place that each of them comes by: more than the records of its own start.
+const GROUPS_BEFORE: u32 = 20;
+/// How long the row of a request may be on its way, with the answer to it, and the death of a coordinator that answered first.
+const LANDED_AND_TOLD: Duration = Duration::from_millis(500);
+/// How long an agent may take to stop: it waits for no coordinator.
+const AGENT_STOPS_WITHIN: Duration = Duration::from_secs(20);
+/// Rows of a request.
+const ROWS: u64 = 10;
 
 /// How long anything may take that is not measured: a server of Java that another test has killed comes back meanwhile.
 const SETTLED: Duration = Duration::from_secs(180);
@@ -68,11 +78,15 @@ struct Cluster {
 
 impl Cluster {
     fn prepared(behind: Behind, members: usize) -> Self {
+        Self::prepared_of(behind, members, Platform::new, "{}")
+    }
+
+    fn prepared_of(behind: Behind, members: usize, new: impl Fn() -> Platform, buffer: &str) -> Self {
         let ports: Vec<u16> = (0..members).map(|_| free_port()).collect();
         let coordinators: Vec<String> = ports.iter().map(|port| format!("127.0.0.1:{port}")).collect();
         let mut homes: Vec<Arc<Platform>> = vec![];
         for (number, port) in ports.iter().enumerate() {
-            let mut platform = Platform::new();
+            let mut platform = new();
             platform.set_env("AAP_TEST_SECRET", "aap");
             if let Some(first) = homes.first() {
                 std::fs::create_dir_all(platform.home()).unwrap();
@@ -82,6 +96,7 @@ impl Cluster {
                 coordinators: coordinators.clone(),
                 agents_port: Some(*port),
                 coordinator: behind.sections(&format!("c{}", number + 1)),
+                buffer: buffer.to_owned(),
                 ..Settings::default()
             };
             platform.prepare("n1", &settings.tail(&Load::glob(&platform)));
@@ -95,7 +110,12 @@ impl Cluster {
     }
 
     fn start(&self, member: usize) -> Daemon {
-        let daemon = self.members[member].start("coordinator");
+        self.start_failing(member, "")
+    }
+
+    /// The same with a crash point armed, as `AAP_FAIL` writes it.
+    fn start_failing(&self, member: usize, fail: &str) -> Daemon {
+        let daemon = self.members[member].start_failing("coordinator", fail);
         self.members[member].await_coordinator();
         // It listens before it has its place; one that lost its view waits for the end of its former lease.
         settles("it has its place in the cluster", || {
@@ -355,6 +375,59 @@ fn a_coordinator_that_was_paused_past_its_lease_doubles_nothing() {
     cluster.await_lines(produced.lines);
     cluster.first().await_delivered();
     cluster.assert_each_once_everywhere("logs", "cast(body as bigint)", produced.lines);
+}
+
+/// One of two coordinators dies where it comes by `point`, under requests. What the other one has then, compared with what was taken.
+/// `None` where a server is missing.
+pub(crate) fn one_dies_at(
+    point: &str,
+    schema: &'static str,
+    new: impl Fn() -> Platform,
+) -> Option<Result<(), Differs>> {
+    let behind = Behind::find(&format!("cluster {schema}"), schema)?;
+    // A server that dies beside it would take the blame.
+    let _quiet = Service::quiet();
+    // The agent keeps only what it must: what was acknowledged and is not there is lost.
+    let cluster = Cluster::prepared_of(behind, 2, new, "{ retain: 0B, segment_bytes: 1MiB }");
+    let mut dies = cluster.start_failing(0, &format!("{point}:{GROUPS_BEFORE}=abort"));
+    // While it is the only one, the agent goes to it.
+    let mut agent = cluster.first().start("agent");
+    cluster.first().await_connected();
+    // The other has its place, and takes part when the agent has let go of what it believes delivered.
+    let other = cluster.start(1);
+    other.signal(Signal::STOP);
+    let mut rows = 0;
+    let post = |rows: &mut u64| {
+        post_until_taken(cluster.first(), *rows, ROWS);
+        *rows += ROWS;
+    };
+    // One after the other, so that nothing waits behind the one with which it dies.
+    while !wait_until(LANDED_AND_TOLD, || dies.ended().is_some()) {
+        post(&mut rows);
+    }
+    // A store that is opened anew lets go with its first append.
+    agent.stop(AGENT_STOPS_WITHIN);
+    let _agent = cluster.first().start("agent");
+    post(&mut rows);
+    other.signal(Signal::CONT);
+    post(&mut rows);
+    settles("the last request is there", || {
+        let sql = format!("select count(*) n from posts where id >= {}", rows - ROWS);
+        let ran = cluster.members[1].aap(&["query", "-o", "ndjson", &sql]);
+        ran.code == 0 && ran.json()["n"].as_u64() >= Some(ROWS)
+    });
+    Some(compare(&cluster.members[1], "posts", "id", rows))
+}
+
+#[test]
+fn a_coordinator_that_dies_around_its_commit_loses_and_doubles_nothing() {
+    for (point, schema) in [
+        ("landing.before_commit", "it_cluster_before"),
+        ("landing.after_commit_before_ack", "it_cluster_after"),
+    ] {
+        let Some(compared) = one_dies_at(point, schema, Platform::new) else { return };
+        assert_eq!(compared, Ok(()), "{point}");
+    }
 }
 
 #[test]

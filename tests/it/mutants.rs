@@ -8,7 +8,7 @@ use aap_tests::load::post_until_taken;
 use aap_tests::{Differs, Load, Pace, Platform, Produced, eventually};
 
 use crate::lost_acks::Agent;
-use crate::{accounting, crash_points, kills, lost_acks, network, node_store, power, sinks};
+use crate::{accounting, cluster, crash_points, kills, lost_acks, network, node_store, power, sinks};
 
 /// Few repetitions: a fault that the harness is made for shows at once.
 const ONCE: [u64; 1] = [1];
@@ -103,6 +103,24 @@ fn batches_lost_with_the_coordinator_find_one_that_acknowledges_before_they_are_
 fn batches_lost_with_the_coordinator_find_an_agent_that_does_not_wait_for_its_word() {
     let platform = Platform::with_mutant("cursorfirst");
     must_miss(lost_acks::coordinator_dies(&platform, "landing.before_commit", 1..=2, Agent::Restarts));
+}
+
+#[test]
+fn the_death_of_one_of_several_coordinators_finds_acknowledgements_before_the_commit() {
+    let early = || Platform::with_mutant("ackfirst");
+    if let Some(compared) = cluster::one_dies_at("landing.before_commit", "it_mutant_ackfirst", early) {
+        must_miss(compared);
+    }
+}
+
+#[test]
+fn the_death_of_one_of_several_coordinators_finds_another_that_takes_what_is_repeated_once_more() {
+    let again = || Platform::with_mutant("nodedupe");
+    if let Some(compared) =
+        cluster::one_dies_at("landing.after_commit_before_ack", "it_mutant_nodedupe", again)
+    {
+        must_double(compared);
+    }
 }
 
 #[test]
