@@ -6,8 +6,23 @@ use crate::services::Servers;
 use crate::{build, tools};
 
 /// What the names of tests against real servers contain.
-const SERVICE_TESTS: [&str; 8] =
-    ["sinks::", "elsewhere::", "cluster::", "telemetry::", "kafka", "postgres", "cassandra", "object"];
+const SERVICE_TESTS: [&str; 15] = [
+    "sinks::",
+    "elsewhere::",
+    "cluster::",
+    "telemetry::",
+    "oidc::",
+    "sessions::",
+    "discovery::",
+    "gateway::",
+    "keyring::",
+    "secrets::",
+    "kafka",
+    "postgres",
+    "cassandra",
+    "redis",
+    "object",
+];
 
 /// Builds the release programs, and both daemons with deliberate faults, then runs unit, property, model and end-to-end
 /// tests.
