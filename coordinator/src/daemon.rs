@@ -139,7 +139,7 @@ async fn serve(
             false => listener,
         }
     };
-    let operators = behind(HttpListener::new(operators, security));
+    let operators = behind(HttpListener::new(operators, security).telling_strangers());
     let routed = bind_gateway(home, config, certificates.live()).await?.map(behind);
 
     // Agents stop first; queries and the lake go on until the sessions have landed what they had.

@@ -26,6 +26,9 @@ const ASK_AGAIN: Duration = Duration::from_secs(2);
 /// Refusals that one address may have within [`REFUSALS_WITHIN`] (reliability-security E1). A guess has 2^-256 to be right; this spares
 /// the work, and the log.
 const REFUSALS_MAX: u32 = 10;
+/// The same for a /64 of IPv6, in which one machine has as many addresses as it likes, and which may be a whole site that starts at once: one
+/// that guesses must not keep out all others there with the first ten.
+const REFUSALS_OF_NETWORK_MAX: u32 = 100;
 const REFUSALS_WITHIN: Duration = Duration::from_secs(60);
 /// Addresses that are remembered. Beyond that all of them are forgotten: whoever has so many is not held up by this.
 const ADDRESSES_MAX: usize = 10_000;
@@ -122,9 +125,12 @@ impl EnrolmentService {
     fn refuse_eager(&self, from: IpAddr) -> Result<(), Problem> {
         let now = self.identities.clock().monotonic();
         let refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = refusals.get(&network_of(from)).filter(|known| now - known.since < REFUSALS_WITHIN);
-        match known {
-            Some(known) if known.count >= REFUSALS_MAX => {
+        let eager = counted(from).find_map(|(counted, most)| {
+            let known = refusals.get(&counted).filter(|known| now - known.since < REFUSALS_WITHIN)?;
+            (known.count >= most).then_some(known)
+        });
+        match eager {
+            Some(known) => {
                 let left = REFUSALS_WITHIN.saturating_sub(now - known.since);
                 Err(Problem::new(
                     "enrolment.too_many",
@@ -133,7 +139,7 @@ impl EnrolmentService {
                 )
                 .retry_after_ms(left.as_millis() as u64))
             }
-            _ => Ok(()),
+            None => Ok(()),
         }
     }
 
@@ -143,12 +149,21 @@ impl EnrolmentService {
         if refusals.len() >= ADDRESSES_MAX {
             refusals.clear();
         }
-        let known = refusals.entry(network_of(from)).or_insert(Refusals { since: now, count: 0 });
-        if now - known.since >= REFUSALS_WITHIN {
-            *known = Refusals { since: now, count: 0 };
+        for (counted, _) in counted(from) {
+            let known = refusals.entry(counted).or_insert(Refusals { since: now, count: 0 });
+            if now - known.since >= REFUSALS_WITHIN {
+                *known = Refusals { since: now, count: 0 };
+            }
+            known.count += 1;
         }
-        known.count += 1;
     }
+}
+
+/// What a refusal counts against, and how many it may have.
+fn counted(from: IpAddr) -> impl Iterator<Item = (IpAddr, u32)> {
+    let (address, network) = (from.to_canonical(), network_of(from));
+    let network = (network != address).then_some((network, REFUSALS_OF_NETWORK_MAX));
+    [(address, REFUSALS_MAX)].into_iter().chain(network)
 }
 
 fn address_of<T>(request: &Request<T>) -> Result<IpAddr, Status> {

@@ -39,6 +39,9 @@ pub(crate) const PROTOCOLS: [&[u8]; 3] = [b"h2", b"http/1.1", ALPN_ENROL];
 /// The largest secret with its name, and room for the words around them.
 const SECRET_MESSAGE_BYTES_MAX: usize = 128 << 10;
 
+/// A user with the names of their roles, or a log-in: strangers send it, too, and it is in memory before it is looked at.
+const ACCESS_MESSAGE_BYTES_MAX: usize = 128 << 10;
+
 /// How long an enrolment may take. Nobody knows who asks, so its request must be here soon; it has 4 KiB, and one signature is made.
 const ENROLMENT_DEADLINE: Duration = Duration::from_secs(30);
 
@@ -69,7 +72,7 @@ pub(crate) async fn serve(
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     let refused = enrolment.refused().clone();
     let enrolment = EnrolmentServer::new(enrolment).max_decoding_message_size(REQUEST_BYTES_MAX);
-    let access = AccessServer::new(access).max_decoding_message_size(MESSAGE_BYTES_MAX);
+    let access = AccessServer::new(access).max_decoding_message_size(ACCESS_MESSAGE_BYTES_MAX);
     let secrets = SecretsServer::new(secrets).max_decoding_message_size(SECRET_MESSAGE_BYTES_MAX);
     let audit = AuditServer::new(audit).max_decoding_message_size(MESSAGE_BYTES_MAX);
     let monitoring = Router::new()

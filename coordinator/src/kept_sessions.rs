@@ -5,7 +5,7 @@ use std::sync::Arc;
 use aap_access::HashKey;
 use aap_redis::{RedisAccess, RedisServer};
 use aap_runtime::SecretRef;
-use aap_store::{AccessKind, AccessRow, AccessStore, Error, RowsAfter};
+use aap_store::{AccessKind, AccessRow, AccessStore, Error, PAGE_ROWS_MAX, RowsAfter};
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 
@@ -61,6 +61,24 @@ impl SessionsElsewhere {
     }
 }
 
+impl SessionsElsewhere {
+    /// Ends the sessions of the time before they were elsewhere: nobody could end one of them now, and all would count again when they are kept
+    /// with the rest once more.
+    fn end_former(&self) -> Result<u64, Error> {
+        let mut ended = 0;
+        loop {
+            let first = RowsAfter { owner: None, after: "", limit: PAGE_ROWS_MAX };
+            let rows = self.rest.access_rows(AccessKind::Session, first)?;
+            for row in &rows {
+                ended += u64::from(self.rest.delete_access_row(AccessKind::Session, &row.key)?);
+            }
+            if rows.len() < PAGE_ROWS_MAX {
+                return Ok(ended);
+            }
+        }
+    }
+}
+
 fn sessions_failed(error: Error) -> Error {
     match error {
         Error::Server { .. } => Error::Sessions(Box::new(error)),
@@ -87,16 +105,20 @@ impl AccessStore for SessionsElsewhere {
     }
 
     fn delete_access_row(&self, kind: AccessKind, key: &str) -> Result<bool, Error> {
-        self.at(kind, |store| store.delete_access_row(kind, key))
+        let former = kind == AccessKind::Session && self.rest.delete_access_row(kind, key)?;
+        Ok(self.at(kind, |store| store.delete_access_row(kind, key))? || former)
     }
 
     fn delete_access_rows(&self, kind: AccessKind, owner: &str) -> Result<u64, Error> {
-        self.at(kind, |store| store.delete_access_rows(kind, owner))
+        let former = match kind {
+            AccessKind::Session => self.rest.delete_access_rows(kind, owner)?,
+            _ => 0,
+        };
+        Ok(self.at(kind, |store| store.delete_access_rows(kind, owner))? + former)
     }
 
     fn forget_access_rows(&self, now_us: i64) -> Result<u64, Error> {
-        // Sessions of the time before they were elsewhere end here.
-        let rest = self.rest.forget_access_rows(now_us)?;
+        let rest = self.rest.forget_access_rows(now_us)? + self.end_former()?;
         Ok(rest + self.sessions.forget_access_rows(now_us).map_err(sessions_failed)?)
     }
 }
@@ -128,5 +150,29 @@ mod tests {
             let is_session = kind == AccessKind::Session;
             assert_eq!((is_there(&rest), is_there(&sessions)), (!is_session, is_session), "{kind:?}");
         }
+    }
+
+    #[test]
+    fn sessions_of_before_end_and_do_not_come_back_when_they_are_kept_with_the_rest_again() {
+        let (rest, sessions) = (Arc::new(MemoryStore::default()), Arc::new(MemoryStore::default()));
+        let both = SessionsElsewhere::new(rest.clone(), sessions.clone());
+        let put = |store: &dyn AccessStore, key: &str, owner: &str| {
+            let row =
+                AccessRow { key: key.into(), owner: owner.into(), expires_us: None, record: "{}".into() };
+            assert!(store.swap_access_row(AccessKind::Session, None, &row).unwrap());
+        };
+        put(rest.as_ref(), "1", "ana");
+        put(rest.as_ref(), "2", "ben");
+        put(rest.as_ref(), "3", "ben");
+        put(&both, "4", "ana");
+        assert_eq!(both.delete_access_rows(AccessKind::Session, "ana").unwrap(), 2);
+        assert!(both.delete_access_row(AccessKind::Session, "2").unwrap());
+        put(&both, "5", "ben");
+        assert_eq!(both.forget_access_rows(0).unwrap(), 1);
+        let left = |store: &MemoryStore| {
+            let all = RowsAfter { owner: None, after: "", limit: PAGE_ROWS_MAX };
+            store.access_rows(AccessKind::Session, all).unwrap().len()
+        };
+        assert_eq!((left(&rest), left(&sessions)), (0, 1));
     }
 }

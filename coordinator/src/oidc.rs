@@ -155,6 +155,11 @@ impl ExternalLogins {
         Ok(started)
     }
 
+    /// Whether it is a log-in that a person decides on another device, which takes them minutes.
+    pub(crate) fn is_device(&self, handle: &str) -> bool {
+        matches!(self.begun().get(handle), Some(Begun { way: Way::Device(_), .. }))
+    }
+
     /// Who it is, by the provider. Of a device flow it answers when they have decided.
     ///
     /// # Errors
@@ -164,8 +169,7 @@ impl ExternalLogins {
         if code.len().max(verifier.len()) > FIELD_BYTES_MAX {
             return Err(bad_login("a code or verifier of that length is none"));
         }
-        let is_device = matches!(self.begun().get(handle), Some(Begun { way: Way::Device(_), .. }));
-        let room = if is_device { &inner.waiting } else { &inner.asking };
+        let room = if self.is_device(handle) { &inner.waiting } else { &inner.asking };
         // Before the log-in is taken out: who is told to come again must find it.
         let _room = room.try_acquire().map_err(|_| busy())?;
         let Begun { nonce, way, .. } = self.take(handle).ok_or_else(login_over)?;

@@ -301,7 +301,7 @@ fn a_node_is_reached_through_any_coordinator() {
 fn rows_are_there_once_whichever_coordinator_dies() {
     let Some(behind) = Behind::find("cluster kills", "it_cluster_kills") else { return };
     let cluster = Cluster::prepared(behind, 2);
-    // A coordinator that finds no PostgreSQL when it starts ends: whoever looks after it starts it again, and here nobody does.
+    // Each start must do: no other test may have a server killed meanwhile.
     let quiet = Service::quiet();
     let mut running = [Some(cluster.start(0)), Some(cluster.start(1))];
     drop(quiet);

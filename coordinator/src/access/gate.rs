@@ -13,7 +13,7 @@ use std::net::IpAddr;
 
 use aap_audit::{Actor, Outcome, Record};
 use aap_proto::{Call, problem_of_status, status_of_problem};
-use aap_transport::Client;
+use aap_transport::{Asker, Client};
 use aap_types::{ExitCode, Problem};
 use axum::body::Body;
 use axum::extract::{ConnectInfo, Request, State};
@@ -124,6 +124,9 @@ impl Gate {
         }
         request.extensions_mut().insert(passing.touched.clone());
         if let Some(caller) = &caller {
+            if let Some(asker) = request.extensions().get::<Asker>() {
+                asker.is_known();
+            }
             request.extensions_mut().insert(caller.clone());
             if statement(passing.call).is_some() {
                 let begun = Statement::new(self.trail.clone(), passing.clone(), caller.clone());

@@ -9,7 +9,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use aap_access::{
     ApiToken, Credential, IssuedId, IssuedKind, IssuedSecret, Kind, Labels, NodeFacts, NodeIdentity, Object,
@@ -32,9 +32,9 @@ use crate::identities::Identities;
 const KEPT: Duration = Duration::from_secs(2);
 /// How often an answer that goes on for long is asked whether it still may.
 pub(crate) const LOOK_EVERY: Duration = Duration::from_secs(2);
-/// How many such looks in a row may fail because nobody can say who they are: for a minute. A server that is started anew is back by then, and
-/// whoever was locked meanwhile must not read on for ever.
-const UNCHECKED_MAX: u32 = 30;
+/// How long such looks may fail because nobody can say who they are. A server that is started anew is back by then, and whoever was locked
+/// meanwhile must not read on for ever.
+const UNCHECKED_MAX: Duration = Duration::from_secs(60);
 /// Tokens that are kept at once: more than operators have, and a bound for whoever shows a new one with every call. Wrong ones are not kept.
 const KEPT_MAX: usize = 4_096;
 /// Longest text that is looked at as a token: ours have some 60 letters.
@@ -391,20 +391,19 @@ impl Caller {
 
     /// Ends when they are not let on any more: their session ended, or `may` says no of what they may by now.
     pub(crate) async fn until_refused(self, may: impl Fn(&Self) -> bool + Send) -> Problem {
-        let mut unchecked = 0;
+        let mut checked = Instant::now();
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
             match self.guard.caller(Some(&self.shown), self.from).await {
-                Ok(now) if may(&now) => unchecked = 0,
+                Ok(now) if may(&now) => checked = Instant::now(),
                 Ok(_) => {
                     let message = format!("what {} may see has changed", self.principal);
                     return Problem::new("auth.denied", ExitCode::Denied, message)
                         .hint("ask again; whoever manages roles knows what has changed");
                 }
                 // The store is away for a moment: who was let on is not sent away for that.
-                Err(problem) if problem.exit == ExitCode::Unavailable && unchecked < UNCHECKED_MAX => {
-                    unchecked += 1;
-                }
+                Err(problem)
+                    if problem.exit == ExitCode::Unavailable && checked.elapsed() < UNCHECKED_MAX => {}
                 Err(problem) => return problem,
             }
         }

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use aap_access::Kind;
 use aap_proto::v1;
 use aap_runtime::Secret;
-use aap_transport::Client;
+use aap_transport::{Asker, Client};
 use aap_types::Problem;
 use axum::extract::ConnectInfo;
 use tonic::Request;
@@ -57,7 +57,12 @@ impl AccessService {
     ) -> Result<v1::LogInReply, Problem> {
         let (from, touched) = stranger(&request);
         let logins = self.logins.as_ref().ok_or_else(oidc_off)?;
+        let asker = request.extensions().get::<Asker>().cloned();
         let v1::FinishLoginRequest { handle, code, verifier } = request.into_inner();
+        // Whoever has been given the handle waits for as long as the code of the device lasts.
+        if let Some(asker) = asker.filter(|_| logins.is_device(&handle)) {
+            asker.is_known();
+        }
         touched.tell("issuer", &logins.config().issuer);
         let claims = logins.finish(&handle, &code, &verifier).await?;
         touched.tell("subject", claims.subject());

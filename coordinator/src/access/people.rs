@@ -306,9 +306,9 @@ impl People {
             let uid = user.uid.clone();
             self.with_store(move |store| store.remove::<LoginFailures>(&uid)).await?;
             match self.end_sessions_of(&user.uid).await {
-                Err(problem) if locks => {
-                    // They are refused all the same: their user is locked.
-                    tracing::warn!(%problem, user = %user.name, "sessions of a user who was locked cannot be removed");
+                Err(problem) if locks || made_up.is_some() => {
+                    // They are refused all the same where their user is locked; else those of before are gone, and the new password must not be.
+                    tracing::warn!(%problem, user = %user.name, "sessions of a user who was changed cannot be removed");
                 }
                 ended => ended?,
             }

@@ -7,9 +7,7 @@
 //! With `AAP_CREDENTIAL_PASSPHRASE_FILE` the key comes of the passphrase in that file. Without it the key lies beside the logins: that
 //! protects a login that gets away alone, and not from whoever can read all files of its owner.
 
-use std::fs::OpenOptions;
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io;
 
 use aap_access::{Salt, SealingKey};
 use aap_runtime::{Secret, SecretRef};
@@ -163,13 +161,16 @@ impl CredentialStore for EncryptedFileStore {
     }
 }
 
-/// Writes a file that is not there yet; one that is stays as it is.
+/// Puts a file in place that is not there yet, whole or not at all; one that is stays as it is.
 fn create_new(path: &Utf8Path, text: &str) -> io::Result<()> {
-    let created = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
-    match created {
-        Ok(mut file) => file.write_all(text.as_bytes()).and_then(|()| file.sync_all()),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        Err(error) => Err(error),
+    let beside = path.with_extension(format!("key.{}", std::process::id()));
+    aap_runtime::write_durably(&beside, text.as_bytes(), 0o600)?;
+    let linked = std::fs::hard_link(&beside, path);
+    std::fs::remove_file(&beside)?;
+    match linked {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        // The name is on disk before a login is sealed with what it names.
+        _ => std::fs::File::open(path.parent().unwrap_or(Utf8Path::new(".")))?.sync_all(),
     }
 }
 

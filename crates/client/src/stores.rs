@@ -21,8 +21,8 @@ use crate::files;
 use crate::keyutils_store::KeyutilsStore;
 use crate::secret_service_store::SecretServiceStore;
 
-/// What a store is tried out with; no context and no home has this key.
-const PROBE: &str = "probe";
+/// What a store is tried out with; no context and no home has a key that begins so. Each command has its own: two may try at once.
+const PROBE: &str = "probe-";
 
 type Store = Arc<dyn CredentialStore>;
 
@@ -206,9 +206,10 @@ impl Stores {
 
 /// Whether a login can be put into a store, found there, and taken out again.
 fn probe(store: &Store) -> Result<(), Problem> {
-    store.write(PROBE, &Secret::from(PROBE.to_owned()))?;
-    let found = store.read(PROBE)?;
-    store.remove(PROBE)?;
+    let key = format!("{PROBE}{}", std::process::id());
+    store.write(&key, &Secret::from(PROBE.to_owned()))?;
+    let found = store.read(&key)?;
+    store.remove(&key)?;
     if found.is_some_and(|found| found.reveal() == PROBE) {
         return Ok(());
     }

@@ -8,8 +8,9 @@
 //! The braces make a cluster keep all of it in one place, so that a row and its entries are written as one. Entries outlive what they name:
 //! whoever lists takes them out. They are never missing.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex as StdMutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use aap_store::{AccessKind, AccessRow, AccessStore, Error, PAGE_ROWS_MAX, RowsAfter};
 use redis::{Cmd, FromRedisValue, cmd};
@@ -25,6 +26,9 @@ use crate::spec::RedisServer;
 /// Longest time for a record, with a connection if there is none: every call of somebody with a session waits as long while the server is
 /// away. An answer takes less than a millisecond on the same network.
 const ANSWER_MAX: Duration = Duration::from_secs(2);
+/// How long after a failure only one call tries whether it is there again, and all others fail at once: each would hold a thread for
+/// [`ANSWER_MAX`] otherwise, and those are shared with everything else.
+const ASKED_AGAIN: Duration = Duration::from_secs(1);
 /// Connections: each has one call at a time.
 const LINKS: usize = 8;
 /// How much longer than it counts a row is kept. Its end is judged by whoever reads it, so that a clock of the server that goes some minutes
@@ -65,12 +69,19 @@ return 1
 /// Its methods block, and are called where that is allowed: not by a task of the runtime.
 pub struct RedisAccess {
     server: RedisServer,
-    namespace: String,
+    /// What all keys begin with, and by which a cluster finds the place of all.
+    place: String,
     runtime: Handle,
     /// Taken out for a call, so that one that was broken off leaves none behind it.
     links: [Mutex<Option<Link>>; LINKS],
     calls: AtomicUsize,
-    is_away: AtomicBool,
+    away: StdMutex<Option<Away>>,
+}
+
+/// That it did not answer, or not what it was asked.
+struct Away {
+    tried: Instant,
+    why: String,
 }
 
 impl std::fmt::Debug for RedisAccess {
@@ -82,32 +93,55 @@ impl std::fmt::Debug for RedisAccess {
 impl RedisAccess {
     /// At a server, apart from whoever has another namespace there. `runtime` drives the connections.
     pub fn new(server: RedisServer, namespace: &str, runtime: Handle) -> Self {
-        let (links, calls, is_away) = Default::default();
-        Self { server, namespace: namespace.to_owned(), runtime, links, calls, is_away }
+        let (links, calls, away) = Default::default();
+        let place = format!("aap:{{{namespace}}}");
+        Self { server, place, runtime, links, calls, away }
     }
 
     /// Whether it answered when it was asked last.
     pub fn is_there(&self) -> bool {
-        !self.is_away.load(Ordering::Relaxed)
+        self.away().is_none()
     }
 
-    fn ask<T: FromRedisValue>(&self, doing: &'static str, key: &str, command: &Cmd) -> Result<T, Error> {
-        let asked = self.runtime.block_on(async { timeout(ANSWER_MAX, self.call(key, command)).await });
+    fn ask<T: FromRedisValue>(&self, doing: &'static str, command: &Cmd) -> Result<T, Error> {
+        if let Some(why) = self.is_known_to_be_away() {
+            return Err(Error::Server { doing, source: why.into() });
+        }
+        let asked = self.runtime.block_on(async { timeout(ANSWER_MAX, self.call(command)).await });
         let answer = asked.unwrap_or(Err(LinkError::Late(ANSWER_MAX)));
-        let was_away = self.is_away.swap(answer.is_err(), Ordering::Relaxed);
-        match &answer {
-            Err(error) if !was_away => {
-                let cause = std::error::Error::source(error).map(|cause| format!(": {cause}"));
-                let cause = format!("{error}{}", cause.unwrap_or_default());
+        let why = answer.as_ref().err().map(|error| {
+            let cause = std::error::Error::source(error).map(|cause| format!(": {cause}"));
+            format!("{error}{}", cause.unwrap_or_default())
+        });
+        let away = why.clone().map(|why| Away { tried: Instant::now(), why });
+        match (std::mem::replace(&mut *self.away(), away), why) {
+            (None, Some(cause)) => {
                 warn!(url = self.server.url, cause, "records of access cannot be had from Redis");
             }
-            Ok(_) if was_away => info!(url = self.server.url, "records of access are had from Redis again"),
+            (Some(_), None) => info!(url = self.server.url, "records of access are had from Redis again"),
             _ => {}
         }
         answer.map_err(|source| Error::Server { doing, source: source.into() })
     }
 
-    async fn call<T: FromRedisValue>(&self, key: &str, command: &Cmd) -> Result<T, LinkError> {
+    /// Why it did not answer just now. Whoever is told nothing asks it, and the others need not wait for that.
+    fn is_known_to_be_away(&self) -> Option<String> {
+        let mut away = self.away();
+        let away = away.as_mut()?;
+        if away.tried.elapsed() < ASKED_AGAIN {
+            return Some(away.why.clone());
+        }
+        away.tried = Instant::now();
+        None
+    }
+
+    fn away(&self) -> MutexGuard<'_, Option<Away>> {
+        self.away.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn call<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, LinkError> {
+        // All of it is in one place, and one name of it leads there: that of each record would be remembered.
+        let key = &self.place;
         let at = self.calls.fetch_add(1, Ordering::Relaxed) % LINKS;
         let mut slot = self.links[at].lock().await;
         if let Some(mut link) = slot.take() {
@@ -128,13 +162,13 @@ impl RedisAccess {
     }
 
     fn name(&self, kind: AccessKind, key: &str) -> String {
-        format!("aap:{{{}}}:{}:{key}", self.namespace, kind.as_str())
+        format!("{}:{}:{key}", self.place, kind.as_str())
     }
 
     fn index(&self, kind: AccessKind, owner: Option<&str>) -> String {
         match owner {
-            Some(owner) => format!("aap:{{{}}}:{}-of:{owner}", self.namespace, kind.as_str()),
-            None => format!("aap:{{{}}}:{}-all", self.namespace, kind.as_str()),
+            Some(owner) => format!("{}:{}-of:{owner}", self.place, kind.as_str()),
+            None => format!("{}:{}-all", self.place, kind.as_str()),
         }
     }
 
@@ -149,12 +183,12 @@ impl RedisAccess {
         let from = if which.after.is_empty() { "-".to_owned() } else { format!("({}", which.after) };
         let mut command = cmd("ZRANGEBYLEX");
         command.arg(&index).arg(from).arg("+").arg("LIMIT").arg(0).arg(which.limit());
-        let keys: Vec<String> = self.ask(DOING, &index, &command)?;
+        let keys: Vec<String> = self.ask(DOING, &command)?;
         if keys.is_empty() {
             return Ok(vec![]);
         }
         let names: Vec<String> = keys.iter().map(|key| self.name(kind, key)).collect();
-        let texts: Vec<Option<String>> = self.ask(DOING, &index, cmd("MGET").arg(names))?;
+        let texts: Vec<Option<String>> = self.ask(DOING, cmd("MGET").arg(names))?;
         let rows = keys.into_iter().zip(texts).map(|(key, text)| {
             let row = text.map(|text| read(kind, &key, &text)).transpose()?;
             let is_theirs = |row: &AccessRow| which.owner.is_none_or(|owner| row.owner == owner);
@@ -169,13 +203,15 @@ impl RedisAccess {
             return Ok(());
         }
         let index = self.index(kind, owner);
-        self.ask("list records of access", &index, cmd("ZREM").arg(&index).arg(keys))
+        self.ask("list records of access", cmd("ZREM").arg(&index).arg(keys))
     }
 
     fn delete(&self, kind: AccessKind, keys: &[&String]) -> Result<u64, Error> {
-        let Some(first) = keys.first() else { return Ok(0) };
+        if keys.is_empty() {
+            return Ok(0);
+        }
         let names: Vec<String> = keys.iter().map(|key| self.name(kind, key)).collect();
-        self.ask("delete records of access", &self.name(kind, first), cmd("DEL").arg(names))
+        self.ask("delete records of access", cmd("DEL").arg(names))
     }
 }
 
@@ -187,7 +223,7 @@ fn read(kind: AccessKind, key: &str, text: &str) -> Result<AccessRow, Error> {
 impl AccessStore for RedisAccess {
     fn access_row(&self, kind: AccessKind, key: &str) -> Result<Option<AccessRow>, Error> {
         let name = self.name(kind, key);
-        let text: Option<String> = self.ask("read a record of access", &name, cmd("GET").arg(&name))?;
+        let text: Option<String> = self.ask("read a record of access", cmd("GET").arg(&name))?;
         text.map(|text| read(kind, key, &text)).transpose()
     }
 
@@ -223,7 +259,7 @@ impl AccessStore for RedisAccess {
         let mut command = cmd("EVAL");
         command.arg(SWAP).arg(3).arg(&name).arg(&indexes).arg(before.unwrap_or_default());
         command.arg(text).arg(over_ms).arg(&row.key).arg(kept_ms);
-        self.ask("change a record of access", &name, &command)
+        self.ask("change a record of access", &command)
     }
 
     fn delete_access_row(&self, kind: AccessKind, key: &str) -> Result<bool, Error> {

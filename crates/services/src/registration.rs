@@ -5,8 +5,10 @@
 //!                 ▲                            │ no: Consul was started anew, or away
 //!                 └────────────────────────────┘
 //! ```
+//! What Consul kept of a coordinator that was killed may say where that was, so it begins with registering, and after each failure again.
 //! There are two services: that of agents, under the name that was set, and that of operators, under the same with `-operators`.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -88,6 +90,8 @@ struct Told {
     name: String,
     host: String,
     port: u16,
+    /// Whether Consul was told by this process, and took it the last time.
+    is_registered: AtomicBool,
 }
 
 /// A coordinator in Consul.
@@ -114,7 +118,13 @@ impl Registration {
             let (host, port) = address.rsplit_once(':').ok_or_else(wrong)?;
             let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
             let port = port.parse().map_err(|_| wrong())?;
-            Ok::<_, String>(Told { id: format!("{name}-{who}"), name, host, port })
+            Ok::<_, String>(Told {
+                id: format!("{name}-{who}"),
+                name,
+                host,
+                port,
+                is_registered: AtomicBool::new(false),
+            })
         };
         let services = vec![
             told(spec.service.clone(), agents)?,
@@ -155,13 +165,11 @@ impl Registration {
     async fn say(&self) {
         let mut trouble = None;
         for told in &self.services {
-            let passed = self.put(&format!("pass/service:{}", told.id), "check", Bytes::new()).await;
-            let said = match passed {
-                Ok(()) => Ok(()),
-                // It does not know us: the first time, or after it lost what it knew.
-                Err(ConsulError::Refused(_)) => self.register(told).await,
-                Err(error) => Err(error),
+            let said = match told.is_registered.load(Ordering::Relaxed) {
+                true => self.pass(told).await,
+                false => self.register(told).await,
             };
+            told.is_registered.store(said.is_ok(), Ordering::Relaxed);
             if let Err(error) = said {
                 trouble.get_or_insert_with(|| chain(&error));
             }
@@ -176,6 +184,14 @@ impl Registration {
             }
             (Some(_), None) => info!(consul = %self.consul.url(), "registered in Consul again"),
             _ => {}
+        }
+    }
+
+    async fn pass(&self, told: &Told) -> Result<(), ConsulError> {
+        match self.put(&format!("pass/service:{}", told.id), "check", Bytes::new()).await {
+            // It lost what it knew.
+            Err(ConsulError::Refused(_)) => self.register(told).await,
+            passed => passed,
         }
     }
 
@@ -277,15 +293,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn it_registers_where_it_is_unknown_and_takes_itself_back_when_it_stops() {
+    async fn it_registers_whatever_consul_kept_and_takes_itself_back_when_it_stops() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
         let spec = spec(&format!(r#"{{"address": "{address}", "tags": ["it"]}}"#));
         let registration = Registration::new(&spec, "c1", "[fd00::1]:7400", "c1.example:7401").unwrap();
         let shutdown = Shutdown::default();
-        let (stop, ok, unknown) = (shutdown.clone(), "200 OK", "404 Not Found");
+        let (stop, ok) = (shutdown.clone(), "200 OK");
         let serve = async {
-            let first = served(&listener, &[unknown, ok, unknown, ok]).await;
+            let first = served(&listener, &[ok, ok]).await;
             stop.request();
             (first, served(&listener, &[ok, ok]).await)
         };
@@ -294,15 +310,13 @@ mod tests {
         assert_eq!(
             lines,
             [
-                "PUT /v1/agent/check/pass/service:aap-c1 HTTP/1.1",
                 "PUT /v1/agent/service/register HTTP/1.1",
-                "PUT /v1/agent/check/pass/service:aap-operators-c1 HTTP/1.1",
                 "PUT /v1/agent/service/register HTTP/1.1",
                 "PUT /v1/agent/service/deregister/aap-c1 HTTP/1.1",
                 "PUT /v1/agent/service/deregister/aap-operators-c1 HTTP/1.1",
             ]
         );
-        let told: serde_json::Value = serde_json::from_str(&first[1].1).unwrap();
+        let told: serde_json::Value = serde_json::from_str(&first[0].1).unwrap();
         let expected = ("aap-c1", "aap", "fd00::1", 7400);
         let found = (&told["ID"], &told["Name"], &told["Address"], &told["Port"]);
         assert_eq!(found, (&expected.0.into(), &expected.1.into(), &expected.2.into(), &expected.3.into()));
@@ -316,11 +330,19 @@ mod tests {
         let address = format!("http://{}", listener.local_addr().unwrap());
         let spec = spec(&format!(r#"{{"address": "{address}"}}"#));
         let registration = Registration::new(&spec, "c1", "a:1", "a:2").unwrap();
-        let denied = ["403 Forbidden"; 4];
-        tokio::join!(registration.say(), served(&listener, &denied));
+        let denied = ["403 Forbidden"; 2];
+        let what = |seen: Vec<(String, String)>| -> Vec<bool> {
+            seen.iter().map(|(line, _)| line.starts_with("PUT /v1/agent/service/register")).collect()
+        };
+        let (_, seen) = tokio::join!(registration.say(), served(&listener, &denied));
+        assert_eq!(what(seen), [true, true]);
         assert_eq!(registration.trouble().unwrap(), "Consul says 403 Forbidden");
-        tokio::join!(registration.say(), served(&listener, &["200 OK"; 2]));
-        assert_eq!(registration.trouble(), None);
+        let (_, seen) = tokio::join!(registration.say(), served(&listener, &["200 OK"; 2]));
+        assert_eq!((registration.trouble(), what(seen)), (None, vec![true, true]));
+        // The first is unknown all of a sudden.
+        let (_, seen) =
+            tokio::join!(registration.say(), served(&listener, &["404 Not Found", "200 OK", "200 OK"]));
+        assert_eq!((registration.trouble(), what(seen)), (None, vec![false, true, false]));
         drop(listener);
         registration.say().await;
         assert!(registration.trouble().unwrap().contains("ask Consul: no connection"));

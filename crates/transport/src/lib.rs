@@ -74,7 +74,7 @@ pub use listener::{Client, HttpLimits, HttpListener, Protection, Security};
 pub use live::{LiveTls, OwnFiles};
 pub use request::{CertificateRequest, IssuedCertificate, NodeKey, Serial};
 pub use server::{Server, ServerConfig, Serving, serve};
-pub use serving::serve_http;
+pub use serving::{Asker, serve_http};
 pub use session::{
     AgentReceiver, AgentSender, AgentSession, BetterCarrier, Carrier, CoordinatorReceiver, CoordinatorSender,
     Peer, SessionHandler,

@@ -129,5 +129,8 @@ pub(crate) const HTTP_IDLE_DEADLINE: Duration = Duration::from_secs(120);
 pub(crate) const HTTP_PING_EVERY: Duration = Duration::from_secs(20);
 /// How long the answer to one may take: a machine that swaps, or a link that is lost for a while, has time.
 pub(crate) const HTTP_PING_DEADLINE: Duration = Duration::from_secs(20);
+/// How long what a stranger asks may take, answer and all, on a port that tells strangers from others: a log-in with a provider that is slow
+/// to answer twice takes 20 s.
+pub(crate) const HTTP_STRANGER_DEADLINE: Duration = Duration::from_secs(60);
 /// What a connection over HTTP/1 that is to end, and on which nothing is asked, still has for what is on its way.
 pub(crate) const HTTP_CLOSE_DEADLINE: Duration = Duration::from_secs(5);

@@ -22,7 +22,7 @@ use tracing::debug;
 use crate::limits::{
     ACCEPT_PAUSE, HTTP_CLOSE_DEADLINE, HTTP_CONNECTIONS_MAX, HTTP_CONNECTIONS_PER_ADDRESS_MAX,
     HTTP_FIRST_REQUEST_DEADLINE, HTTP_HANDSHAKE_DEADLINE, HTTP_IDLE_DEADLINE, HTTP_PING_DEADLINE,
-    HTTP_PING_EVERY,
+    HTTP_PING_EVERY, HTTP_STRANGER_DEADLINE,
 };
 use crate::proxy_protocol;
 use crate::shares::{Share, Shares};
@@ -77,6 +77,8 @@ pub struct HttpLimits {
     pub first_request: Duration,
     /// How long a connection may stay on which nothing is asked.
     pub idle: Duration,
+    /// How long a connection may stay on which strangers ask, and nobody else; see [`crate::Asker`]. None: whoever asks has the time they need.
+    pub stranger: Option<Duration>,
     /// Pings over HTTP/2.
     pub ping_every: Duration,
     /// How long the answer to one may take.
@@ -93,6 +95,7 @@ impl Default for HttpLimits {
             handshake: HTTP_HANDSHAKE_DEADLINE,
             first_request: HTTP_FIRST_REQUEST_DEADLINE,
             idle: HTTP_IDLE_DEADLINE,
+            stranger: None,
             ping_every: HTTP_PING_EVERY,
             ping: HTTP_PING_DEADLINE,
             close: HTTP_CLOSE_DEADLINE,
@@ -153,6 +156,13 @@ impl HttpListener {
         self.doors.shares = Shares::new(limits.connections_per_address);
         self.doors.deadline = limits.handshake;
         self.limits = limits;
+        self
+    }
+
+    /// For a service that says of each request whether somebody known asks: strangers hold no connection for longer than a log-in takes.
+    #[must_use]
+    pub fn telling_strangers(mut self) -> Self {
+        self.limits.stranger = Some(HTTP_STRANGER_DEADLINE);
         self
     }
 

@@ -4,11 +4,13 @@
 //! connection ─► head of a request ─► answer … its end ─► head of the next ─► …
 //!            └── first_request ──┘ └── no deadline ──┘└────── idle ──────┘   over HTTP/2 there are pings all the while
 //! ```
-//! One deadline is enough for whoever says nothing, whoever sends a head byte by byte, and connections that are only kept: as long as no head is
+//! Strangers may be told from others: see [`Asker`]. One deadline is enough for whoever says nothing, whoever sends a head byte by byte, and connections that are only kept: as long as no head is
 //! complete, nothing is asked. While something is asked, only the client's machine must be there: an answer may be quiet for hours (`aap tail`).
 
 use std::convert::Infallible;
 use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -22,6 +24,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tower::ServiceExt;
 use tracing::{debug, error};
 
@@ -65,9 +68,10 @@ async fn serve(
     let service = {
         let asked = asked.clone();
         hyper::service::service_fn(move |request: Request<Incoming>| {
-            let answered = asked.begin(request.version());
+            let (asker, answered) = asked.begin(request.version());
             let mut request = request.map(Body::new);
             request.extensions_mut().insert(ConnectInfo(client.clone()));
+            request.extensions_mut().insert(asker);
             let answering = router.clone().oneshot(request);
             async move {
                 let response = answering.await?;
@@ -86,6 +90,7 @@ async fn serve(
         served = serving.as_mut() => Some(served),
         () = shutdown.requested() => None,
         () = asked.nothing_within(limits.first_request, limits.idle) => None,
+        () = asked.strangers_within(limits.stranger) => return,
     };
     let served = match served {
         Some(served) => served,
@@ -95,6 +100,7 @@ async fn serve(
             tokio::select! {
                 served = serving => served,
                 () = asked.is_cut(limits.close) => return,
+                () = asked.strangers_within(limits.stranger) => return,
             }
         }
     };
@@ -111,17 +117,40 @@ struct Asked(watch::Sender<Now>);
 struct Now {
     /// Requests that are not answered in full.
     requests: usize,
+    /// Of these, those of whoever is not known, or not yet.
+    strangers: usize,
+    /// Since when there have been such.
+    strangers_since: Option<Instant>,
     /// How it was asked, from the first request on.
     version: Option<Version>,
 }
 
 impl Asked {
-    fn begin(&self, version: Version) -> Answered {
+    fn begin(&self, version: Version) -> (Asker, Answered) {
         self.0.send_modify(|now| {
             now.requests += 1;
+            now.strangers += 1;
+            now.strangers_since.get_or_insert_with(Instant::now);
             now.version = Some(version);
         });
-        Answered(self.clone())
+        let asker = Asker { asked: self.clone(), is_known: Arc::default() };
+        (asker.clone(), Answered(asker))
+    }
+
+    /// Waits until strangers have had their time on a connection on which nobody else asks. Without a limit for ever.
+    async fn strangers_within(&self, limit: Option<Duration>) {
+        let Some(limit) = limit else { return std::future::pending().await };
+        let mut changes = self.0.subscribe();
+        loop {
+            let now = *changes.borrow_and_update();
+            let since = now.strangers_since.filter(|_| now.strangers == now.requests);
+            let over = since.map_or_else(Instant::now, |since| since + limit);
+            tokio::select! {
+                // Never closed: there is a sender here.
+                _ = changes.changed() => {}
+                () = tokio::time::sleep_until(over), if since.is_some() => return,
+            }
+        }
     }
 
     /// Waits until nothing was asked for as long as it may be.
@@ -148,13 +177,34 @@ impl Asked {
     }
 }
 
+/// Whoever asks, as an extension of a request: a stranger until a service says otherwise. A body that never ends, and an answer that is not read,
+/// hold a connection; on listeners that tell them apart, those of strangers hold it for a while only. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Asker {
+    asked: Asked,
+    is_known: Arc<AtomicBool>,
+}
+
+impl Asker {
+    /// Somebody known asks, and may take their time.
+    pub fn is_known(&self) {
+        if !self.is_known.swap(true, Ordering::Relaxed) {
+            self.asked.0.send_modify(|now| {
+                now.strangers -= 1;
+                now.strangers_since = now.strangers_since.filter(|_| now.strangers > 0);
+            });
+        }
+    }
+}
+
 /// Ends a request when it is dropped.
 #[derive(Debug)]
-struct Answered(Asked);
+struct Answered(Asker);
 
 impl Drop for Answered {
     fn drop(&mut self) {
-        self.0.0.send_modify(|now| now.requests -= 1);
+        self.0.is_known();
+        self.0.asked.0.send_modify(|now| now.requests -= 1);
     }
 }
 

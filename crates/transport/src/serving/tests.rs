@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Extension;
 use axum::routing::get;
 use futures::StreamExt;
 use hyper_util::client::legacy::Client as HttpClient;
@@ -35,7 +36,7 @@ fn limits() -> HttpLimits {
     }
 }
 
-/// A server, which answers `/` at once, and `/quiet` in two parts: the second one when it may.
+/// A server, which answers `/` at once, and `/quiet` in two parts: the second one when it may; `/known` is the same for somebody known.
 struct Server {
     address: SocketAddr,
     go_on: Arc<Semaphore>,
@@ -55,7 +56,13 @@ impl Server {
             let first = futures::stream::once(async { Ok("first") });
             Body::from_stream(first.chain(futures::stream::once(second)))
         };
-        let router = Router::new().route("/", get(async || "all")).route("/quiet", get(quiet));
+        let quietly = quiet.clone();
+        let known = async move |Extension(asker): Extension<Asker>| {
+            asker.is_known();
+            quietly().await
+        };
+        let router = Router::new().route("/", get(async || "all")).route("/known", get(known));
+        let router = router.route("/quiet", get(quiet));
         let shutdown = Shutdown::default();
         let listener = HttpListener::new(tcp, Security::Plain).limited(limits).with_hops(|_| false);
         let serving = tokio::spawn(serve_http(listener, router, shutdown.clone()));
@@ -221,6 +228,29 @@ async fn whoever_is_gone_in_the_middle_of_an_answer_is_noticed() {
         .unwrap();
     let sent = closed(&mut gone).await;
     assert!(sent.windows(5).any(|window| window == b"first"), "it was being answered: {sent:?}");
+}
+
+#[tokio::test]
+async fn strangers_who_do_not_read_or_wait_hold_no_connection_and_whoever_is_known_may() {
+    let server = Server::start(HttpLimits { stranger: Some(SHORT), ..limits() }).await;
+    let client = http2();
+    let mut known = server.get(&client, "/known").await;
+    assert_eq!(next(&mut known).await, "first");
+    let mut waits = server.connect().await;
+    waits.write_all(b"GET /quiet HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+    let sent = closed(&mut waits).await;
+    assert!(sent.windows(5).any(|window| window == b"first"), "{sent:?}");
+    // SETTINGS: the window of a stream has 0 bytes. GET, http, `/` (RFC 7541, appendix A).
+    let mut does_not_read = server.connect().await;
+    let settings = [0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0];
+    let headers = [0, 0, 3, 1, 5, 0, 0, 0, 1, 0x82, 0x86, 0x84];
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".as_slice();
+    does_not_read.write_all(&[preface, &settings, &headers].concat()).await.unwrap();
+    let sent = closed(&mut does_not_read).await;
+    assert!(!sent.windows(3).any(|window| window == b"all"), "{sent:?}");
+    // It has lasted longer than either.
+    server.go_on.add_permits(1);
+    assert_eq!(next(&mut known).await, "second");
 }
 
 #[tokio::test]
