@@ -9,7 +9,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use aap_access::{
     ApiToken, Credential, IssuedId, IssuedKind, IssuedSecret, Kind, Labels, NodeFacts, NodeIdentity, Object,
@@ -20,6 +20,7 @@ use aap_runtime::documents::Document;
 use aap_store::{Record, ResourceRecord, ResourceStore};
 use aap_types::{ExitCode, NodeId, Problem};
 use tokio::task::spawn_blocking;
+use tokio::time::Instant;
 use tonic::Request;
 use zeroize::Zeroizing;
 

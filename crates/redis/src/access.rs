@@ -10,13 +10,13 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex as StdMutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use aap_store::{AccessKind, AccessRow, AccessStore, Error, PAGE_ROWS_MAX, RowsAfter};
 use redis::{Cmd, FromRedisValue, cmd};
 use tokio::runtime::Handle;
 use tokio::sync::Mutex;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
 
 use crate::fail::LinkError;
