@@ -45,6 +45,8 @@ struct Behind {
     postgres: Postgres,
     store: Store,
     metadata: String,
+    /// Of the cluster, and of nobody else at these servers: who has the name of a shard fences whoever had it.
+    name: String,
 }
 
 impl Behind {
@@ -55,15 +57,16 @@ impl Behind {
     fn over(kafka: Kafka, test: &str, schema: &'static str) -> Option<Self> {
         let postgres = Postgres::find(test, schema)?;
         let metadata = postgres.metadata();
-        Some(Self { kafka, postgres, store: Store::find(test), metadata })
+        let name = schema.replace('_', "-");
+        Some(Self { kafka, postgres, store: Store::find(test), metadata, name })
     }
 
     /// The sections of one coordinator's configuration.
     fn sections(&self, name: &str) -> String {
-        let Self { kafka, store, metadata, .. } = self;
+        let Self { kafka, store, metadata, name: cluster, .. } = self;
         format!(
             "metadata: {{ postgres: {metadata} }}, lake: {{ age_seconds: 1 }}, \
-             cluster: {{ name: it, coordinator: {name}, landing: {}, lake: {{ {} }} }}",
+             cluster: {{ name: {cluster}, coordinator: {name}, landing: {}, lake: {{ {} }} }}",
             kafka.landing(),
             store.spec()
         )
@@ -213,7 +216,8 @@ fn any_coordinator_answers_and_tells_of_all() {
         .iter()
         .map(|one| one["coordinator"].as_str().unwrap())
         .collect();
-    assert_eq!((status["cluster"].as_str(), names), (Some("it"), vec!["c1", "c2"]), "{status}");
+    let cluster_name = cluster.behind.name.as_str();
+    assert_eq!((status["cluster"].as_str(), names), (Some(cluster_name), vec!["c1", "c2"]), "{status}");
     assert_eq!(status["problems"].as_array().unwrap().len(), 0, "{status}");
 
     // What is declared at one is known at the other, and runs at the leader.
@@ -402,9 +406,13 @@ pub(crate) fn one_dies_at(
         *rows += ROWS;
     };
     // One after the other, so that nothing waits behind the one with which it dies.
-    while !wait_until(LANDED_AND_TOLD, || dies.ended().is_some()) {
+    for _ in 0..10 * GROUPS_BEFORE {
         post(&mut rows);
+        if wait_until(LANDED_AND_TOLD, || dies.ended().is_some()) {
+            break;
+        }
     }
+    dies.await_end("it comes by the place");
     // A store that is opened anew lets go with its first append.
     agent.stop(AGENT_STOPS_WITHIN);
     let _agent = cluster.first().start("agent");

@@ -184,7 +184,7 @@ fn members(test: &str, redis: &Redis) -> Option<Vec<(Platform, Daemon)>> {
         }
         let coordinator = format!(
             "metadata: {{ postgres: {} }}, {}, \
-             cluster: {{ name: it, coordinator: {name}, landing: {}, lake: {{ {} }} }}",
+             cluster: {{ name: it-sessions, coordinator: {name}, landing: {}, lake: {{ {} }} }}",
             postgres.metadata(),
             redis.section(),
             kafka.landing(),
