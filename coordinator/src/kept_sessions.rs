@@ -59,9 +59,7 @@ impl SessionsElsewhere {
             _ => work(self.rest.as_ref()),
         }
     }
-}
 
-impl SessionsElsewhere {
     /// Ends the sessions of the time before they were elsewhere: nobody could end one of them now, and all would count again when they are kept
     /// with the rest once more.
     fn end_former(&self) -> Result<u64, Error> {

@@ -48,13 +48,17 @@ impl MetadataConfig {
     /// The server answers, and lets nobody in.
     pub(crate) async fn reachable(&self, shutdown: &Shutdown) -> Result<bool> {
         let Some(spec) = &self.postgres else { return Ok(true) };
+        let mut said = None;
         while !shutdown.is_requested() {
             let asked = spec.clone();
-            match spawn_blocking(move || PostgresStore::absence(&asked)).await?? {
-                None => return Ok(true),
-                Some(absence) => {
-                    warn!(url = %spec.url, error = chain(&absence), "PostgreSQL, where the metadata is, does not answer yet");
-                }
+            let Some(absence) = spawn_blocking(move || PostgresStore::absence(&asked)).await?? else {
+                return Ok(true);
+            };
+            let why = Some(chain(&absence));
+            // It may be away for hours.
+            if said != why {
+                warn!(url = %spec.url, error = why, "PostgreSQL, where the metadata is, does not answer yet");
+                said = why;
             }
             tokio::select! {
                 () = tokio::time::sleep(PAUSE) => {}

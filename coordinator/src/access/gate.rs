@@ -125,7 +125,7 @@ impl Gate {
         request.extensions_mut().insert(passing.touched.clone());
         if let Some(caller) = &caller {
             if let Some(asker) = request.extensions().get::<Asker>() {
-                asker.is_known();
+                asker.mark_known();
             }
             request.extensions_mut().insert(caller.clone());
             if statement(passing.call).is_some() {

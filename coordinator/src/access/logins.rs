@@ -61,7 +61,7 @@ impl AccessService {
         let v1::FinishLoginRequest { handle, code, verifier } = request.into_inner();
         // Whoever has been given the handle waits for as long as the code of the device lasts.
         if let Some(asker) = asker.filter(|_| logins.is_device(&handle)) {
-            asker.is_known();
+            asker.mark_known();
         }
         touched.tell("issuer", &logins.config().issuer);
         let claims = logins.finish(&handle, &code, &verifier).await?;

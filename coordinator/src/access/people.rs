@@ -287,16 +287,16 @@ impl People {
         // Whoever is let in again begins anew, also where their sessions could not be ended when they were locked.
         let ends_sessions = password.is_some() || disabled.is_some_and(|disabled| disabled || user.disabled);
         let locks = disabled == Some(true);
-        if ends_sessions && !locks {
-            // Where sessions cannot be ended now, nothing is changed.
-            self.end_sessions_of(&user.uid).await?;
-        }
         let mut made_up = None;
         if let Some(password) = password {
             let (hash, new) = self.hashed(&user.name, password).await?;
             user.must_change_password = new.is_some();
             user.password = Some(hash);
             made_up = new;
+        }
+        if ends_sessions && !locks {
+            // Where sessions cannot be ended now, nothing is changed; and none ends for a password that is refused.
+            self.end_sessions_of(&user.uid).await?;
         }
         user.display = display.map_or(user.display, |display| line(&display));
         user.disabled = disabled.unwrap_or(user.disabled);

@@ -82,6 +82,8 @@ pub struct RedisAccess {
 struct Away {
     tried: Instant,
     why: String,
+    /// It may be back in a moment, and until then each call might wait. Others it refuses at once, and each for itself.
+    passes: bool,
 }
 
 impl std::fmt::Debug for RedisAccess {
@@ -113,7 +115,8 @@ impl RedisAccess {
             let cause = std::error::Error::source(error).map(|cause| format!(": {cause}"));
             format!("{error}{}", cause.unwrap_or_default())
         });
-        let away = why.clone().map(|why| Away { tried: Instant::now(), why });
+        let passes = answer.as_ref().is_err_and(LinkError::is_away);
+        let away = why.clone().map(|why| Away { tried: Instant::now(), why, passes });
         match (std::mem::replace(&mut *self.away(), away), why) {
             (None, Some(cause)) => {
                 warn!(url = self.server.url, cause, "records of access cannot be had from Redis");
@@ -128,7 +131,7 @@ impl RedisAccess {
     fn is_known_to_be_away(&self) -> Option<String> {
         let mut away = self.away();
         let away = away.as_mut()?;
-        if away.tried.elapsed() < ASKED_AGAIN {
+        if away.passes && away.tried.elapsed() < ASKED_AGAIN {
             return Some(away.why.clone());
         }
         away.tried = Instant::now();

@@ -5,7 +5,7 @@ use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -16,8 +16,9 @@ use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use crate::limits::{
     ACCEPT_PAUSE, HTTP_CLOSE_DEADLINE, HTTP_CONNECTIONS_MAX, HTTP_CONNECTIONS_PER_ADDRESS_MAX,
@@ -26,6 +27,9 @@ use crate::limits::{
 };
 use crate::proxy_protocol;
 use crate::shares::{Share, Shares};
+
+/// How often it is said that an address has as many connections as it may: somebody who wants more of them asks again and again.
+const WARN_EVERY: Duration = Duration::from_secs(60);
 
 /// First byte of a TLS connection: the type of a handshake's records (RFC 8446, section 5.1).
 const HANDSHAKE: u8 = 22;
@@ -127,6 +131,8 @@ struct Doors {
     /// Whose connections are those of many.
     hops: IsAddress,
     shares: Shares,
+    /// When it was last said that an address has its share.
+    warned: Arc<Mutex<Option<Instant>>>,
     deadline: Duration,
 }
 
@@ -141,6 +147,7 @@ impl HttpListener {
                 proxies: None,
                 hops: Arc::new(|address| address.is_loopback()),
                 shares: Shares::new(limits.connections_per_address),
+                warned: Arc::default(),
                 deadline: limits.handshake,
             },
             connections: Arc::new(Semaphore::new(limits.connections)),
@@ -240,9 +247,21 @@ impl Doors {
         if self.is_proxy(address) || (self.hops)(address) {
             return Ok(());
         }
-        let full = || io::Error::new(io::ErrorKind::QuotaExceeded, "its address has as many as it may");
-        place.share = Some(self.shares.take(address).ok_or_else(full)?);
+        place.share = self.shares.take(address);
+        if place.share.is_none() {
+            self.warn_of(address);
+            return Err(io::Error::new(io::ErrorKind::QuotaExceeded, "its address has as many as it may"));
+        }
         Ok(())
+    }
+
+    /// Says now and then that an address has all that it may: it may be that of many clients, behind a proxy that nobody named.
+    fn warn_of(&self, address: IpAddr) {
+        let mut last = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.is_none_or(|last| last.elapsed() >= WARN_EVERY) {
+            *last = Some(Instant::now());
+            warn!(%address, max = self.shares.max(), "more connections of this address are closed: it has as many as one may have");
+        }
     }
 
     async fn open(self, stream: TcpStream, peer: SocketAddr, place: Place) -> Option<(Connection, Client)> {

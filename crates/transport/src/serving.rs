@@ -117,7 +117,7 @@ struct Asked(watch::Sender<Now>);
 struct Now {
     /// Requests that are not answered in full.
     requests: usize,
-    /// Of these, those of whoever is not known, or not yet.
+    /// Of these, those of which no service has said that somebody known asks.
     strangers: usize,
     /// Since when there have been such.
     strangers_since: Option<Instant>,
@@ -186,8 +186,8 @@ pub struct Asker {
 }
 
 impl Asker {
-    /// Somebody known asks, and may take their time.
-    pub fn is_known(&self) {
+    /// Says that somebody known asks, who may take their time.
+    pub fn mark_known(&self) {
         if !self.is_known.swap(true, Ordering::Relaxed) {
             self.asked.0.send_modify(|now| {
                 now.strangers -= 1;
@@ -203,7 +203,7 @@ struct Answered(Asker);
 
 impl Drop for Answered {
     fn drop(&mut self) {
-        self.0.is_known();
+        self.0.mark_known();
         self.0.asked.0.send_modify(|now| now.requests -= 1);
     }
 }

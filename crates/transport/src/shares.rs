@@ -27,6 +27,10 @@ impl Shares {
         Self { max, taken: Arc::default() }
     }
 
+    pub(crate) fn max(&self) -> usize {
+        self.max
+    }
+
     /// One more for `address`, unless it has all that it may.
     pub(crate) fn take(&self, address: IpAddr) -> Option<Share> {
         let network = network_of(address);

@@ -58,7 +58,7 @@ impl Server {
         };
         let quietly = quiet.clone();
         let known = async move |Extension(asker): Extension<Asker>| {
-            asker.is_known();
+            asker.mark_known();
             quietly().await
         };
         let router = Router::new().route("/", get(async || "all")).route("/known", get(known));
