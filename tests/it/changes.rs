@@ -106,8 +106,7 @@ fn doubled(platform: &Platform) -> u64 {
 }
 
 fn platform() -> Platform {
-    let mut platform = Platform::new();
-    platform.set_env("AAP_TEST_SECRET", "aap");
+    let platform = Platform::new();
     platform.up(&[]).ok();
     platform
 }
@@ -203,7 +202,6 @@ fn changes_are_rows_once_and_fold_to_the_table_whoever_is_killed() {
 fn a_transaction_of_several_groups_lands_once_though_the_coordinator_dies_behind_each_group() {
     let Some(shop) = Shop::find("postgres changes crash points", "it_changes_crash") else { return };
     let mut platform = Platform::new();
-    platform.set_env("AAP_TEST_SECRET", "aap");
     // The group is durable, and the slot does not know.
     platform.set_env("AAP_FAIL", "landing.after_commit_before_ack:1=abort");
     platform.up(&[]).ok();

@@ -89,8 +89,7 @@ impl Cluster {
         let coordinators: Vec<String> = ports.iter().map(|port| format!("127.0.0.1:{port}")).collect();
         let mut homes: Vec<Arc<Platform>> = vec![];
         for (number, port) in ports.iter().enumerate() {
-            let mut platform = new();
-            platform.set_env("AAP_TEST_SECRET", "aap");
+            let platform = new();
             if let Some(first) = homes.first() {
                 std::fs::create_dir_all(platform.home()).unwrap();
                 copy(&first.home().join("tls"), &platform.home().join("tls"));
@@ -234,8 +233,7 @@ fn any_coordinator_answers_and_tells_of_all() {
     refused.refused(6, "cluster.not_leader");
 
     // What is not this cluster's is refused.
-    let mut stranger = Platform::new();
-    stranger.set_env("AAP_TEST_SECRET", "aap");
+    let stranger = Platform::new();
     let coordinator = cluster.behind.sections("c3");
     stranger.prepare("n2", &Settings { coordinator, ..Settings::default() });
     let mut refused = stranger.start("coordinator");
@@ -443,8 +441,7 @@ fn a_platform_of_one_machine_becomes_a_cluster_under_load() {
     let Some(behind) = Behind::find("cluster migration", "it_cluster_migration") else { return };
     // Each command must do: no other test may have a server killed meanwhile.
     let _quiet = Service::quiet();
-    let mut platform = Platform::new();
-    platform.set_env("AAP_TEST_SECRET", "aap");
+    let platform = Platform::new();
     let alone = "lake: { age_seconds: 1 }";
     let settings = Settings { coordinator: alone.to_owned(), ..Settings::default() };
     platform.prepare("n1", &settings.tail(&Load::glob(&platform)));
@@ -502,8 +499,7 @@ fn a_platform_of_one_machine_becomes_a_cluster_under_load() {
     exactly_once(&platform, "logs", "cast(body as bigint)", produced.lines);
 
     // A coordinator that is new knows all of it, without a disk of the first one.
-    let mut second = Platform::new();
-    second.set_env("AAP_TEST_SECRET", "aap");
+    let second = Platform::new();
     std::fs::create_dir_all(second.home()).unwrap();
     copy(&platform.home().join("tls"), &second.home().join("tls"));
     second.prepare("n2", &Settings { coordinator: behind.sections("c2"), ..Settings::default() });

@@ -62,8 +62,7 @@ const ORDERS: &str = "create table it_elsewhere.orders (id bigint primary key, r
 fn postgresql_answers_in_one_statement_with_streams_and_does_what_it_can_itself() {
     let Some(place) = Postgres::find("postgres elsewhere", "it_elsewhere") else { return };
     place.psql(ORDERS);
-    let mut platform = Platform::new();
-    platform.set_env("AAP_TEST_SECRET", "aap");
+    let platform = Platform::new();
     platform.up(&[]).ok();
     ingest(&platform, 0, 1_000);
     apply(&platform, &place.catalog());
@@ -272,8 +271,7 @@ fn pushdown_beside_none() {
         "create table it_pushdown.orders as select n::bigint id, 'r' || n % 20 region, n / 8.0::float8 total, repeat('x', 100) note \
          from generate_series(1, {rows}) n"
     ));
-    let mut platform = Platform::new();
-    platform.set_env("AAP_TEST_SECRET", "aap");
+    let platform = Platform::new();
     platform.up(&[]).ok();
     apply(&platform, &place.catalog());
     // Whoever reads rows first after they were loaded writes down for all who come later that they are there: not what is measured.
@@ -340,8 +338,7 @@ fn set_coordinator(platform: &Platform, spec: &str) {
 #[test]
 fn metadata_moves_to_postgresql_with_everything_that_was_there() {
     let Some(place) = Postgres::find("postgres metadata", "it_metadata") else { return };
-    let mut platform = Platform::new();
-    platform.set_env("AAP_TEST_SECRET", "aap");
+    let platform = Platform::new();
     platform.up(&[]).ok();
     ingest(&platform, 0, 1_000);
     apply(&platform, &place.document());
@@ -379,8 +376,7 @@ fn metadata_moves_to_postgresql_with_everything_that_was_there() {
     set_coordinator(&platform, "metadata: {}");
     let refused = platform.up(&[]);
     assert!(refused.code != 0 && platform.log("coordinator").contains("went to PostgreSQL"), "{refused:?}");
-    let mut other = Platform::new();
-    other.set_env("AAP_TEST_SECRET", "aap");
+    let other = Platform::new();
     set_coordinator(&other, &format!("metadata: {{ postgres: {metadata} }}"));
     let refused = other.up(&[]);
     assert!(refused.code != 0 && other.log("coordinator").contains("another coordinator's"), "{refused:?}");
@@ -399,8 +395,7 @@ fn rows_of_a_growing_table_are_rows_once_however_transactions_end() {
         ));
     };
     add(0, 20_000);
-    let mut platform = Platform::new();
-    platform.set_env("AAP_TEST_SECRET", "aap");
+    let platform = Platform::new();
     platform.up(&[]).ok();
     apply(&platform, &place.source());
     let counts = |platform: &Platform| {

@@ -31,8 +31,7 @@ impl TwoNodes {
     /// The second agent is started by a command that `change` has had.
     fn started_with(change: impl FnOnce(&mut Command)) -> Self {
         let port = free_port();
-        let mut first = Platform::new();
-        first.set_env("AAP_TEST_SECRET", "aap");
+        let first = Platform::new();
         let coordinator = "lake: { age_seconds: 0 }".to_owned();
         first.prepare("n1", &Settings { agents_port: Some(port), coordinator, ..Settings::default() });
         let second = Platform::new();

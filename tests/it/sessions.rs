@@ -176,8 +176,7 @@ fn members(test: &str, redis: &Redis) -> Option<Vec<(Platform, Daemon)>> {
     let store = Store::find(test);
     let mut members: Vec<(Platform, Daemon)> = vec![];
     for name in ["c1", "c2"] {
-        let mut platform = Platform::new();
-        platform.set_env("AAP_TEST_SECRET", "aap");
+        let platform = Platform::new();
         if let Some((first, _)) = members.first() {
             std::fs::create_dir_all(platform.home()).unwrap();
             copy(&first.home().join("tls"), &platform.home().join("tls"));

@@ -97,12 +97,11 @@ pub(crate) fn assert_each_once(platform: &Platform, place: &dyn Place, name: &st
 /// Kills agent, coordinator and server in turn while rows go through all three. Returns the platform, and how many rows it has.
 pub(crate) fn each_once_through_kills(
     place: &dyn Place,
-    mut platform: Platform,
+    platform: Platform,
     name: &str,
 ) -> (Arc<Platform>, u64) {
     let (rounds, rows) =
         (amount("AAP_TEST_SINK_KILLS", 3, 10), amount("AAP_TEST_SINK_ROWS", 60_000, 1_000_000));
-    platform.set_env("AAP_TEST_SECRET", "aap");
     platform.up(&[]).ok();
     apply(&platform, &place.document());
     let platform = Arc::new(platform);

@@ -98,6 +98,9 @@ impl Ran {
     }
 }
 
+/// The variable by which tests name the password of the real servers, and that password. Every program sees it, whoever runs the tests.
+const SERVICE_PASSWORD: [&str; 2] = ["AAP_TEST_SECRET", "aap"];
+
 /// One home with its processes.
 #[derive(Debug)]
 pub struct Platform {
@@ -110,14 +113,14 @@ pub struct Platform {
 impl Platform {
     /// A home in which nothing runs.
     pub fn new() -> Self {
-        let directory = tempfile::Builder::new().prefix("aap-it-").tempdir().unwrap();
-        Self { directory, programs: "", environment: BTreeMap::new() }
+        Self::within(&std::env::temp_dir())
     }
 
     /// A home within `folder`, such as a file system of its own.
     pub fn within(folder: &Path) -> Self {
         let directory = tempfile::Builder::new().prefix("aap-it-").tempdir_in(folder).unwrap();
-        Self { directory, programs: "", environment: BTreeMap::new() }
+        let environment = BTreeMap::from([SERVICE_PASSWORD.map(str::to_owned).into()]);
+        Self { directory, programs: "", environment }
     }
 
     /// A home in which nothing runs, whose daemons will make the deliberate fault `mutant`: see `aap_buffer::mutant`.

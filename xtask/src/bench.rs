@@ -4,6 +4,8 @@
 //! prints the table, of which `bench cli` is what operators and a fleet of agents wait for; `bench sinks` measures delivery
 //! to real servers, `bench query` what pushdown saves. `AAP_BENCH_QUICK=1` makes it small (five to fifteen minutes on two cores); `AAP_BENCH_OUT=FILE` appends JSON lines.
 
+use std::process::Command;
+
 use anyhow::Result;
 
 use crate::services::Servers;
@@ -34,19 +36,8 @@ pub(crate) fn run(filter: Option<&str>) -> Result<()> {
             example,
         ]))?;
     }
-    let mut command = tools::cargo();
-    command.args([
-        "test",
-        "--release",
-        "--locked",
-        "--package",
-        "aap-tests",
-        "--test",
-        "bench",
-        "--",
-        "--nocapture",
-    ]);
-    tools::run(command.args(filter).env("AAP_TEST_BIN", programs.as_str()))
+    let mut command = tests("bench");
+    tools::run(command.arg("--nocapture").args(filter).env("AAP_TEST_BIN", programs.as_str()))
 }
 
 /// Questions to real servers with what they can do themselves, and without.
@@ -62,9 +53,16 @@ fn sinks() -> Result<()> {
     tools::run(measurements("throughput").envs(servers.environment()))
 }
 
-/// Tests called `name` of all crates that are measurements, one after the other. Of the whole workspace, so that what crates have in
+/// Tests called `name` of all crates that are measurements, one after the other.
+fn measurements(name: &str) -> Command {
+    let mut command = tests(name);
+    command.args(["--ignored", "--nocapture", "--test-threads", "1"]);
+    command
+}
+
+/// Tests called `name` of all crates, optimised; arguments that follow are for them. Of the whole workspace, so that what crates have in
 /// common is built once.
-fn measurements(name: &str) -> std::process::Command {
+fn tests(name: &str) -> Command {
     let mut command = tools::cargo();
     command.args([
         "test",
@@ -75,6 +73,6 @@ fn measurements(name: &str) -> std::process::Command {
         "--exclude",
         "aap-proto-gen",
     ]);
-    command.args(["--test", name, "--", "--ignored", "--nocapture", "--test-threads", "1"]);
+    command.args(["--test", name, "--"]);
     command
 }

@@ -133,8 +133,7 @@ fn rows_in_postgresql_are_there_exactly_once_whoever_is_killed() {
 #[test]
 fn rows_that_postgresql_refuses_are_dead_letters_and_are_replayed_once_the_table_takes_them() {
     let Some(place) = Postgres::find("postgres dead letters", "it_dead") else { return };
-    let mut platform = Platform::new();
-    platform.set_env("AAP_TEST_SECRET", "aap");
+    let platform = Platform::new();
     platform.up(&[]).ok();
     place.psql(
         "create table it_dead.events (ts timestamptz, id bigint primary key check (id <> 17), name text, price float8)",
@@ -163,8 +162,7 @@ fn rows_that_postgresql_refuses_are_dead_letters_and_are_replayed_once_the_table
 #[test]
 fn a_sink_that_was_stopped_for_long_is_fed_from_the_lake_and_one_made_now_begins_now() {
     let Some(place) = Postgres::find("postgres from the lake", "it_lake") else { return };
-    let mut platform = Platform::new();
-    platform.set_env("AAP_TEST_SECRET", "aap");
+    let platform = Platform::new();
     // A landing buffer that keeps nothing that the lake has.
     let folder = platform.home().join("config");
     std::fs::create_dir_all(&folder).unwrap();
@@ -237,8 +235,7 @@ fn what_is_wrong_with_a_sink_is_said_with_its_line_or_in_its_state() {
 #[test]
 fn a_sink_goes_on_where_it_stood_after_the_coordinators_metadata_was_lost() {
     let Some(place) = Postgres::find("postgres lost metadata", "it_lost") else { return };
-    let mut platform = Platform::new();
-    platform.set_env("AAP_TEST_SECRET", "aap");
+    let platform = Platform::new();
     platform.up(&[]).ok();
     apply(&platform, &place.document());
     ingest(&platform, 0, 1_000);
@@ -253,9 +250,8 @@ fn a_sink_goes_on_where_it_stood_after_the_coordinators_metadata_was_lost() {
 }
 
 /// The harness, over programs that deliver rows twice.
-pub(crate) fn finds_doubled_rows(mut platform: Platform) {
+pub(crate) fn finds_doubled_rows(platform: Platform) {
     let Some(place) = Postgres::find("postgres mutant", "it_mutant") else { return };
-    platform.set_env("AAP_TEST_SECRET", "aap");
     platform.up(&[]).ok();
     place.psql("create table it_mutant.events (ts timestamptz, id bigint, name text, price float8)");
     apply(&platform, &place.with("create: false"));
