@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use aap_transport::HttpLimits;
 use camino::{Utf8Path, Utf8PathBuf};
 use serde::{Deserialize, Serialize};
 
@@ -52,6 +53,22 @@ pub(super) fn check_guard(
         return Err(("token_file", message));
     }
     Ok(())
+}
+
+/// How many connections one address may have at once, unless it is said: as many as at every other port.
+pub(super) fn connections_per_address() -> usize {
+    HttpLimits::default().connections_per_address
+}
+
+/// Refuses a share of one address that is none, or more than there is.
+pub(super) fn check_share(connections_per_address: usize) -> Result<(), Complaint> {
+    let all = HttpLimits::default().connections;
+    if (1..=all).contains(&connections_per_address) {
+        return Ok(());
+    }
+    let message =
+        format!("one address has 1 to {all} connections, which is what all addresses have together");
+    Err(("connections_per_address", message))
 }
 
 /// Refuses a limit of bodies that is none.

@@ -7,7 +7,7 @@ use camino::Utf8PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::TlsSpec;
-use super::listen::{check_body_limit, check_guard};
+use super::listen::{check_body_limit, check_guard, check_share, connections_per_address};
 use super::load::Complaint;
 
 /// OTLP: logs, metrics and traces over gRPC and HTTP.
@@ -40,6 +40,9 @@ pub struct OtlpSpec {
     /// Largest request, before and after decompression. Default: 16 MiB.
     #[serde(default = "body")]
     pub body_bytes_max: ByteCount,
+    /// Connections of one address at once, 1 to 512: a proxy or a NAT has those of many clients. Default: 128.
+    #[serde(default = "connections_per_address")]
+    pub connections_per_address: usize,
 }
 
 impl OtlpSpec {
@@ -58,6 +61,7 @@ impl OtlpSpec {
 
     pub(super) fn check(&self) -> Result<(), Complaint> {
         check_body_limit(self.body_bytes_max.0, Self::BODY_BYTES_MAX)?;
+        check_share(self.connections_per_address)?;
         check_guard(self.addresses(), self.tls.as_ref(), self.token_file.as_ref())
     }
 }

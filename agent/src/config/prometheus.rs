@@ -9,7 +9,7 @@ use axum::http::Uri;
 use camino::Utf8PathBuf;
 use serde::{Deserialize, Serialize};
 
-use super::listen::{check_body_limit, check_guard};
+use super::listen::{check_body_limit, check_guard, check_share, connections_per_address};
 use super::load::Complaint;
 use super::{Period, TlsSpec};
 
@@ -34,6 +34,9 @@ pub struct RemoteWriteSpec {
     /// Largest request, before and after decompression. Default: 16 MiB.
     #[serde(default = "body")]
     pub body_bytes_max: ByteCount,
+    /// Connections of one address at once, 1 to 512: a proxy or a NAT has those of many clients. Default: 128.
+    #[serde(default = "connections_per_address")]
+    pub connections_per_address: usize,
 }
 
 impl RemoteWriteSpec {
@@ -42,6 +45,7 @@ impl RemoteWriteSpec {
 
     pub(super) fn check(&self) -> Result<(), Complaint> {
         check_body_limit(self.body_bytes_max.0, Self::BODY_BYTES_MAX)?;
+        check_share(self.connections_per_address)?;
         check_guard([self.listen], self.tls.as_ref(), self.token_file.as_ref())
     }
 }

@@ -215,6 +215,8 @@ fn sources_that_anyone_could_reach_need_tls_and_somebody_to_trust() {
             "mqtts",
         ),
         ("type: otlp, body_bytes_max: 64MiB", "32MiB"),
+        ("type: otlp, connections_per_address: 0", "1 to 512"),
+        ("type: prometheus_remote_write, connections_per_address: 513", "1 to 512"),
     ] {
         let message = of(spec).unwrap_err();
         assert!(message.contains(word), "{spec}: {message}");

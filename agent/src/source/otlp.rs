@@ -73,7 +73,7 @@ pub(super) async fn run(
     let tls = security(spec.tls.as_ref(), &deps)?;
     let mut listeners = Vec::new();
     for address in spec.addresses() {
-        listeners.push(Listener::bind(address, tls.clone()).await?);
+        listeners.push(Listener::bind(address, tls.clone(), spec.connections_per_address).await?);
     }
     let addresses = listeners.iter().map(|listener| listener.address().map(|address| address.to_string()));
     let addresses = addresses.collect::<Result<Vec<_>, _>>()?.join(" and ");

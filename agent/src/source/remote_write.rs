@@ -43,7 +43,8 @@ pub(super) async fn run(
     shutdown: Shutdown,
 ) -> Result<(), SourceError> {
     let bearer = Bearer::of_spec(spec.token_file.as_deref(), &deps).await?;
-    let listener = Listener::bind(spec.listen, security(spec.tls.as_ref(), &deps)?).await?;
+    let security = security(spec.tls.as_ref(), &deps)?;
+    let listener = Listener::bind(spec.listen, security, spec.connections_per_address).await?;
     let address = listener.address()?;
     deps.board.source(&name, |entry| entry.detail = format!("listens on {address}"));
     tracing::info!(%address, "remote-write source listens");

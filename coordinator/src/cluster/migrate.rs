@@ -320,7 +320,7 @@ impl Moving<'_> {
             };
             let mark = record::mark(&self.cluster.name, "migration", hold.token);
             let spec = &self.cluster.landing;
-            let (writer, _) = ShardWriter::take_over(spec, &self.cluster.name, shard, mark).await?;
+            let (writer, _) = ShardWriter::take_over(spec, shard, mark).await?;
             for (key, after) in keys {
                 let (more, counted) = self.land_stream(&writer, &key, after).await?;
                 (batches, rows) = (batches + more, rows + counted);

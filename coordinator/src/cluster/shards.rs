@@ -205,7 +205,7 @@ impl Shards {
         let Inner { spec, cluster, coordinator, view, clock, .. } = &*self.inner;
         let began = clock.monotonic();
         let mark = record::mark(cluster, coordinator, hold.token);
-        let (writer, next) = ShardWriter::take_over(spec, cluster, number, mark).await?;
+        let (writer, next) = ShardWriter::take_over(spec, number, mark).await?;
         let committed = clock.monotonic();
         tokio::select! {
             reached = timeout(REACH_MARK, view.reached(number, next)) => {

@@ -290,14 +290,14 @@ fn whoever_does_not_know_the_password_is_denied_and_told_so() {
         };
         let spec = knowing(&setting("AAP_TEST_KAFKA_PASSWORD"));
         prepare_landing(&spec).await.unwrap();
-        let (writer, next) = ShardWriter::take_over(&spec, &topic.cluster, 1, vec![1]).await.unwrap();
+        let (writer, next) = ShardWriter::take_over(&spec, 1, vec![1]).await.unwrap();
         assert!(writer.append(texts("a", 1)).await.unwrap() > next);
         LandingWatcher::start(&spec).unwrap().ends(vec![1]).await.unwrap();
 
         let wrong = knowing("wrong");
         let clock = SystemClock::default();
         assert_eq!(code(prepare_landing(&wrong).await), "sink.denied");
-        let refused = ShardWriter::take_over(&wrong, &topic.cluster, 1, vec![1]).await;
+        let refused = ShardWriter::take_over(&wrong, 1, vec![1]).await;
         assert_eq!(code(refused), "sink.denied");
         assert!(clock.monotonic() < Duration::from_secs(10), "told only after {:?}", clock.monotonic());
         let mut reader = LandingReader::start(&wrong, BTreeMap::new()).unwrap();
@@ -319,7 +319,7 @@ fn the_largest_record_goes_through_and_a_larger_one_is_refused() {
         assert_eq!(sizes, [6, RECORD_BYTES_MAX, 1, RECORD_BYTES_MAX]);
         assert!(view.payloads(0)[3] == large(RECORD_BYTES_MAX));
         assert_eq!(code(writer.append(vec![large(RECORD_BYTES_MAX + 1)]).await), "sink.setting");
-        let none = ShardWriter::take_over(&topic.spec, &topic.cluster, SHARDS, vec![]).await;
+        let none = ShardWriter::take_over(&topic.spec, SHARDS, vec![]).await;
         assert_eq!(code(none), "sink.setting");
     });
 }

@@ -3,7 +3,8 @@
 //! What a provider says of itself is kept for an hour, and longer while it does not answer. A token with a key that is not known is a
 //! reason to look at the keys again, but not more often than every half a minute: anybody can name a key that is not there.
 //! One asks at a time. Meanwhile, and for a while after it was of no use, whoever else comes is answered with what is known, be it a failure:
-//! a provider that is away costs one of them the wait, not each of them one after the other.
+//! a provider that is away costs one of them the wait, not each of them one after the other. Whoever asks and goes away before it answers leaves
+//! behind how long that was.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -26,6 +27,9 @@ const KEPT: Duration = Duration::from_secs(60 * 60);
 const KEYS_ASKED_EVERY: Duration = Duration::from_secs(30);
 /// How long a failure counts before it is tried again: a person who logs in once more a moment later finds a provider that is back.
 const FAILURE_KEPT: Duration = Duration::from_secs(5);
+
+/// How long a provider may think until it counts as one that does not answer, should whoever asks not wait any longer.
+const THINKS: Duration = Duration::from_secs(2);
 
 /// Which provider, and as whom we are known to it.
 #[derive(Debug, Clone)]
@@ -183,7 +187,7 @@ impl Provider {
 
     pub(crate) async fn metadata(&self) -> Result<Arc<Metadata>, Error> {
         self.metadata
-            .get(&self.clock, KEPT, async {
+            .get(self, KEPT, async {
                 let url = format!(
                     "{}/.well-known/openid-configuration",
                     self.settings.issuer.trim_end_matches('/')
@@ -197,7 +201,7 @@ impl Provider {
     async fn keys(&self, not_older: Duration) -> Result<Arc<KeySet>, Error> {
         let metadata = self.metadata().await?;
         self.keys
-            .get(&self.clock, not_older, async {
+            .get(self, not_older, async {
                 let answer = self.wire.get(&metadata.jwks).await?;
                 if !answer.is_success {
                     return Err(Error::unusable(&metadata.jwks, format!("its status is {}", answer.status)));
@@ -218,10 +222,11 @@ impl<T> Asked<T> {
     /// What is kept, or asks for it anew; while that fails, what was kept still counts.
     async fn get(
         &self,
-        clock: &Arc<dyn Clock>,
+        of: &Provider,
         not_older: Duration,
         ask: impl Future<Output = Result<T, Error>>,
     ) -> Result<Arc<T>, Error> {
+        let clock = &of.clock;
         if let Some(known) = self.with(|known| known.at(clock.monotonic(), not_older)) {
             return known;
         }
@@ -240,13 +245,36 @@ impl<T> Asked<T> {
                 turn
             }
         };
+        let mut asking = Asking { asked: self, of, since: Some(clock.monotonic()) };
         let answer = ask.await;
+        asking.since = None;
         let now = clock.monotonic();
         self.with(|known| known.learn(now, answer))
     }
 
     fn with<R>(&self, work: impl FnOnce(&mut Known<T>) -> R) -> R {
         work(&mut self.known.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// While somebody asks. Dropped where they do not wait for the answer.
+struct Asking<'a, T> {
+    asked: &'a Asked<T>,
+    of: &'a Provider,
+    /// None: it answered.
+    since: Option<Duration>,
+}
+
+impl<T> Drop for Asking<'_, T> {
+    fn drop(&mut self) {
+        let Some(since) = self.since else { return };
+        let now = self.of.clock.monotonic();
+        let waited = now.saturating_sub(since);
+        if waited >= THINKS {
+            let url = self.of.settings.issuer.clone();
+            let error = Error::Unreachable { url, reason: format!("nothing came in {waited:.1?}") };
+            self.asked.with(|known| known.failed = Some((now, error)));
+        }
     }
 }
 

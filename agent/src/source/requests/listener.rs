@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 
 use aap_runtime::Shutdown;
-use aap_transport::{HttpListener, Security, serve_http};
+use aap_transport::{HttpLimits, HttpListener, Security, serve_http};
 use axum::Router;
 use tokio::net::TcpListener;
 
@@ -23,10 +23,11 @@ pub(in crate::source) fn security(tls: Option<&TlsSpec>, deps: &SourceDeps) -> R
 }
 
 impl Listener {
-    /// Listens at `address`.
+    /// Listens at `address`, of which one client has so many connections at once.
     pub(in crate::source) async fn bind(
         address: SocketAddr,
         security: Security,
+        connections_per_address: usize,
     ) -> Result<Self, SourceError> {
         let tcp = TcpListener::bind(address).await.map_err(|source| {
             let owner = match source.kind() {
@@ -35,7 +36,8 @@ impl Listener {
             };
             SourceError::Io { what: format!("listen on {address}{owner}"), source }
         })?;
-        Ok(Self(HttpListener::new(tcp, security)))
+        let limits = HttpLimits { connections_per_address, ..HttpLimits::default() };
+        Ok(Self(HttpListener::new(tcp, security).limited(limits)))
     }
 
     /// Where it listens.

@@ -36,16 +36,11 @@ impl ShardWriter {
     /// # Errors
     /// Where Kafka does not answer or does not let us, and with [`FailureKind::Moved`](aap_sinks::FailureKind::Moved) where
     /// another took over meanwhile.
-    pub async fn take_over(
-        spec: &LandingSpec,
-        cluster: &str,
-        shard: i32,
-        mark: Vec<u8>,
-    ) -> Result<(Self, i64), Failure> {
+    pub async fn take_over(spec: &LandingSpec, shard: i32, mark: Vec<u8>) -> Result<(Self, i64), Failure> {
         let state = Shard { topic: spec.topic.clone(), partition: shard, taken: None, in_doubt: false };
         let writer = Self { worker: Worker::start(state, ONE_CALLER)? };
-        let (spec, cluster) = (spec.clone(), cluster.to_owned());
-        let next = writer.call(move |shard| shard.take_over(&spec, &cluster, mark)).await?;
+        let spec = spec.clone();
+        let next = writer.call(move |shard| shard.take_over(&spec, mark)).await?;
         Ok((writer, next))
     }
 
@@ -85,13 +80,14 @@ struct Taken {
 }
 
 impl Shard {
-    fn take_over(&mut self, spec: &LandingSpec, cluster: &str, mark: Vec<u8>) -> Result<i64, Failure> {
+    fn take_over(&mut self, spec: &LandingSpec, mark: Vec<u8>) -> Result<i64, Failure> {
         if !(0..SHARDS).contains(&self.partition) {
             let why = format!("{} is none of 0 to {}", self.partition, SHARDS - 1);
             return Err(failure::setting("the landing topic has no such shard", why));
         }
         let name = format!("shard-{}", self.partition);
-        let settings = spec.settings(&name, format!("aap.{cluster}.{name}"))?;
+        // Of the topic, which is one cluster's: two clusters of one name would fence each other for ever.
+        let settings = spec.settings(&name, format!("aap.{}.{name}", self.topic))?;
         let watch = Watch::default();
         let producer = settings.shard(&watch)?;
         fence(&producer, &watch)?;

@@ -26,7 +26,6 @@ pub(crate) fn texts(name: &str, count: usize) -> Vec<Vec<u8>> {
 pub(crate) struct Topic {
     pub(crate) kafka: Kafka,
     pub(crate) spec: LandingSpec,
-    pub(crate) cluster: String,
 }
 
 impl Drop for Topic {
@@ -55,17 +54,16 @@ impl Topic {
             tls: None,
             sasl: None,
         };
-        let cluster = kafka.topic.clone();
-        Self { kafka, spec, cluster }
+        Self { kafka, spec }
     }
 
     pub(crate) fn shard_id(&self, shard: i32) -> String {
-        format!("aap.{}.shard-{shard}", self.cluster)
+        format!("aap.{}.shard-{shard}", self.spec.topic)
     }
 
     /// A writer whose mark is the text with a number, as [`texts`] make it.
     pub(crate) async fn take_over(&self, shard: i32, mark: &str) -> Result<(ShardWriter, i64), Failure> {
-        ShardWriter::take_over(&self.spec, &self.cluster, shard, format!("{mark}-0").into_bytes()).await
+        ShardWriter::take_over(&self.spec, shard, format!("{mark}-0").into_bytes()).await
     }
 
     /// The same, tried again while a broker comes back.

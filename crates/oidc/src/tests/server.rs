@@ -281,6 +281,35 @@ async fn while_one_asks_for_keys_the_known_ones_count_for_the_others() {
     .await;
 }
 
+#[tokio::test]
+async fn whoever_goes_away_before_the_answer_leaves_behind_how_long_it_took() {
+    let by = Issuer::new();
+    Box::pin(with_server(&by, async |rig| {
+        rig.says.lock().unwrap().held = Some(Arc::new(Semaphore::new(0)));
+        let token = rig.token(&by, "ec", json!({}));
+        rig.answers(std::iter::repeat_n(token, 4));
+        let asked = || rig.says.lock().unwrap().jwks_asked;
+        let leaves_after = async |waited: Duration| {
+            let before = asked();
+            let mut one = Box::pin(rig.redeem());
+            while asked() == before {
+                assert!(one_step(one.as_mut()).await.is_none(), "it waits for the keys");
+            }
+            rig.clock.advance(waited);
+        };
+        // Somebody who changes their mind says nothing of the provider.
+        leaves_after(Duration::from_millis(1_999)).await;
+        leaves_after(Duration::from_secs(2)).await;
+        let told = rig.redeem().await.unwrap_err().to_string();
+        assert!(told.contains("nothing came in 2.0s"), "{told}");
+        assert_eq!(asked(), 2);
+        rig.says.lock().unwrap().held = None;
+        rig.clock.advance(Duration::from_secs(5));
+        rig.redeem().await.unwrap();
+    }))
+    .await;
+}
+
 /// One step of work, and then a turn for everybody else.
 async fn one_step<T>(mut work: std::pin::Pin<&mut impl Future<Output = T>>) -> Option<T> {
     let step = std::future::poll_fn(|context| match work.as_mut().poll(context) {
