@@ -1,5 +1,6 @@
 //! What librdkafka tells on the side, while a call waits: refused logins, records that were lost, its log.
 
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rdkafka::ClientContext;
@@ -17,7 +18,6 @@ struct Seen {
     tls: Option<String>,
     last: Option<String>,
     lost: Option<Lost>,
-    delivered: Option<i64>,
     broken: Option<String>,
 }
 
@@ -34,13 +34,29 @@ pub(crate) struct Lost {
     pub(crate) topic: String,
 }
 
+/// What stands for no record where offsets stand: less than librdkafka says of one that is there and nobody knows where.
+const NONE: i64 = i64::MIN;
+
 /// The context of a client; clones see the same.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Watch(Arc<Mutex<Seen>>);
+#[derive(Debug, Clone)]
+pub(crate) struct Watch(Arc<Told>);
+
+#[derive(Debug)]
+struct Told {
+    seen: Mutex<Seen>,
+    /// The last offset. Told of every record, so without a lock.
+    delivered: AtomicI64,
+}
+
+impl Default for Watch {
+    fn default() -> Self {
+        Self(Arc::new(Told { seen: Mutex::default(), delivered: AtomicI64::new(NONE) }))
+    }
+}
 
 impl Watch {
     fn seen(&self) -> MutexGuard<'_, Seen> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Why the login was refused, if it was.
@@ -66,7 +82,7 @@ impl Watch {
     /// The offset of the last record that was delivered since [`Self::clear`], of a producer that asks for such reports; below
     /// zero where the brokers know only that it is there.
     pub(crate) fn delivered(&self) -> Option<i64> {
-        self.seen().delivered
+        Some(self.0.delivered.load(Ordering::Acquire)).filter(|offset| *offset != NONE)
     }
 
     /// Why the transaction cannot be committed any more, since [`Self::clear`].
@@ -77,6 +93,7 @@ impl Watch {
     /// Forgets, before something new is begun.
     pub(crate) fn clear(&self) {
         *self.seen() = Seen::default();
+        self.0.delivered.store(NONE, Ordering::Release);
     }
 }
 
@@ -110,10 +127,10 @@ impl ProducerContext for Watch {
     /// Where the broker's thread does, the two wait for each other in the allocator, and a row costs twice the time. They come in the
     /// order of their offsets.
     fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
-        let mut seen = self.seen();
         match result {
-            Ok(message) => seen.delivered = Some(message.offset()),
+            Ok(message) => self.0.delivered.store(message.offset(), Ordering::Release),
             Err((error, message)) => {
+                let mut seen = self.seen();
                 let purged = matches!(
                     error.rdkafka_error_code(),
                     Some(RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight)

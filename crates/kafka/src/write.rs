@@ -146,7 +146,7 @@ impl Batch<'_> {
             // Records that are thrown away leave a gap in the producer's numbers, over which its next transaction may stumble.
             drain(producer);
         }
-        let aborted = looking(producer, || producer.abort_transaction(ABORT_TIMEOUT), || {});
+        let aborted = looking(producer, || producer.abort_transaction(ABORT_TIMEOUT));
         match aborted {
             // That nothing was written is true of these only once it was given up.
             Err(error) if goes_on => failure::of("give a transaction up", &error, watch),
@@ -268,17 +268,12 @@ fn look(producer: &BaseProducer<Watch>) {
     }
 }
 
-/// Lets librdkafka do what waits for reports of records, which come only to somebody who polls; `each` is done at each look.
-fn looking<T: Send>(
-    producer: &BaseProducer<Watch>,
-    what: impl FnOnce() -> T + Send,
-    mut each: impl FnMut(),
-) -> T {
+/// Lets librdkafka do what waits for reports of records, which come only to somebody who polls.
+fn looking<T: Send>(producer: &BaseProducer<Watch>, what: impl FnOnce() -> T + Send) -> T {
     std::thread::scope(|scope| {
         let doing = scope.spawn(what);
         while !doing.is_finished() {
             look(producer);
-            each();
         }
         doing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
@@ -292,27 +287,17 @@ pub(crate) fn commit(
     deadline: &Deadline,
     ending: Duration,
 ) -> Result<(), Failure> {
-    let mut given_up = None;
-    // librdkafka sends what it kept for company as soon as this has begun, and commits when the last record is acknowledged.
-    let committed = looking(
-        producer,
-        || producer.commit_transaction(deadline.left() + ending),
-        || {
-            if given_up.is_none() && producer.in_flight_count() > 0 {
-                given_up = hopeless(producer, watch, doing, deadline);
-                if given_up.is_some() {
-                    // It would wait for these.
-                    producer.purge(PurgeConfig::default().queue().inflight());
-                }
-            }
-        },
-    );
-    match (committed, given_up) {
-        // Given up at the very moment in which it was done.
-        (Ok(()), _) => Ok(()),
-        (Err(_), Some(failure)) => Err(failure),
-        (Err(error), None) => Err(lost_or(producer, &error, watch, doing)),
+    // Before the commit, which waits for them too: rdkafka stays there for a tenth of a second at least, whatever comes.
+    while producer.in_flight_count() > 0 {
+        look(producer);
+        if let Some(failure) = hopeless(producer, watch, doing, deadline) {
+            // Giving up would wait for these.
+            producer.purge(PurgeConfig::default().queue().inflight());
+            return Err(failure);
+        }
     }
+    let committed = producer.commit_transaction(deadline.left() + ending);
+    committed.map_err(|error| lost_or(producer, &error, watch, doing))
 }
 
 /// Why records that are on their way will not arrive in time, if that is known.
