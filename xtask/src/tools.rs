@@ -32,10 +32,21 @@ pub(crate) fn target() -> Utf8PathBuf {
     std::env::var("CARGO_TARGET_DIR").map_or_else(|_| root().join("target"), Utf8PathBuf::from)
 }
 
-/// A cargo command in the workspace root.
+/// How the names of variables begin by which cargo tells a program of its own package.
+const OF_THIS_PACKAGE: [&str; 3] = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_PRIMARY_PACKAGE"];
+
+/// A cargo command in the workspace root, as if it had been typed there. Build scripts of dependencies look at what cargo tells this program of
+/// itself, and then half of them are built anew: in each checkout, and whenever somebody calls cargo by hand.
 pub(crate) fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(root());
+    let told = std::env::vars_os().map(|(name, _)| name);
+    told.filter(|name| {
+        OF_THIS_PACKAGE.iter().any(|prefix| name.as_encoded_bytes().starts_with(prefix.as_bytes()))
+    })
+    .for_each(|name| {
+        command.env_remove(name);
+    });
     command
 }
 
