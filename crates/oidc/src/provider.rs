@@ -186,29 +186,25 @@ impl Provider {
     }
 
     pub(crate) async fn metadata(&self) -> Result<Arc<Metadata>, Error> {
-        self.metadata
-            .get(self, KEPT, async {
-                let url = format!(
-                    "{}/.well-known/openid-configuration",
-                    self.settings.issuer.trim_end_matches('/')
-                );
-                let url = check_url(&url)?;
-                Metadata::of(&self.settings.issuer, &url, &self.wire.get(&url).await?)
-            })
-            .await
+        let ask = Box::pin(async {
+            let url =
+                format!("{}/.well-known/openid-configuration", self.settings.issuer.trim_end_matches('/'));
+            let url = check_url(&url)?;
+            Metadata::of(&self.settings.issuer, &url, &self.wire.get(&url).await?)
+        });
+        self.metadata.get(self, KEPT, ask).await
     }
 
     async fn keys(&self, not_older: Duration) -> Result<Arc<KeySet>, Error> {
         let metadata = self.metadata().await?;
-        self.keys
-            .get(self, not_older, async {
-                let answer = self.wire.get(&metadata.jwks).await?;
-                if !answer.is_success {
-                    return Err(Error::unusable(&metadata.jwks, format!("its status is {}", answer.status)));
-                }
-                KeySet::parse(&answer.body).map_err(|reason| Error::unusable(&metadata.jwks, reason))
-            })
-            .await
+        let ask = Box::pin(async {
+            let answer = self.wire.get(&metadata.jwks).await?;
+            if !answer.is_success {
+                return Err(Error::unusable(&metadata.jwks, format!("its status is {}", answer.status)));
+            }
+            KeySet::parse(&answer.body).map_err(|reason| Error::unusable(&metadata.jwks, reason))
+        });
+        self.keys.get(self, not_older, ask).await
     }
 }
 
