@@ -289,12 +289,12 @@ pub(crate) fn commit(
 ) -> Result<(), Failure> {
     // Before the commit, which waits for them too: rdkafka stays there for a tenth of a second at least, whatever comes.
     while producer.in_flight_count() > 0 {
-        look(producer);
         if let Some(failure) = hopeless(producer, watch, doing, deadline) {
             // Giving up would wait for these.
             producer.purge(PurgeConfig::default().queue().inflight());
             return Err(failure);
         }
+        look(producer);
     }
     let committed = producer.commit_transaction(deadline.left() + ending);
     committed.map_err(|error| lost_or(producer, &error, watch, doing))

@@ -28,8 +28,9 @@ const KEYS_ASKED_EVERY: Duration = Duration::from_secs(30);
 /// How long a failure counts before it is tried again: a person who logs in once more a moment later finds a provider that is back.
 const FAILURE_KEPT: Duration = Duration::from_secs(5);
 
-/// How long a provider may think until it counts as one that does not answer, should whoever asks not wait any longer.
-const THINKS: Duration = Duration::from_secs(2);
+/// How long a provider may think until it counts as one that does not answer, should whoever asks not wait any longer: half of what is waited for
+/// an answer, so that nobody who comes and goes keeps others from one that is slow.
+const THINKS: Duration = Duration::from_secs(5);
 
 /// Which provider, and as whom we are known to it.
 #[derive(Debug, Clone)]
